@@ -1,0 +1,28 @@
+"""A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) written from scratch: a KL autoencoder, a
+text encoder, a cross-attention UNet, a noise schedule and samplers, bundled as `LatentDiffusion`.
+
+Modules keep the parameter names of the original CompVis checkpoint, so that strict loading of a public file is the
+audit. Nothing here touches files or the network except through its arguments.
+
+Notation, used by all code of this project:
+
+    x               image            (b 3 H W)   in [-1, 1]
+    z               latent           (b c h w)   scaled by config.diffusion.scale_factor
+    t               timestep         (b)         integers in 0 .. T-1
+    eps             noise            (b c h w)   standard normal
+    alphas_cumprod  \u1fb1 of DDPM        (T)
+    ids             token ids        (b n)
+    c               context          (b n d)     output of the text encoder
+    v               learned vectors  (k d)       rows of the embedding table for the ids vocab_size, vocab_size+1, ...
+"""
+from ldm.autoencoder import Autoencoder, Posterior
+from ldm.config import AutoencoderConfig, DiffusionConfig, LDMConfig, TextConfig, UNetConfig
+from ldm.errors import InputError
+from ldm.model import LatentDiffusion
+from ldm.schedule import NoiseSchedule
+from ldm.text_encoder import TextEncoder
+from ldm.tokenizer import Tokenizer
+from ldm.unet import UNet
+
+__all__ = ["Autoencoder", "AutoencoderConfig", "DiffusionConfig", "InputError", "LDMConfig", "LatentDiffusion",
+           "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder", "Tokenizer", "UNet", "UNetConfig"]

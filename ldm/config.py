@@ -1,0 +1,111 @@
+"""Sizes of the model: four frozen dataclasses and their bundle. The defaults are the public 1.45B text-to-image
+model (CompVis text2img-large), as described in Rombach et al. 2021, table 15, and measured on its tensors.
+"""
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from ldm.errors import InputError
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """KL autoencoder. It shrinks the picture by 2 ** (levels - 1)."""
+    in_channels: int = 3
+    channels: tuple[int, ...] = (128, 256, 512, 512)   # of each level, from the full resolution down
+    num_res_blocks: int = 2                            # a level of the encoder; the decoder has one more
+    z_channels: int = 4                                # of the networks' inner latent, before quant_conv
+    embed_dim: int = 4                                 # of the latent that the UNet sees
+    norm_groups: int = 32
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent position, along each side."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Cross-attention UNet."""
+    in_channels: int = 4
+    out_channels: int = 4
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)  # of each level; the first is also the base width
+    attention: tuple[bool, ...] = (True, True, True, False)  # spatial transformers on this level?
+    num_res_blocks: int = 2                             # a level on the way down; one more on the way up
+    depth: int = 1                                      # transformer blocks in a spatial transformer
+    heads: int = 8
+    context_dim: int = 1280
+    norm_groups: int = 32
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """BERT-style text encoder."""
+    vocab_size: int = 30522
+    width: int = 1280
+    layers: int = 32
+    heads: int = 8
+    head_dim: int = 64
+    ff_dim: int = 5120
+    length: int = 77                                    # tokens in a prompt, [CLS] and [SEP] included
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """Forward process, and the scale of the latents on which it runs."""
+    timesteps: int = 1000                               # T
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    scale_factor: float = 0.18215                       # latents are multiplied by this, to about unit variance
+    latent_size: int = 32                               # h = w of the latents that the UNet was trained on
+
+
+@dataclass(frozen=True)
+class LDMConfig:
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+
+    def __post_init__(self) -> None:
+        """Raises InputError where parts do not fit each other; shapes alone would fail much later."""
+        if len(self.unet.attention) != len(self.unet.channels):
+            raise InputError(f"unet.attention has {len(self.unet.attention)} entries but unet.channels has "
+                             f"{len(self.unet.channels)} levels: give one entry a level")
+        if self.unet.context_dim != self.text.width:
+            raise InputError(f"unet.context_dim is {self.unet.context_dim} but text.width is {self.text.width}: "
+                             "the UNet attends to the text encoder's output, so they must be equal")
+        if self.unet.in_channels != self.autoencoder.embed_dim:
+            raise InputError(f"unet.in_channels is {self.unet.in_channels} but autoencoder.embed_dim is "
+                             f"{self.autoencoder.embed_dim}: both are the latent's channels and must be equal")
+        for name, part in (("autoencoder", self.autoencoder), ("unet", self.unet)):
+            uneven = [width for width in part.channels if width % part.norm_groups]
+            if uneven:
+                raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} norm_groups do not divide")
+        uneven = [width for width, attends in zip(self.unet.channels, self.unet.attention)
+                  if (attends or width == self.unet.channels[-1]) and width % self.unet.heads]
+        if uneven:
+            raise InputError(f"unet.channels has {uneven[0]}, which its {self.unet.heads} heads do not divide")
+
+    @staticmethod
+    def text2img_large() -> LDMConfig:
+        """The public 1.45B model."""
+        return LDMConfig()
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values, fit for JSON; `from_dict` reads them back."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, dict[str, Any]]) -> LDMConfig:
+        """The config that `to_dict` described. Raises InputError on anything that is not one."""
+        parts = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "text": TextConfig, "diffusion": DiffusionConfig}
+        try:
+            return LDMConfig(**{
+                name: cls(**{key: tuple(value) if isinstance(value, list) else value
+                             for key, value in values[name].items()})
+                for name, cls in parts.items()})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"this is not a model config of this project: {error}") from error

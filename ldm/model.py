@@ -1,0 +1,137 @@
+"""The latent diffusion model: autoencoder, text encoder, UNet and schedule, bundled, with the training objective
+(Rombach et al. 2021, equation 3; Gal et al. 2022, equation 1) and classifier-free guidance (Ho & Salimans 2022).
+
+    images --encode--> z0 --add_noise(t, eps)--> z_t --unet(z_t, t, c)--> eps_hat --MSE(eps, eps_hat)--> loss
+    prompts --tokenizer--> ids --embed--> embeddings --text encoder--> c
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+
+from ldm.autoencoder import Autoencoder
+from ldm.config import LDMConfig
+from ldm.errors import InputError
+from ldm.samplers import Generators, make_sampler, randn, trajectory
+from ldm.schedule import NoiseSchedule
+from ldm.text_encoder import TextEncoder
+from ldm.tokenizer import Tokenizer
+from ldm.unet import UNet
+
+
+def _no_vocabulary():
+    raise InputError("this model has no vocabulary, so it cannot read prompts: set model.tokenizer, or load a model that has one")
+
+
+class LatentDiffusion(nn.Module):
+    """Random weights at the sizes of `config`; `weights.load` gives trained ones."""
+
+    def __init__(self, config: LDMConfig):
+        super().__init__()
+        self.config = config
+        self.autoencoder = Autoencoder(config.autoencoder)
+        self.text_encoder = TextEncoder(config.text)
+        self.unet = UNet(config.unet)
+        self.schedule = NoiseSchedule(config.diffusion)
+        self.tokenizer = Tokenizer(_no_vocabulary, config.text.length, config.text.vocab_size)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.time_embed[0].weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.unet.time_embed[0].weight.dtype
+
+    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x (b 3 H W) -> a scaled draw z (b c h w) of the posterior."""
+        return self.config.diffusion.scale_factor * self.autoencoder.encode(x).sample(generator)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Scaled z (b c h w) -> x (b 3 H W), about [-1, 1], unclipped."""
+        return self.autoencoder.decode(z / self.config.diffusion.scale_factor)
+
+    def context(self, prompts: Sequence[str]) -> Tensor:
+        """b prompts -> c (b n d)."""
+        return self.text_encoder(self.tokenizer(prompts).to(self.device))
+
+    def loss(self, z0: Tensor, c: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32.
+
+        z0 and eps (b c h w), c (b n d), t (b).
+        """
+        z_t = self.schedule.add_noise(z0, eps, t)
+        eps_hat = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
+        return (eps.float() - eps_hat.float()).square().mean()
+
+    def guided(self, z: Tensor, t: int, c: Tensor, uncond: Tensor | None, guidance: float) -> Tensor:
+        """eps_hat at one timestep for all of z (b c h w), in fp32, with classifier-free guidance: eps_u + guidance *
+        (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At guidance 1 eps_u is not computed."""
+        z = z.to(self.dtype)
+        if uncond is None:
+            return self.unet(z, torch.full(z.shape[:1], t, device=z.device), c).float()
+        both = self.unet(torch.cat([z, z]), torch.full((2 * len(z),), t, device=z.device), torch.cat([uncond, c]))
+        eps_u, eps_c = both.float().chunk(2)
+        return eps_u + guidance * (eps_c - eps_u)
+
+    @torch.no_grad()
+    def trajectory(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0,
+                   eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
+                   generator: Generators = None) -> Iterator[tuple[int, Tensor]]:
+        """Sampling, step by step: yields (t_prev, z_t_prev). Arguments as `sample`."""
+        size = self.config.diffusion.latent_size
+        shape = (len(c), self.config.unet.in_channels, size, size) if z_T is None else z_T.shape
+        z_T = randn(shape, generator, self.device) if z_T is None else z_T.to(self.device, torch.float32)
+        if guidance == 1:
+            uncond = None
+        elif uncond is None:
+            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, or guidance 1")
+        else:
+            uncond = uncond.to(self.dtype).expand_as(c)
+        c = c.to(self.dtype)
+        yield from trajectory(make_sampler(sampler, eta), lambda z, t: self.guided(z, t, c, uncond, guidance),
+                              self.schedule.alphas_cumprod.tolist(), z_T, steps,
+                              lambda: randn(shape, generator, self.device))
+
+    def sample(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0, eta: float = 0.0,
+               sampler: str = "ddim", z_T: Tensor | None = None, generator: Generators = None) -> Tensor:
+        """Draws scaled latents z0 (b c h w) in fp32 for the contexts c (b n d).
+
+        uncond: context of the empty or a negative prompt, (b n d) or (1 n d); needed unless guidance is 1.
+        z_T: starting noise (b c h w), any h and w that the UNet can halve; drawn from `generator` if None.
+        sampler: "ddim" (with eta), "ddpm" or "dpm++". Raises InputError on values without meaning.
+        """
+        for _, z in self.trajectory(c, uncond, steps, guidance, eta, sampler, z_T, generator):
+            pass
+        return z
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[str] | str, negative: str = "", steps: int = 50, guidance: float = 5.0,
+                 eta: float = 0.0, sampler: str = "ddim", seed: int = 0, batch: int = 8) -> list[Image.Image]:
+        """Prompts -> one picture each, of the size that the model was trained on. Picture i has the seed `seed` + i,
+        whatever the batch size. Raises InputError if the latents overflow."""
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if batch < 1:
+            raise InputError(f"batch is {batch}: give 1 or more")
+        images = []
+        uncond = None if guidance == 1 else self.context([negative])
+        for start in range(0, len(prompts), batch):
+            some = prompts[start:start + batch]
+            generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(some))]
+            z0 = self.sample(self.context(some), uncond, steps, guidance, eta, sampler, generator=generators)
+            if not z0.isfinite().all():
+                raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, guidance "
+                                 f"{guidance}): use float32 or bfloat16 weights, or less guidance")
+            images += to_images(self.decode(z0.to(self.dtype)))
+        return images
+
+
+def to_images(x: Tensor) -> list[Image.Image]:
+    """x (b 3 H W) in [-1, 1] -> b RGB pictures; values outside are clipped."""
+    pixels = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(np.ascontiguousarray(p)) for p in rearrange(pixels, "b c h w -> b h w c").cpu().numpy()]

@@ -1,0 +1,93 @@
+"""The text encoder: a BERT-style transformer (pre-norm, learned positions, no attention mask: padding is attended
+to), trained together with the UNet. Two halves are apart because Textual Inversion works between them: `embed`
+looks ids up in the embedding table, `encode` turns embeddings into the context.
+
+Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.attention import attention
+from ldm.config import TextConfig
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.heads, inner = config.heads, config.heads * config.head_dim
+        self.to_q = nn.Linear(config.width, inner, bias=False)
+        self.to_k = nn.Linear(config.width, inner, bias=False)
+        self.to_v = nn.Linear(config.width, inner, bias=False)
+        self.to_out = nn.Linear(inner, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        return self.to_out(attention(self.to_q(x), self.to_k(x), self.to_v(x), self.heads))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        # the Identity stands where the original has a dropout; the names of the checkpoint count it
+        self.net = nn.Sequential(nn.Sequential(nn.Linear(config.width, config.ff_dim), nn.GELU()),
+                                 nn.Identity(),
+                                 nn.Linear(config.ff_dim, config.width))
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        return self.net(x)
+
+
+class Layers(nn.Module):
+    """Attention and feed-forward by turns, each as x + block(norm(x))."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        blocks = [block(config) for _ in range(config.layers) for block in (SelfAttention, FeedForward)]
+        self.layers = nn.ModuleList(nn.ModuleList([nn.LayerNorm(config.width), block]) for block in blocks)
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        for norm, block in self.layers:
+            x = x + block(norm(x))
+        return x
+
+
+class TextEncoder(nn.Module):
+    """ids (b n) -> context c (b n d). `learned` (m d) holds the vectors of the words that this model has been taught."""
+
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.token_emb = nn.Embedding(config.vocab_size, config.width)
+        self.pos_emb = nn.ModuleDict({"emb": nn.Embedding(config.length, config.width)})
+        self.attn_layers = Layers(config)
+        self.norm = nn.LayerNorm(config.width)
+        self.to_logits = nn.Linear(config.width, config.vocab_size)  # in every checkpoint; encoding does not use it
+        # no buffer: it stays fp32 when the model is cast, and real when the model is built on "meta"
+        self.learned = torch.empty(0, config.width, dtype=torch.float32, device="cpu")
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the frozen table; the first private id of learned words."""
+        return self.config.vocab_size
+
+    def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
+        """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids vocab_size + 0 .. k-1;
+        by default those of the words that the model has been taught. Differentiable in v; the table is only read.
+        """
+        v = self.learned.to(ids.device) if v is None else v
+        if len(v) == 0:
+            return self.token_emb(ids)
+        is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1
+        rows = F.embedding((ids - self.vocab_size).clamp(min=0), v)                      # b n d
+        embeddings = self.token_emb(ids.clamp(max=self.vocab_size - 1))
+        return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """embeddings (b n d) -> c (b n d)."""
+        positions = self.pos_emb["emb"].weight[:embeddings.shape[1]]                     # n d
+        return self.norm(self.attn_layers(embeddings + positions))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.encode(self.embed(ids))

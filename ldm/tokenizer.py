@@ -1,0 +1,101 @@
+"""Prompts to ids: BERT's normalisation and WordPiece by the `tokenizers` library (Devlin et al. 2018), framed as
+[CLS] text [SEP] [PAD]..., always `length` ids long.
+
+Learned words are cut out of the text before the library sees it, so that they can be any string, even one that
+WordPiece would split or that is already in the vocabulary. A word of k vectors becomes k private ids.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tokenizers
+import torch
+from torch import Tensor
+
+from ldm.errors import InputError
+
+_SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+
+
+def read_vocabulary(path: str | Path) -> tokenizers.Tokenizer:
+    """The library's tokenizer from `vocab.txt` (one WordPiece a line) or `tokenizer.json`.
+
+    Raises InputError if the file is missing, unreadable or lacks BERT's special tokens.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"vocabulary {path}: there is no such file: give the path of a vocab.txt or tokenizer.json")
+    try:
+        if path.suffix == ".json":
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        else:
+            vocab = {line: i for i, line in enumerate(path.read_text(encoding="utf-8").splitlines())}
+            backend = tokenizers.implementations.BertWordPieceTokenizer(vocab, lowercase=True)._tokenizer
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"vocabulary {path}: cannot be read ({error}): give a vocab.txt or tokenizer.json") from error
+    return check_vocabulary(backend, str(path))
+
+
+def check_vocabulary(backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
+    """The same tokenizer without padding or truncation of its own. Raises InputError if it lacks a special token."""
+    missing = [token for token in _SPECIAL if backend.token_to_id(token) is None]
+    if missing:
+        raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}: give the vocab.txt of a BERT model")
+    backend.no_padding()
+    backend.no_truncation()
+    return backend
+
+
+class Tokenizer:
+    """prompts -> ids (b n) with n = `length`.
+
+    `find_vocabulary` is called once, when the first prompt comes: a model without a vocabulary loads and samples from
+    ids all the same. `words` maps each learned placeholder to its private ids; those begin at `vocab_size`.
+    """
+
+    def __init__(self, find_vocabulary: Callable[[], tokenizers.Tokenizer], length: int, vocab_size: int):
+        self._find_vocabulary = find_vocabulary
+        self._backend: tokenizers.Tokenizer | None = None
+        self.length, self.vocab_size = length, vocab_size
+        self.words: dict[str, list[int]] = {}
+
+    @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer. Raises InputError if no vocabulary can be found, or one larger than the table."""
+        if self._backend is None:
+            backend = self._find_vocabulary()
+            if backend.get_vocab_size() > self.vocab_size:
+                raise InputError(f"the vocabulary has {backend.get_vocab_size()} tokens but the model's table only "
+                                 f"{self.vocab_size} rows: give the vocabulary that the model was trained with")
+            self._backend = backend
+        return self._backend
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of the text alone: unframed, as long as it is. Learned words match whatever their case, as all
+        text does, and only where they are not part of a longer word."""
+        ids: list[int] = []
+        for part in self._split(text):
+            word = self.words.get(part.lower())
+            ids += self.backend.encode(part, add_special_tokens=False).ids if word is None else word
+        return ids
+
+    def __call__(self, prompts: str | Sequence[str]) -> Tensor:
+        """ids (b n) int64; a text that does not fit is cut at the end."""
+        cls, sep, pad = (self.backend.token_to_id(token) for token in _SPECIAL[:3])
+        rows = []
+        for prompt in [prompts] if isinstance(prompts, str) else prompts:
+            row = [cls, *self.tokenize(prompt)[:self.length - 2], sep]
+            rows.append(row + [pad] * (self.length - len(row)))
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, self.length)
+
+    def _split(self, text: str) -> list[str]:
+        """The text cut at its learned words, which are kept as parts of their own."""
+        if not self.words:
+            return [text]
+        longest_first = sorted(self.words, key=len, reverse=True)
+        # a boundary is asked for only where the placeholder itself begins or ends with a letter: "*s" holds "*"
+        patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word) + (r"\b" if re.search(r"\w$", word) else "")
+                    for word in longest_first]
+        return re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)

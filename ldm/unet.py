@@ -1,0 +1,190 @@
+"""The denoiser eps_theta(z_t, t, c): a UNet whose levels hold residual blocks, told the timestep, and spatial
+transformers, told the context by cross-attention (Rombach et al. 2021, section 3.3 and figure 3; Ho et al. 2020).
+
+Module names are the original checkpoint's. Epsilons differ from one another as there: GroupNorm 1e-5 in residual
+blocks, 1e-6 in spatial transformers.
+"""
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ldm.attention import attention
+from ldm.autoencoder import Upsample
+from ldm.config import UNetConfig
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Sinusoids of t (b) -> (b width) fp32: cosines, then sines, of wavelengths from 2 pi to 10000 * 2 pi
+    (Vaswani et al. 2017, section 3.5)."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
+    angles = rearrange(t.float(), "b -> b 1") * frequencies                              # b half
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class ResBlock(nn.Module):
+    def __init__(self, channels_in: int, channels_out: int, time_width: int, groups: int):
+        super().__init__()
+        self.in_layers = nn.Sequential(nn.GroupNorm(groups, channels_in), nn.SiLU(),
+                                       nn.Conv2d(channels_in, channels_out, 3, padding=1))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, channels_out))
+        # the Identity stands where the original has a dropout; the names of the checkpoint count it
+        self.out_layers = nn.Sequential(nn.GroupNorm(groups, channels_out), nn.SiLU(), nn.Identity(),
+                                        nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.skip_connection = (nn.Identity() if channels_in == channels_out
+                                else nn.Conv2d(channels_in, channels_out, 1))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:                    # b ci h w, b time_width -> b co h w
+        h = self.in_layers(x) + rearrange(self.emb_layers(time), "b c -> b c 1 1")
+        return self.skip_connection(x) + self.out_layers(h)
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, width: int, context_dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(width, width, bias=False)
+        self.to_k = nn.Linear(context_dim, width, bias=False)
+        self.to_v = nn.Linear(context_dim, width, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(width, width))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:                 # b n d, b m dc -> b n d
+        return self.to_out(attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+
+
+class GEGLU(nn.Module):
+    """A linear layer whose output is gated by the GELU of another (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, width_in: int, width_out: int):
+        super().__init__()
+        self.proj = nn.Linear(width_in, 2 * width_out)
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n di -> b n do
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the context, feed-forward, each as x + block(norm(x))."""
+
+    def __init__(self, width: int, context_dim: int, heads: int):
+        super().__init__()
+        self.attn1 = CrossAttention(width, width, heads)
+        self.ff = FeedForward(width)
+        self.attn2 = CrossAttention(width, context_dim, heads)
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:                       # b n d, b m dc -> b n d
+        h = self.norm1(x)
+        x = x + self.attn1(h, h)
+        x = x + self.attn2(self.norm2(x), c)
+        return x + self.ff(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the positions of a feature map."""
+
+    def __init__(self, channels: int, config: UNetConfig):
+        super().__init__()
+        self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(channels, config.context_dim, config.heads) for _ in range(config.depth))
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:                       # b c h w, b m dc -> b c h w
+        h = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        for block in self.transformer_blocks:
+            h = block(h, c)
+        return x + self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
+
+
+class Downsample(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)     # symmetric here, unlike the autoencoder's
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b c h w -> b c h/2 w/2
+        return self.op(x)
+
+
+class Block(nn.Sequential):
+    """A row of the UNet's table: layers in order, each given what it needs besides the feature map."""
+
+    def forward(self, h: Tensor, time: Tensor, c: Tensor) -> Tensor:
+        for layer in self:
+            if isinstance(layer, ResBlock):
+                h = layer(h, time)
+            elif isinstance(layer, SpatialTransformer):
+                h = layer(h, c)
+            else:
+                h = layer(h)
+        return h
+
+
+class UNet(nn.Module):
+    """z_t (b c h w), t (b), c (b n d) -> eps_hat (b c h w); h and w are multiples of 2 ** (levels - 1)."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        base, levels = config.channels[0], len(config.channels)
+        time_width = 4 * base
+        self.time_embed = nn.Sequential(nn.Linear(base, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
+
+        def res(channels_in: int, channels_out: int) -> ResBlock:
+            return ResBlock(channels_in, channels_out, time_width, config.norm_groups)
+
+        def attend(level: int, channels: int) -> list[nn.Module]:
+            return [SpatialTransformer(channels, config)] if config.attention[level] else []
+
+        width = base
+        self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, base, 3, padding=1))])
+        skips = [base]                                          # widths of the feature maps kept for the way up
+        for level, channels in enumerate(config.channels):
+            for _ in range(config.num_res_blocks):
+                self.input_blocks.append(Block(res(width, channels), *attend(level, channels)))
+                width = channels
+                skips.append(width)
+            if level < levels - 1:
+                self.input_blocks.append(Block(Downsample(width)))
+                skips.append(width)
+
+        self.middle_block = Block(res(width, width), SpatialTransformer(width, config), res(width, width))
+
+        self.output_blocks = nn.ModuleList()
+        for level, channels in reversed(list(enumerate(config.channels))):
+            for i in range(config.num_res_blocks + 1):
+                layers = [res(width + skips.pop(), channels), *attend(level, channels)]
+                width = channels
+                if level > 0 and i == config.num_res_blocks:
+                    layers.append(Upsample(width))
+                self.output_blocks.append(Block(*layers))
+
+        self.out = nn.Sequential(nn.GroupNorm(config.norm_groups, base), nn.SiLU(),
+                                 nn.Conv2d(base, config.out_channels, 3, padding=1))
+
+    def forward(self, z_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        time = self.time_embed(timestep_embedding(t, self.config.channels[0]).to(z_t.dtype))
+        h, skips = z_t, []
+        for block in self.input_blocks:
+            h = block(h, time, c)
+            skips.append(h)
+        h = self.middle_block(h, time, c)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), time, c)
+        return self.out(h)

@@ -1,0 +1,30 @@
+"""Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on random
+weights, and the models loaded from the weights beside them."""
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import weights
+
+DATA = Path(__file__).parent / "data"
+
+
+def assert_close(got: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
+    """max |difference| <= relative x max |expected|."""
+    assert got.shape == expected.shape
+    difference, limit = (got - expected).abs().max(), relative * expected.abs().max()
+    assert difference <= limit, f"off by {difference:.3g}, allowed {limit:.3g}"
+
+
+@pytest.fixture(scope="session")
+def compvis():
+    """(model, expected tensors) of the original code's reference. Tests must not change either."""
+    return weights.load(DATA / "compvis-tiny/model.ckpt"), load_file(DATA / "compvis-tiny/expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def diffusers_tiny():
+    """(model, expected tensors) of diffusers' reference. Tests must not change either."""
+    return weights.load(DATA / "diffusers-tiny"), load_file(DATA / "diffusers-tiny/expected.safetensors")

@@ -1,0 +1,154 @@
+"""Reading a torch checkpoint (a zip of one pickle and raw storages) without running any code of the file.
+
+A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions by
+which torch rebuilds a tensor, and OrderedDict; every other name becomes an inert placeholder that swallows whatever
+the program does to it. Nothing is imported on the file's behalf. Tensors are described, and mapped from the file only
+when they are read.
+"""
+from __future__ import annotations
+
+import collections
+import mmap
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm import InputError
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor of a file, not read yet. `read()` maps it: use it or copy it, never write to it."""
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+class Inert:
+    """Stands for any global that is not on the list. It can be called, built and filled, and does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs): pass
+    def __setstate__(self, state): pass
+    def __setitem__(self, key, value): pass
+    def append(self, item): pass
+    def extend(self, items): pass
+    def add(self, item): pass
+    def __call__(self, *args, **kwargs): return self
+
+
+class Rebuild:
+    """A function the pickle may call. An object with slots, since a pickle may also try to change what it names."""
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable):
+        object.__setattr__(self, "_function", function)
+
+    def __call__(self, *args):
+        return self._function(*args)
+
+    def __setattr__(self, name, value):
+        raise pickle.UnpicklingError("a pickle may not change a function")
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("a pickle may not change a function")
+
+
+@dataclass(frozen=True)
+class Storage:
+    key: str
+    dtype: torch.dtype
+
+
+_DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+           "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
+           "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+           "BoolStorage": torch.bool}
+
+
+class Unpickler(pickle.Unpickler):
+    """Builds containers, plain values and LazyTensors. `storage_bytes(key)` maps the bytes of a storage."""
+
+    def __init__(self, file, storage_bytes: Callable[[str], memoryview]):
+        super().__init__(file)
+        self._storage_bytes = storage_bytes
+        self._globals: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): Rebuild(self._tensor),
+            ("torch._utils", "_rebuild_parameter"): Rebuild(lambda data, *_: data),
+            ("torch.nn.parameter", "Parameter"): Rebuild(lambda data, *_: data),
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) not in self._globals:
+            self._globals[module, name] = type("Inert", (Inert,), {})
+        return self._globals[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        match pid:
+            case ("storage", torch.dtype() as dtype, str() as key, *_):
+                return Storage(key, dtype)
+        raise pickle.UnpicklingError("a storage of unknown form")
+
+    def _tensor(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> LazyTensor:
+        if not (isinstance(storage, Storage) and isinstance(offset, int) and isinstance(size, tuple)
+                and isinstance(stride, tuple) and len(size) == len(stride)
+                and all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))):
+            raise pickle.UnpicklingError("a tensor of unknown form")
+
+        def read() -> Tensor:
+            if 0 in size:
+                return torch.empty(size, dtype=storage.dtype)
+            flat = torch.frombuffer(self._storage_bytes(storage.key), dtype=storage.dtype)
+            return flat.as_strided(size, stride, offset)     # raises RuntimeError outside the storage
+        return LazyTensor(tuple(size), read)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What the pickle of a torch zip holds, with LazyTensors in the place of tensors and Inert objects in the place of
+    everything that is not plain. Raises InputError if the file is truncated, damaged or not such a zip."""
+    try:
+        archive = zipfile.ZipFile(path)
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        root = next((name.removesuffix("data.pkl") for name in entries if name.split("/")[1:] == ["data.pkl"]), None)
+        if root is None:
+            raise InputError(f"{path}: a zip archive, but not a torch checkpoint: it holds no data.pkl")
+        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+            raise InputError(f"{path}: written on a big-endian machine: save it again on a little-endian one")
+        with path.open("rb") as file:
+            buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+        def storage_bytes(key: str) -> memoryview:
+            return _entry_bytes(buffer, entries[f"{root}data/{key}"])
+
+        with archive.open(f"{root}data.pkl") as file:
+            return Unpickler(file, storage_bytes).load()
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}): "
+                         "download it again") from error
+    except Exception as error:  # a hostile pickle can make the unpickler raise nearly anything
+        raise InputError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error}): "
+                         "download it again from a source that you trust") from error
+
+
+def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError("the archive is compressed: save the file again with torch.save")
+    name_length, extra_length = struct.unpack_from("<HH", buffer, entry.header_offset + 26)
+    start = entry.header_offset + 30 + name_length + extra_length
+    if start + entry.file_size > len(buffer):
+        raise ValueError("a storage lies beyond the end of the file")
+    return buffer[start:start + entry.file_size]
