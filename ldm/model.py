@@ -6,7 +6,7 @@
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -69,15 +69,27 @@ class LatentDiffusion(nn.Module):
         eps_hat = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
         return (eps.float() - eps_hat.float()).square().mean()
 
-    def guided(self, z: Tensor, t: int, c: Tensor, uncond: Tensor | None, guidance: float) -> Tensor:
-        """eps_hat at one timestep for all of z (b c h w), in fp32, with classifier-free guidance: eps_u + guidance *
-        (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At guidance 1 eps_u is not computed."""
-        z = z.to(self.dtype)
-        if uncond is None:
-            return self.unet(z, torch.full(z.shape[:1], t, device=z.device), c).float()
-        both = self.unet(torch.cat([z, z]), torch.full((2 * len(z),), t, device=z.device), torch.cat([uncond, c]))
-        eps_u, eps_c = both.float().chunk(2)
-        return eps_u + guidance * (eps_c - eps_u)
+    def guided(self, c: Tensor, uncond: Tensor | None = None, guidance: float = 1.0) -> Callable[[Tensor, int], Tensor]:
+        """The function (z, t) -> eps_hat (b c h w) in fp32 with classifier-free guidance: eps_u + guidance *
+        (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At guidance 1 eps_u is not computed.
+
+        c (b n d), uncond (b n d) or (1 n d). Raises InputError if guidance is not 1 and uncond is missing.
+        """
+        if guidance != 1 and uncond is None:
+            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, or guidance 1")
+        if guidance == 1:
+            contexts = self.unet.project(c.to(self.dtype))
+            return lambda z, t: self.unet.denoise(z.to(self.dtype), self._times(t, len(z)), contexts).float()
+        contexts = self.unet.project(torch.cat([uncond.expand_as(c), c]).to(self.dtype))
+
+        def eps(z: Tensor, t: int) -> Tensor:
+            both = self.unet.denoise(torch.cat([z, z]).to(self.dtype), self._times(t, 2 * len(z)), contexts)
+            eps_u, eps_c = both.float().chunk(2)
+            return eps_u + guidance * (eps_c - eps_u)
+        return eps
+
+    def _times(self, t: int, b: int) -> Tensor:
+        return torch.full((b,), t, device=self.device)
 
     @torch.no_grad()
     def trajectory(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0,
@@ -87,14 +99,7 @@ class LatentDiffusion(nn.Module):
         size = self.config.diffusion.latent_size
         shape = (len(c), self.config.unet.in_channels, size, size) if z_T is None else z_T.shape
         z_T = randn(shape, generator, self.device) if z_T is None else z_T.to(self.device, torch.float32)
-        if guidance == 1:
-            uncond = None
-        elif uncond is None:
-            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, or guidance 1")
-        else:
-            uncond = uncond.to(self.dtype).expand_as(c)
-        c = c.to(self.dtype)
-        yield from trajectory(make_sampler(sampler, eta), lambda z, t: self.guided(z, t, c, uncond, guidance),
+        yield from trajectory(make_sampler(sampler, eta), self.guided(c, uncond, guidance),
                               self.schedule.alphas_cumprod.tolist(), z_T, steps,
                               lambda: randn(shape, generator, self.device))
 

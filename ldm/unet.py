@@ -7,6 +7,7 @@ blocks, 1e-6 in spatial transformers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +45,12 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
+KeysValues = tuple[Tensor, Tensor]                                           # b m d each
+
+
 class CrossAttention(nn.Module):
+    """Queries from the feature map; keys and values from a context, which may be the feature map itself."""
+
     def __init__(self, width: int, context_dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -53,8 +59,11 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:                 # b n d, b m dc -> b n d
-        return self.to_out(attention(self.to_q(x), self.to_k(context), self.to_v(context), self.heads))
+    def project(self, context: Tensor) -> KeysValues:                        # b m dc -> b m d, b m d
+        return self.to_k(context), self.to_v(context)
+
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:         # b n d -> b n d
+        return self.to_out(attention(self.to_q(x), *keys_values, self.heads))
 
 
 class GEGLU(nn.Module):
@@ -88,10 +97,10 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, context_dim, heads)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:                       # b n d, b m dc -> b n d
+    def forward(self, x: Tensor, context: KeysValues) -> Tensor:             # b n d -> b n d
         h = self.norm1(x)
-        x = x + self.attn1(h, h)
-        x = x + self.attn2(self.norm2(x), c)
+        x = x + self.attn1(h, self.attn1.project(h))
+        x = x + self.attn2(self.norm2(x), context)
         return x + self.ff(self.norm3(x))
 
 
@@ -106,10 +115,10 @@ class SpatialTransformer(nn.Module):
             TransformerBlock(channels, config.context_dim, config.heads) for _ in range(config.depth))
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:                       # b c h w, b m dc -> b c h w
+    def forward(self, x: Tensor, contexts: Iterator[KeysValues]) -> Tensor:  # b c h w -> b c h w
         h = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
-            h = block(h, c)
+            h = block(h, next(contexts))
         return x + self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
@@ -125,12 +134,12 @@ class Downsample(nn.Module):
 class Block(nn.Sequential):
     """A row of the UNet's table: layers in order, each given what it needs besides the feature map."""
 
-    def forward(self, h: Tensor, time: Tensor, c: Tensor) -> Tensor:
+    def forward(self, h: Tensor, time: Tensor, contexts: Iterator[KeysValues]) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 h = layer(h, time)
             elif isinstance(layer, SpatialTransformer):
-                h = layer(h, c)
+                h = layer(h, contexts)
             else:
                 h = layer(h)
         return h
@@ -178,13 +187,22 @@ class UNet(nn.Module):
         self.out = nn.Sequential(nn.GroupNorm(config.norm_groups, base), nn.SiLU(),
                                  nn.Conv2d(base, config.out_channels, 3, padding=1))
 
-    def forward(self, z_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+    def project(self, c: Tensor) -> list[KeysValues]:
+        """c (b n d) -> keys and values of every cross-attention, in order. The context meets the UNet nowhere else, and
+        they depend on neither z nor t: sampling computes them once for all its steps."""
+        return [block.attn2.project(c) for block in self.modules() if isinstance(block, TransformerBlock)]
+
+    def denoise(self, z_t: Tensor, t: Tensor, contexts: list[KeysValues]) -> Tensor:
+        """eps_hat (b c h w), given the projected contexts."""
         time = self.time_embed(timestep_embedding(t, self.config.channels[0]).to(z_t.dtype))
-        h, skips = z_t, []
+        h, skips, remaining = z_t, [], iter(contexts)
         for block in self.input_blocks:
-            h = block(h, time, c)
+            h = block(h, time, remaining)
             skips.append(h)
-        h = self.middle_block(h, time, c)
+        h = self.middle_block(h, time, remaining)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), time, c)
+            h = block(torch.cat([h, skips.pop()], dim=1), time, remaining)
         return self.out(h)
+
+    def forward(self, z_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        return self.denoise(z_t, t, self.project(c))

@@ -1,0 +1,29 @@
+"""The command line of the benchmarks: `python -m bench sample --help`."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from bench import load, sample
+from ldm import InputError
+
+COMMANDS = {"sample": sample, "load": load}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks, beside diffusers where installed.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__))
+    args = parser.parse_args(argv)
+    try:
+        COMMANDS[args.command].main(args)
+    except InputError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""`python -m bench load`: seconds and new memory of loading a checkpoint, each time in a process of its own.
+
+New memory is the peak of the anonymous pages that loading adds, sampled from /proc every few milliseconds (Linux);
+pages of the file itself, which the system can drop at any time, are not counted.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+import weights
+from bench.models import SIZES, diffusers_pipeline, has_diffusers, random_model
+from bench.timing import compare, machine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", choices=SIZES, default="large")
+    parser.add_argument("--file-dtype", choices=["float32", "float16", "bfloat16"], default="float16")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="to load into")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--folder", default=None, help="where to write the checkpoints; a temporary one by default")
+
+
+def main(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        sources = _write(Path(folder), args)
+        print(machine("cpu"))
+        print(f"{args.size}, {args.file_dtype} file into {args.dtype}; seconds, the file in the system's cache")
+        peaks: dict[str, list[float]] = {name: [] for name in sources}
+
+        def measure(name: str) -> float:
+            result = json.loads(subprocess.run([sys.executable, "-m", "bench.load", *sources[name], args.dtype],
+                                               check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            peaks[name].append(result["peak"] / result["weights"])
+            return result["seconds"]
+
+        compare({name: lambda name=name: measure(name) for name in sources}, args.pairs)
+    print("peak of new memory / bytes of the weights loaded")
+    for name, values in peaks.items():
+        print(f"  {name:28s} {max(values):.3f}")
+
+
+def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
+    """The same random weights in every layout; for each the loader and its path."""
+    model = random_model(args.size, "cpu", getattr(torch, args.file_dtype))
+    weights.save(model, folder / "model.safetensors")
+    torch.save({"state_dict": {weights._compvis_key(key): value for key, value in model.state_dict().items()}},
+               folder / "model.ckpt")
+    sources = {"this project, .safetensors": ["ours", str(folder / "model.safetensors")],
+               "this project, .ckpt": ["ours", str(folder / "model.ckpt")]}
+    if has_diffusers():
+        diffusers_pipeline(model).save_pretrained(folder / "huggingface")
+        sources["this project, Hugging Face"] = ["ours", str(folder / "huggingface")]
+        sources["diffusers"] = ["diffusers", str(folder / "huggingface")]
+    else:
+        print("diffusers is not installed: this project alone")
+    return sources
+
+
+def _anonymous() -> int:
+    """Bytes of this process's memory that belong to no file."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("this system does not report RssAnon")
+
+
+def _measured_load(loader: str, source: str, dtype: torch.dtype) -> dict[str, float]:
+    if loader == "diffusers":
+        from diffusers import LDMTextToImagePipeline
+        from transformers import BertTokenizer  # noqa: F401  (its import is not part of loading)
+    else:
+        import weights.huggingface  # noqa: F401
+    before, peak, done = _anonymous(), 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    if loader == "diffusers":
+        pipeline = LDMTextToImagePipeline.from_pretrained(source, torch_dtype=dtype)
+        modules = [pipeline.unet, pipeline.vqvae, pipeline.bert]
+    else:
+        modules = [weights.load(source, dtype=dtype)]
+    elapsed = time.perf_counter() - start
+    done.set()
+    watcher.join()
+    size = sum(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    return {"seconds": elapsed, "peak": max(peak, _anonymous()) - before, "weights": size}
+
+
+if __name__ == "__main__":      # one measurement, for the process above
+    print(json.dumps(_measured_load(sys.argv[1], sys.argv[2], getattr(torch, sys.argv[3]))))

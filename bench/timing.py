@@ -1,0 +1,45 @@
+"""Timing in pairs: the candidates by turns, so that a machine that slows down slows both, and medians of the ratios."""
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def machine(device: str) -> str:
+    """One line on what the figures were measured on."""
+    if torch.device(device).type == "cuda":
+        chip = torch.cuda.get_device_name(device)
+    else:
+        chip = f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return f"torch {torch.__version__} on {chip}"
+
+
+def seconds(run: Callable[[], object], device: str = "cpu") -> float:
+    """Wall-clock time of one call, with the device's queue empty before and after."""
+    synchronise = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    synchronise()
+    start = time.perf_counter()
+    run()
+    synchronise()
+    return time.perf_counter() - start
+
+
+def compare(runs: dict[str, Callable[[], float]], pairs: int, unit: str = "s") -> dict[str, list[float]]:
+    """Takes each measurement `pairs` times, by turns, prints a table with the ratios to the last one named, and
+    returns the figures."""
+    figures: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(pairs):
+        for name, run in runs.items():
+            figures[name].append(run())
+    base = list(runs)[-1]
+    for name, values in figures.items():
+        line = f"  {name:28s} median {statistics.median(values):8.3f} {unit}   ({min(values):.3f} to {max(values):.3f})"
+        if len(runs) > 1 and name != base:
+            ratios = [a / b for a, b in zip(values, figures[base])]
+            line += f"   {statistics.median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(line)
+    return figures

@@ -1,0 +1,250 @@
+"""The bundle: Equation 1, guidance, sampling and generating, on a small random model that takes every branch (levels
+with and without attention, different widths, not square), and the same results in bf16 and by either attention kernel.
+"""
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import DATA, assert_close
+from torch import nn
+
+import ldm.attention
+from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion, LDMConfig, NoiseSchedule, TextConfig,
+                 Tokenizer, UNetConfig)
+from ldm.attention import attention
+from ldm.model import to_images
+from ldm.tokenizer import read_vocabulary
+
+CONFIG = LDMConfig(
+    autoencoder=AutoencoderConfig(channels=(8, 16, 24), num_res_blocks=2, norm_groups=8, z_channels=3),
+    unet=UNetConfig(channels=(16, 24, 32), attention=(False, True, False), num_res_blocks=2, depth=2, heads=4,
+                    context_dim=24, norm_groups=8),
+    text=TextConfig(vocab_size=193, width=24, layers=2, heads=2, head_dim=8, ff_dim=48, length=12),
+    diffusion=DiffusionConfig(latent_size=8))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    model = LatentDiffusion(CONFIG).eval().requires_grad_(False)
+    model.tokenizer = Tokenizer(lambda: read_vocabulary(DATA / "diffusers-tiny/tokenizer/vocab.txt"), 12, 193)
+    return model
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_schedule_in_closed_form():
+    schedule = NoiseSchedule(DiffusionConfig())
+    betas = np.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000) ** 2
+    assert_close(schedule.betas.double(), torch.from_numpy(betas), 1e-7)
+    assert_close(schedule.alphas_cumprod.double(), torch.from_numpy(np.cumprod(1 - betas)), 1e-7)
+
+
+def test_schedule_follows_the_device_but_never_the_dtype(model):
+    schedule = NoiseSchedule(DiffusionConfig())
+    exact = schedule.alphas_cumprod.clone()
+    assert torch.equal(schedule.to(torch.bfloat16).alphas_cumprod, exact)
+    with torch.device("meta"):
+        assert torch.equal(NoiseSchedule(DiffusionConfig()).alphas_cumprod, exact)
+    assert schedule.add_noise(noise(1, 4, 8, 8).bfloat16(), noise(1, 4, 8, 8), torch.tensor([5])).dtype == torch.bfloat16
+
+
+def test_add_noise_has_its_moments():
+    """z_t has the mean sqrt(a) z0 and the variance 1 - a."""
+    schedule = NoiseSchedule(DiffusionConfig())
+    t = torch.tensor([0, 300, 999]).repeat_interleave(20_000)
+    z_t = schedule.add_noise(torch.full((60_000, 1, 1, 1), 3.0), noise(60_000, 1, 1, 1), t).reshape(3, 20_000)
+    a = schedule.alphas_cumprod[[0, 300, 999]]
+    assert (z_t.mean(1) - 3 * a.sqrt()).abs().max() < 0.04
+    assert (z_t.var(1) / (1 - a) - 1).abs().max() < 0.06
+
+
+@pytest.mark.parametrize("n, m", [(7, 5), (16, 16)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+@pytest.mark.parametrize("explicit_scores", [0, 512 * 512])
+def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tolerance, explicit_scores):
+    monkeypatch.setattr(ldm.attention, "_EXPLICIT_SCORES", explicit_scores)
+    q, k, v = (x.to(dtype).float() for x in (noise(2, n, 12), noise(2, m, 12, seed=1), noise(2, m, 12, seed=2)))
+    expected = torch.empty_like(q)
+    for b in range(2):
+        for head in range(3):
+            part = slice(4 * head, 4 * head + 4)
+            scores = q[b, :, part] @ k[b, :, part].T / 4 ** 0.5
+            expected[b, :, part] = scores.softmax(dim=-1) @ v[b, :, part]
+    assert_close(attention(q.to(dtype), k.to(dtype), v.to(dtype), 3).float(), expected, tolerance)
+
+
+def test_epsilons_of_the_norms(model):
+    """Checkpoints were trained with these; a wrong one changes too little to be seen in a picture of random weights."""
+    def epsilons(part, kind):
+        return {module.eps for module in part.modules() if isinstance(module, kind)}
+
+    assert epsilons(model.autoencoder, nn.GroupNorm) == {1e-6}
+    assert {block.norm.eps for block in model.unet.modules() if hasattr(block, "transformer_blocks")} == {1e-6}
+    in_res_blocks = [block for block in model.unet.modules() if hasattr(block, "in_layers")]
+    assert {norm.eps for block in in_res_blocks for norm in (block.in_layers[0], block.out_layers[0])} == {1e-5}
+    assert model.unet.out[0].eps == 1e-5
+    assert epsilons(model, nn.LayerNorm) == {1e-5}
+
+
+def test_autoencoder_pads_right_and_bottom_only(model):
+    """The first output of a stride-2 convolution sees the picture's own corner, the last one sees zeros."""
+    down = model.autoencoder.encoder.down[0]["downsample"]
+    x = noise(1, 8, 6, 10)
+    expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
+    assert down(x).shape == (1, 8, 3, 5) and torch.equal(down(x), expected)
+
+
+def test_posterior():
+    posterior = ldm.Posterior(torch.full((1, 1, 100, 100), 2.0), torch.full((1, 1, 100, 100), -1.0))
+    assert_close(posterior.std, torch.full((1, 1, 100, 100), np.exp(-0.5), dtype=torch.float32), 1e-6)
+    draw = posterior.sample(torch.Generator().manual_seed(0))
+    assert abs(draw.mean() - 2) < 0.03 and abs(draw.std() - np.exp(-0.5)) < 0.03
+    assert torch.equal(draw, posterior.sample(torch.Generator().manual_seed(0)))
+    assert torch.equal(posterior.mode(), posterior.mean)
+    p = torch.distributions.Normal(posterior.mean, posterior.std)
+    expected = torch.distributions.kl_divergence(p, torch.distributions.Normal(0.0, 1.0)).sum().reshape(1)
+    assert_close(posterior.kl(), expected, 1e-5)
+
+
+def test_encode_and_decode_scale_the_latents(model):
+    x = noise(1, 3, 16, 32)
+    z = model.encode(x, torch.Generator().manual_seed(0))
+    assert z.shape == (1, 4, 4, 8)
+    unscaled = model.autoencoder.encode(x).sample(torch.Generator().manual_seed(0))
+    assert_close(z, 0.18215 * unscaled, 1e-6)
+    assert_close(model.decode(z), model.autoencoder.decode(unscaled), 1e-4)
+
+
+def test_loss_is_equation_1(model):
+    z0, eps, t, c = noise(3, 4, 4, 8), noise(3, 4, 4, 8, seed=1), torch.tensor([0, 400, 999]), noise(3, 12, 24, seed=2)
+    eps_hat = model.unet(model.schedule.add_noise(z0, eps, t), t, c)
+    assert_close(model.loss(z0, c, eps, t), ((eps - eps_hat) ** 2).mean(), 1e-6)
+
+
+def test_gradient_of_the_whole_path(model):
+    """d loss / d v against finite differences in float64: text encoder, every cross-attention, the UNet."""
+    exact = LatentDiffusion(CONFIG).double().requires_grad_(False)
+    exact.load_state_dict(model.state_dict())
+    ids = torch.tensor([[2, 193, 194, 3]])
+    z_t, eps, t = noise(1, 4, 4, 4).double(), noise(1, 4, 4, 4, seed=1).double(), torch.tensor([500])
+
+    def loss(v):
+        return (eps - exact.unet(z_t, t, exact.text_encoder.encode(exact.text_encoder.embed(ids, v)))).square().mean()
+
+    v = noise(2, 24, seed=2).double().requires_grad_()
+    assert torch.autograd.gradcheck(loss, v, fast_mode=True)
+
+
+def test_guidance(model):
+    z, c, uncond = noise(2, 4, 8, 8), noise(2, 12, 24, seed=1), noise(2, 12, 24, seed=2)
+    t = torch.full((2,), 301)
+    eps_c, eps_u = model.unet(z, t, c), model.unet(z, t, uncond)
+    assert_close(model.guided(c, uncond, 3.0)(z, 301), 3 * eps_c - 2 * eps_u, 1e-4)
+    assert_close(model.guided(c)(z, 301), eps_c, 1e-5)
+    z_T = noise(2, 4, 8, 8, seed=3)
+    assert torch.equal(model.sample(c, uncond, steps=3, guidance=1, z_T=z_T),
+                       model.sample(c, None, steps=3, guidance=1, z_T=z_T))
+    assert_close(model.sample(c, uncond[:1], steps=3, z_T=z_T),
+                 model.sample(c, uncond[:1].repeat(2, 1, 1), steps=3, z_T=z_T), 1e-6)
+
+
+@pytest.mark.parametrize("sampler, eta", [("ddim", 0), ("ddim", 1), ("ddpm", 0), ("dpm++", 0)])
+def test_sampling_repeats_with_its_generator(model, sampler, eta):
+    c, uncond = noise(2, 12, 24, seed=1), noise(1, 12, 24, seed=2)
+
+    def sample(seed):
+        return model.sample(c, uncond, steps=4, eta=eta, sampler=sampler, generator=torch.Generator().manual_seed(seed))
+
+    first = sample(0)
+    assert first.shape == (2, 4, 8, 8) and first.dtype == torch.float32 and not first.requires_grad
+    assert torch.equal(first, sample(0)) and not torch.equal(first, sample(1))
+
+
+def test_trajectory_yields_every_step(model):
+    z_T, c = noise(1, 4, 4, 8), noise(1, 12, 24)
+    path = list(model.trajectory(c, steps=5, guidance=1, z_T=z_T))
+    assert [t for t, _ in path] == [601, 401, 201, 1, 0]
+    assert torch.equal(path[-1][1], model.sample(c, steps=5, guidance=1, z_T=z_T))
+    assert torch.equal(z_T, noise(1, 4, 4, 8))
+
+
+def test_generate(model):
+    """A picture depends on its prompt, the negative prompt and its own seed, and not on the others in its batch."""
+    def pixels(*args, **kwargs):
+        return [np.asarray(image) for image in model.generate(*args, steps=2, **kwargs)]
+
+    images = pixels(["a cat", "a dog", "a cat"], seed=7, batch=2)
+    assert [image.shape for image in images] == [(32, 32, 3)] * 3 and images[0].dtype == np.uint8
+    alone = pixels("a dog", seed=8, batch=1)[0]
+    assert np.abs(images[1].astype(int) - alone).max() <= 1            # rounding may differ with the batch's size
+    assert not np.array_equal(images[0], images[2])
+    assert not np.array_equal(images[0], pixels("a dog", seed=7)[0])
+    assert not np.array_equal(images[0], pixels("a cat", seed=7, negative="dark")[0])
+    assert pixels([]) == []
+
+
+def test_to_images_clips_and_rounds():
+    x = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0]).expand(1, 3, 1, 5)
+    image = to_images(x)[0]
+    assert image.size == (5, 1) and np.asarray(image)[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def test_bf16_agrees_with_fp32(model):
+    """Rounding apart: a wrong kernel for bf16 convolutions, as one release had, is off by far more."""
+    small = LatentDiffusion(CONFIG).eval().requires_grad_(False)
+    small.load_state_dict(model.state_dict())
+    small = small.to(torch.bfloat16)
+    z, t, c, x = noise(2, 4, 8, 8), torch.tensor([3, 700]), noise(2, 12, 24), noise(1, 3, 16, 32)
+    assert_close(small.unet(z.bfloat16(), t, c.bfloat16()).float(), model.unet(z, t, c), 0.05)
+    assert_close(small.autoencoder.encode(x.bfloat16()).mean.float(), model.autoencoder.encode(x).mean, 0.05)
+    assert_close(small.decode(z.bfloat16()).float(), model.decode(z), 0.05)
+    ids = torch.arange(24).reshape(2, 12)
+    assert_close(small.text_encoder(ids).float(), model.text_encoder(ids), 0.05)
+    assert small.loss(z, c, z, t).dtype == torch.float32
+    assert small.sample(c, c, steps=2, z_T=z).dtype == torch.float32
+
+
+def test_overflow_is_an_error_and_no_black_picture(model):
+    broken = LatentDiffusion(CONFIG).eval().requires_grad_(False)
+    broken.tokenizer = model.tokenizer
+    broken.unet.out[2].bias.fill_(float("inf"))
+    with pytest.raises(InputError, match="not finite"):
+        broken.generate("a cat", steps=1)
+
+
+def test_model_without_a_vocabulary_says_so():
+    with pytest.raises(InputError, match="no vocabulary"):
+        LatentDiffusion(CONFIG).context(["a cat"])
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
+    (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "steps is 0"),
+    (lambda model: model.generate("a cat", batch=0), "batch is 0"),
+    (lambda model: model.generate("a cat", sampler="plms"), "unknown sampler 'plms'")])
+def test_meaningless_values_are_refused(model, call, message):
+    with pytest.raises(InputError, match=message):
+        call(model)
+
+
+@pytest.mark.parametrize("part, change, message", [
+    ("unet", {"attention": (True,)}, "give one entry a level"), ("unet", {"context_dim": 7}, "must be equal"),
+    ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "do not divide"),
+    ("unet", {"heads": 5}, "heads do not divide"), ("autoencoder", {"norm_groups": 32}, "do not divide")])
+def test_configs_that_cannot_work_are_refused(part, change, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **change)})
+
+
+def test_config_survives_json_and_is_frozen():
+    assert LDMConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        CONFIG.unet.heads = 3
+    for broken in ({}, {"unet": 3}, {**CONFIG.to_dict(), "text": {"colour": "red"}}, None):
+        with pytest.raises(InputError, match="not a model config"):
+            LDMConfig.from_dict(broken)
