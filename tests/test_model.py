@@ -1,6 +1,7 @@
 """The bundle: Equation 1, guidance, sampling and generating, on a small random model that takes every branch (levels
 with and without attention, different widths, not square), and the same results in bf16 and by either attention kernel.
 """
+import copy
 import dataclasses
 
 import numpy as np
@@ -109,6 +110,14 @@ def test_posterior():
     p = torch.distributions.Normal(posterior.mean, posterior.std)
     expected = torch.distributions.kl_divergence(p, torch.distributions.Normal(0.0, 1.0)).sum().reshape(1)
     assert_close(posterior.kl(), expected, 1e-5)
+
+
+def test_log_variance_is_bounded(model):
+    """As in the original: a posterior can neither vanish nor overflow, whatever the encoder says."""
+    wild = copy.deepcopy(model.autoencoder)
+    wild.quant_conv.bias[4:6], wild.quant_conv.bias[6:] = 1e4, -1e4
+    logvar = wild.encode(noise(1, 3, 16, 16)).logvar
+    assert (logvar[:, :2] == 20).all() and (logvar[:, 2:] == -30).all()
 
 
 def test_encode_and_decode_scale_the_latents(model):
