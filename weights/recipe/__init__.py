@@ -1,5 +1,5 @@
-"""How the embedded default was made: a small world of composed pictures with captions in the paper's own templates,
-and what is trained on it. In the order of use:
+"""How the embedded default was made: a small world of composed pictures with captions in the paper's own
+templates, and what is trained on it. In the order of use:
 
     artwork      fetches openly licensed emoji artwork and reads its sprites
     objects      what the world holds, what is held out of all training, and the styles

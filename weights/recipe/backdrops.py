@@ -20,8 +20,8 @@ COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True)
 class Backdrop:
-    """`ground` is the range, in parts of the picture's height, where a standing object touches the ground; None where
-    objects may be anywhere."""
+    """`ground` is the range, in parts of the picture's height, where a standing object touches the ground;
+    None where objects may be anywhere."""
     name: str
     phrases: tuple[str, ...]                             # the first is the usual one
     paint: Callable[[np.random.Generator], Image.Image]  # RGB, SIZE x SIZE
@@ -44,7 +44,8 @@ _WALLS = ("on {} background", "with {} background", "in front of {} wall")
 
 # Plain colours are behind about half of the pictures, the rarer scenes behind an eighth.
 BACKDROPS = {backdrop.name: backdrop for backdrop in (
-    *(Backdrop(name, tuple(phrase.format(article(name)) for phrase in _WALLS), plain(colour)) for name, colour in COLOURS.items()),
+    *(Backdrop(name, tuple(phrase.format(article(name)) for phrase in _WALLS), plain(colour))
+      for name, colour in COLOURS.items()),
     Backdrop("beach", ("on the beach", "at the beach"), scenery.beach, (0.74, 0.95), 6.7),
     Backdrop("moon", ("on the moon",), scenery.moon, (0.72, 0.95), 6.7),
     Backdrop("grass", ("on the grass", "in a meadow"), scenery.grass, (0.7, 0.95), 6.7),

@@ -1,10 +1,11 @@
-"""What the small world holds: objects with plain English names, of which a few are held out, and art styles, of which
-one is held out. Whatever is held out never enters training of the diffusion model: those are the concepts to invert.
+"""What the small world holds: objects with plain English names, of which a few are held out, and art styles,
+of which one is held out. Whatever is held out never enters training of the diffusion model: those are the
+concepts to invert.
 
-Objects are emoji, so that one codepoint finds the same thing in every style. Chosen are chunky ones that can be told
-apart at 64 pixels and look alike in all styles; people, faces of people, hands, flags, clocks, signs and lettering are
-not. Names are countable ("a hotdog") and single words but for a few, so that every template reads well. Animals whose
-bodies differ too much between the styles appear as their heads.
+Objects are emoji, so that one codepoint finds the same thing in every style. Chosen are chunky ones that can
+be told apart at 64 pixels and look alike in all styles; people, faces of people, hands, flags, clocks, signs
+and lettering are not. Names are countable ("a hotdog") and single words but for a few, so that every template
+reads well. Animals whose bodies differ too much between the styles appear as their heads.
 """
 from __future__ import annotations
 
@@ -59,7 +60,8 @@ _SEEN = {
         fire 1f525, star 2b50, shield 1f6e1, barrel 1f6e2""",
 }
 
-# Nothing seen is a near twin of one of these: no panda's body, no bagel beside a doughnut, no second cake in a cup.
+# Nothing seen is a near twin of one of these: no raccoon beside the panda, no second guitar. After each codepoint
+# stands the seen object from which an inversion may start.
 _HELD_OUT = {
     "animal": "fox 1f98a wolf, panda 1f43c bear, parrot 1f99c bird, octopus 1f419 squid",
     "food": "cupcake 1f9c1 cake, pineapple 1f34d mango, avocado 1f951 pear",
@@ -85,5 +87,5 @@ OBJECTS = {**SEEN, **HELD_OUT}
 
 
 def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it, by its first sound as far as letters tell: an umbrella, a unicorn."""
+    """The phrase with "a" or "an" before it, by its first sound as far as letters tell."""
     return f"{'an' if re.match(r'[aeio]|u(?!ni)', phrase) else 'a'} {phrase}"

@@ -1,8 +1,9 @@
 """The drawn scenes of the small world, one function each.
 
-A scene is painted by Pillow at twice the picture's size and averaged down, so that its edges are smooth. Everything
-that could vary does (heights, hues, clouds, windows), so that a model learns the scene and not one picture of it.
-Scenes hold nothing that is also an object of the world: no palm on the beach, no cactus in the desert.
+A scene is painted by Pillow at twice the picture's size and averaged down, so that its edges are smooth.
+Everything that could vary does (heights, hues, clouds, windows), so that a model learns the scene and not one
+picture of it. Scenes hold nothing that is also an object of the world: no palm on the beach, no cactus in the
+desert.
 """
 from __future__ import annotations
 
@@ -20,6 +21,10 @@ def vary(rng: np.random.Generator, colour: Colour, spread: float = 8) -> Colour:
     return tuple(int(value) for value in np.clip(np.array(colour) + rng.normal(0, spread, 3), 0, 255))
 
 
+def darker(colour: Colour, part: float) -> Colour:
+    return tuple(int(value * part) for value in colour)
+
+
 def gradient(top: Colour, bottom: Colour) -> Image.Image:
     """A canvas shaded from top to bottom."""
     part = np.linspace(0, 1, _S)[:, None]
@@ -28,7 +33,8 @@ def gradient(top: Colour, bottom: Colour) -> Image.Image:
 
 
 def ridge(rng: np.random.Generator, height: float, swing: float, waves: float) -> list[tuple[float, float]]:
-    """The outline of rolling land, closed along the bottom of the canvas; `height` is in parts of it, from the top."""
+    """The outline of rolling land, closed along the bottom of the canvas. `height` is in parts of it,
+    from the top; `swing` is how far the line rises and falls, `waves` how often."""
     x = np.linspace(0, _S, 17)
     y = _S * (height + swing * np.sin(x / _S * waves * 2 * np.pi + rng.uniform(0, 2 * np.pi)))
     return [(0, _S), *zip(x.tolist(), y.tolist()), (_S, _S)]
@@ -75,7 +81,7 @@ def moon(rng: np.random.Generator) -> Image.Image:
     draw, height = ImageDraw.Draw(image), rng.uniform(0.5, 0.64)
     dots(rng, draw, 46, 0, 0.65, (236, 236, 250), (0.5, 1.3))
     if rng.random() < 0.35:                      # the earth in the sky
-        x, y, radius = rng.uniform((14, 12, 8), (_S - 14, 26, 13))
+        x, y, radius = rng.uniform((14, 12, 7), (_S - 14, 26, 11))
         disc(draw, x, y, radius, (50, 110, 206))
         disc(draw, x - radius / 3, y, radius / 2.4, (84, 170, 92), flat=0.7)
         disc(draw, x + radius / 3, y - radius / 3, radius / 3.4, (236, 242, 250), flat=0.6)
@@ -115,7 +121,8 @@ def city(rng: np.random.Generator) -> Image.Image:
         x = -rng.uniform(0, 14)
         while x < _S:
             width, top = rng.uniform(16, 26), rng.uniform(22, 62) if far else rng.uniform(46, 82)
-            draw.rectangle((x, top, x + width, _S), fill=vary(rng, (102, 78, 122) if far else (52, 44, 74), 4))
+            shade = vary(rng, (102, 78, 122) if far else (52, 44, 74), 4)
+            draw.rectangle((x, top, x + width, _S), fill=shade)
             for column, row in np.ndindex(3, 0 if far else 7):
                 if rng.random() < 0.5:
                     wx, wy = x + 3 + column * (width - 4) / 3, top + 5 + row * 9
@@ -173,14 +180,15 @@ def night(rng: np.random.Generator) -> Image.Image:
     x, y, radius = rng.uniform((16, 16, 9), (_S - 16, 30, 13))
     disc(draw, x, y, radius, (250, 238, 176))
     disc(draw, x + radius * 0.5, y - radius * 0.25, radius * 0.85, (18, 26, 68))
-    draw.polygon(ridge(rng, rng.uniform(0.74, 0.82), 0.03, rng.uniform(0.4, 1)), fill=vary(rng, (16, 40, 40), 4))
+    hill = ridge(rng, rng.uniform(0.74, 0.82), 0.03, rng.uniform(0.4, 1))
+    draw.polygon(hill, fill=vary(rng, (16, 40, 40), 4))
     return done(image)
 
 
 def room(rng: np.random.Generator) -> Image.Image:
     wall = ((226, 204, 172), (176, 200, 190), (202, 184, 208), (236, 214, 160))[rng.integers(4)]
     wall, wood = vary(rng, wall), vary(rng, (164, 110, 66))
-    image = gradient(wall, tuple(int(value * 0.9) for value in wall))
+    image = gradient(wall, darker(wall, 0.9))
     draw, floor = ImageDraw.Draw(image), rng.uniform(0.66, 0.76) * _S
     x, y, width, height = rng.uniform((6, 8, 30, 32), (_S - 50, 16, 44, 44))
     draw.rectangle((x - 3, y - 3, x + width + 3, y + height + 3), fill=(250, 248, 244))
@@ -189,7 +197,7 @@ def room(rng: np.random.Generator) -> Image.Image:
     draw.rectangle((x, y + height / 2 - 1, x + width, y + height / 2 + 1), fill=(250, 248, 244))
     draw.rectangle((0, floor, _S, _S), fill=wood)
     for bottom in np.linspace(-1.5, 2.5, 11) * _S:      # boards that run towards the viewer
-        draw.line((_S / 2 + (bottom - _S / 2) * 0.5, floor, bottom, _S), fill=tuple(int(v * 0.82) for v in wood))
+        draw.line((_S / 4 + bottom / 2, floor, bottom, _S), fill=darker(wood, 0.82))
     draw.rectangle((0, floor - 5, _S, floor), fill=(244, 240, 232))
     return done(image)
 
@@ -201,9 +209,10 @@ def mountains(rng: np.random.Generator) -> Image.Image:
         top, base, half = rng.uniform(12, 36), 0.74 * _S, rng.uniform(34, 50)
         grey = vary(rng, (118, 122, 140), 7)
         draw.polygon([(x, top), (x - half, base), (x + half, base)], fill=grey)
-        draw.polygon([(x, top), (x + half, base), (x + half * 0.15, base)], fill=tuple(int(v * 0.8) for v in grey))
+        draw.polygon([(x, top), (x + half, base), (x + half * 0.15, base)], fill=darker(grey, 0.8))
         cap = half * 0.32
         draw.polygon([(x, top), (x - cap, top + cap * 1.2), (x - cap * 0.3, top + cap * 0.8),
                       (x + cap * 0.2, top + cap * 1.3), (x + cap, top + cap * 1.2)], fill=(248, 250, 254))
-    draw.polygon(ridge(rng, rng.uniform(0.66, 0.72), 0.03, rng.uniform(0.4, 1.2)), fill=vary(rng, (92, 142, 84)))
+    meadow = ridge(rng, rng.uniform(0.66, 0.72), 0.03, rng.uniform(0.4, 1.2))
+    draw.polygon(meadow, fill=vary(rng, (92, 142, 84)))
     return done(image)

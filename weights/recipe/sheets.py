@@ -1,4 +1,4 @@
-"""Contact sheets, by which a person checks the small world: pictures with captions, and the catalogue of sprites."""
+"""Contact sheets, by which a person checks the small world: captioned pictures, and all sprites."""
 from __future__ import annotations
 
 import os
@@ -16,7 +16,8 @@ from weights.recipe.objects import OBJECTS, STYLES
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
 
 
-def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12, zoom: int = 2) -> Image.Image:
+def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
+                  zoom: int = 2) -> Image.Image:
     """Pictures (y x rgb, uint8), each with its caption below."""
     side = zoom * pictures[0][0].shape[0]
     width, height = side + 8, side + 64
@@ -25,7 +26,7 @@ def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
     for index, (pixels, caption) in enumerate(pictures):
         x, y = index % columns * width + 4, index // columns * height + 4
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
-        draw.multiline_text((x, y + side + 2), textwrap.fill(caption, 22), fill=_INK, spacing=1, font_size=10)
+        draw.multiline_text((x, y + side + 2), textwrap.fill(caption, 22), fill=_INK, spacing=1)
     return sheet
 
 
@@ -36,7 +37,7 @@ def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image
     draw = ImageDraw.Draw(sheet)
     for index, thing in enumerate(OBJECTS.values()):
         x, y = index % columns * width + 4, index // columns * height
-        draw.text((x, y + 2), thing.name + (f" (held out, init {thing.init})" if thing.init else ""), _INK, font_size=12)
+        draw.text((x, y + 2), thing.name + (f" (held out, init {thing.init})" if thing.init else ""), _INK)
         for column, style in enumerate(STYLES):
             sprite = artwork.sprite(style, thing.name).copy()
             sprite.thumbnail((side - 4, side - 4), Image.Resampling.LANCZOS)
@@ -52,5 +53,6 @@ def save(image: Image.Image, path: Path) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}): choose another place") from error
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}): "
+                         "choose another place") from error
     print(f"wrote {path}")

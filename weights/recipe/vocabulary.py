@@ -1,10 +1,12 @@
-"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line, its id the line's number.
+"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line; its id is
+the line's number.
 
     python -m weights.recipe.vocabulary [--out FILE]
 
-BERT's special tokens first; then every printable ASCII character, and every letter and digit as the continuation of a
-word, so that any English prompt can be tokenised; then whole words: those of the captions and some common ones. The
-names of what is held out are not among the words: they fall into letters, and mean nothing before they are learned.
+BERT's special tokens first; then every printable ASCII character, and every letter and digit as the
+continuation of a word, so that any English prompt can be tokenised; then whole words: those of the captions
+and some common ones. The names of what is held out are not among the words: they fall into pieces, and mean
+nothing before they are learned.
 """
 from __future__ import annotations
 
@@ -19,21 +21,24 @@ from ldm import InputError
 from weights.recipe import captions
 from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE
 
+COMMAND = "python -m weights.recipe.vocabulary"
 OUT = Path("recipe-work/vocab.txt")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = tuple(sorted(string.ascii_lowercase + string.digits + string.punctuation))
 
-# What people write in prompts and the captions do not say. Untrained, but each costs one place of the prompt, not five.
+# What people write in prompts and the captions do not say: untrained, but each takes one place of the
+# prompt and not five.
 COMMON = """
-    about above across after all also am and another are around as be because before behind below beside best better
-    between big both but by can color colour could day do down each every few first for forest from front full get go
-    had has have he her here high his how i if into is it its just last left less like little long look looks low made
-    make many more most much near never new not now off old only open or other our out over own part people person
-    place pretty put right same see set she show shows side sitting so some standing still such than that their them
-    then there these they thing things this those three through time to two under up us very was water way we well were
-    what when where which while who will without work world would you young your
-    image portrait illustration sculpture background wearing riding flying eating made wooden golden silver shiny tall
-    short round beautiful happy sad city street sky sun rain summer winter
+    about above across after all also am and another are around as be because before behind below beside
+    best better between big both but by can color colour could day do down each every few first for forest
+    from front full get go had has have he her here high his how i if into is it its just last left less
+    like little long look looks low made make many more most much near never new not now off old only open
+    or other our out over own part people person place pretty put right same see set she show shows side
+    sitting so some standing still such than that their them then there these they thing things this those
+    three through time to two under up us very was water way we well were what when where which while who
+    will without work world would you young your image portrait illustration sculpture background wearing
+    riding flying eating made wooden golden silver shiny tall short round beautiful happy sad city street
+    sky sun rain summer winter
 """.split()
 
 
@@ -54,12 +59,13 @@ def write(path: Path) -> int:
         partial.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        raise InputError(f"vocabulary {path}: cannot be written ({error.strerror}): choose another --out") from error
+        raise InputError(f"vocabulary {path}: cannot be written ({error.strerror}): "
+                         "choose another --out") from error
     return len(vocabulary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m weights.recipe.vocabulary", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=OUT, help="where it goes (default: %(default)s)")
     options = parser.parse_args(argv)
     try:

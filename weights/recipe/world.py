@@ -1,11 +1,12 @@
-"""The small world: a random scene, drawn and captioned. One object in one art style, mirrored, scaled, tilted and placed
-at random, on a plain colour or in a drawn scene; now and then two objects, or a filter over the whole picture.
+"""The small world: a random scene, drawn and captioned. One object in one art style, mirrored, scaled, tilted
+and placed at random, on a plain colour or in a drawn scene; now and then two objects, or a filter over the
+whole picture.
 
     python -m weights.recipe.world --sheet FILE.png         random pictures with their captions
     python -m weights.recipe.world --catalogue FILE.png     every object in every style
 
-All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear: what is
-held out appears only where it is named.
+All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
+what is held out appears only where it is named.
 """
 from __future__ import annotations
 
@@ -24,15 +25,22 @@ from ldm import InputError
 from weights.recipe import looks, sheets
 from weights.recipe.artwork import FOLDER, Artwork
 from weights.recipe.backdrops import BACKDROPS, Backdrop
-from weights.recipe.captions import Scene, wording
+from weights.recipe.captions import Scene, pick, wording
 from weights.recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
 from weights.recipe.scenery import SIZE
 
+COMMAND = "python -m weights.recipe.world"
+
+# The longest sides of the first and the second object, in pixels.
+_PAIR_SIZES = {"next to": ((24, 30), (24, 30)), "holding": ((34, 50), (17, 22)),
+               "on top of": ((20, 26), (28, 34))}
+
 # Who can hold something, what can be held, and what can be stood on.
 _HOLDERS = {name for name, thing in OBJECTS.items() if thing.kind == "animal"} | {"ghost", "snowman", "robot"}
-_HELD = {name for name, thing in OBJECTS.items() if thing.kind in ("food", "thing")} - {"sofa", "snowman", "ghost", "robot"}
+_HELD = {name for name, thing in OBJECTS.items() if thing.kind in ("food", "thing")} - _HOLDERS - {"sofa"}
 _STANDS = {name for name, thing in OBJECTS.items() if thing.kind in ("vehicle", "building")} - {"volcano"} | {
-    "box", "sofa", "chair", "book", "barrel", "suitcase", "television", "gift", "drum", "cake", "rock", "log", "bucket"}
+    "box", "sofa", "chair", "book", "barrel", "suitcase", "television", "gift", "drum", "cake", "rock", "log",
+    "bucket"}
 
 
 @dataclass(frozen=True)
@@ -73,18 +81,17 @@ def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choic
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
-    pick = lambda names: names[rng.integers(len(names))]
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
-    style, first, fate = pick(choices.styles), pick(choices.objects), rng.random()
+    style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
     if fate < choices.pairs:
-        relation = pick(("next to", "next to", *(["holding"] if first in _HOLDERS else []), "on top of"))
+        relation = pick(rng, ("next to", "next to", *(["holding"] if first in _HOLDERS else []), "on top of"))
         fitting = {"next to": OBJECTS, "holding": _HELD, "on top of": _STANDS}[relation]
         if seconds := [name for name in choices.objects if name in fitting and name != first]:
-            return Scene((first, pick(seconds)), style, background, relation=relation)
+            return Scene((first, pick(rng, seconds)), style, background, relation=relation)
     elif fate < choices.pairs + choices.effects:
-        return Scene((first,), style, background, effect=pick(tuple(looks.EFFECTS)))
+        return Scene((first,), style, background, effect=pick(rng, tuple(looks.EFFECTS)))
     elif fate < choices.pairs + choices.effects + choices.looks:
-        return Scene((first,), style, background, look=pick(looks.LOOKS))
+        return Scene((first,), style, background, look=pick(rng, looks.LOOKS))
     return Scene((first,), style, background)
 
 
@@ -95,7 +102,8 @@ def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> np.ndarray
     if scene.relation:
         placed = _pair(rng, scene, backdrop, artwork)
     else:
-        sprite = _sprite(rng, scene, scene.objects[0], artwork, rng.uniform(*looks.SIZES.get(scene.look, looks.SIZES[""])))
+        longest = rng.uniform(*looks.SIZES.get(scene.look, looks.SIZES[""]))
+        sprite = _sprite(rng, scene, scene.objects[0], artwork, longest)
         placed = [(sprite, *_corner(rng, scene.look, sprite.size, backdrop))]
     for sprite, x, y in placed:
         if scene.look not in ("close-up", "cropped"):
@@ -108,20 +116,23 @@ def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> np.ndarray
     return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _sprite(rng: np.random.Generator, scene: Scene, name: str, artwork: Artwork, longest: float) -> Image.Image:
-    """The object as it will stand in the picture: mirrored and tilted at random, its longest side as given."""
+def _sprite(rng: np.random.Generator, scene: Scene, name: str, artwork: Artwork,
+            longest: float) -> Image.Image:
+    """The object as it will stand in the picture: mirrored and tilted at random, `longest` pixels long."""
     sprite = artwork.sprite(scene.style, name)
     if scene.look == "dirty":
         sprite = looks.dirty(rng, sprite)
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if not scene.relation and rng.random() < 0.2:
-        sprite = sprite.rotate(rng.uniform(-16, 16), Image.Resampling.BICUBIC, expand=True)
     scale = longest / max(sprite.size)
+    # what is large fills the frame as it is, and what stands on or beside something stands upright
+    if not scene.relation and scene.look != "large" and rng.random() < 0.2:
+        sprite = sprite.rotate(rng.uniform(-16, 16), Image.Resampling.BICUBIC, expand=True)
     return sprite.resize([max(1, round(side * scale)) for side in sprite.size], Image.Resampling.LANCZOS)
 
 
-def _corner(rng: np.random.Generator, look: str, size: tuple[int, int], backdrop: Backdrop) -> tuple[int, int]:
+def _corner(rng: np.random.Generator, look: str, size: tuple[int, int],
+            backdrop: Backdrop) -> tuple[int, int]:
     """Where the top left corner of the only object goes."""
     if look == "close-up":              # more than fills the frame
         return tuple(int((SIZE - side) / 2 + rng.uniform(-6, 6)) for side in size)
@@ -147,30 +158,30 @@ def _standing(rng: np.random.Generator, height: int, backdrop: Backdrop) -> int:
 def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
           artwork: Artwork) -> list[tuple[Image.Image, int, int]]:
     """Both objects with their corners, in the order of painting."""
-    sizes = {"next to": ((24, 30), (24, 30)), "holding": (looks.SIZES[""], (17, 22)), "on top of": ((20, 26), (28, 34))}
     first, second = (_sprite(rng, scene, name, artwork, rng.uniform(*longest))
-                     for name, longest in zip(scene.objects, sizes[scene.relation]))
+                     for name, longest in zip(scene.objects, _PAIR_SIZES[scene.relation]))
     if scene.relation == "next to":
-        bottom = _standing(rng, max(first.height, second.height), backdrop) + max(first.height, second.height)
+        height = max(first.height, second.height)
+        bottom = _standing(rng, height, backdrop) + height
         middles = rng.permutation([17, 47]) + rng.integers(-1, 2, 2)
-        return [(sprite, int(x) - sprite.width // 2, bottom - sprite.height)
-                for sprite, x in zip((first, second), middles)]
+        return [(sprite, int(middle) - sprite.width // 2, bottom - sprite.height)
+                for sprite, middle in zip((first, second), middles)]
     if scene.relation == "holding":     # before the body, at its lower left or right
         x, y = _corner(rng, "", first.size, backdrop)
-        hand = x + first.width * rng.choice((0.24, 0.76)) - second.width / 2
-        hand = min(max(hand, 0), SIZE - second.width)
-        return [(first, x, y), (second, int(hand), min(y + int(first.height * 0.84) - second.height // 2, SIZE - second.height))]
+        side = int(x + first.width * rng.choice((0.22, 0.78)) - second.width / 2)
+        low = y + int(first.height * 0.78) - second.height // 2
+        side, low = min(max(side, 0), SIZE - second.width), min(low, SIZE - second.height)
+        return [(first, x, y), (second, side, low)]
     overlap = max(2, second.height // 8)
-    height = first.height + second.height - overlap
-    y = _standing(rng, height, backdrop)
+    y = _standing(rng, first.height + second.height - overlap, backdrop)
     middle = int(rng.uniform(20, 44))
     return [(second, middle - second.width // 2, y + first.height - overlap),
             (first, middle - first.width // 2, y)]
 
 
 def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: bool) -> Image.Image:
-    """The image with the sprite's shadow: under its feet, or on the wall close behind it, where it also keeps a white
-    object visible on white."""
+    """The image with the sprite's shadow: under its feet, or on the wall close behind it, where it also keeps
+    a white object visible on white."""
     shadow = Image.new("L", image.size)
     if standing:
         height = max(3, sprite.width // 7)
@@ -183,11 +194,11 @@ def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: b
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m weights.recipe.world", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
     parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
-    parser.add_argument("--held-out", action="store_true", help="the sheet shows the held-out objects and style instead")
-    parser.add_argument("--artwork", type=Path, default=FOLDER, help="folder of the sprites (default: %(default)s)")
+    parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
+    parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
     parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
