@@ -1,4 +1,4 @@
-"""The small world: its pictures and captions must agree, held-out things must stay out, and a seed must be a data set.
+"""The small world: pictures and captions must agree, held-out things stay out, and a seed must be a data set.
 The sprites are drawn here, one plain blob for each object and style: no artwork and no network are needed."""
 import dataclasses
 import io
@@ -73,7 +73,8 @@ def test_captions_tell_the_truth(pictures):
         caption, scene = f" {picture.caption} ", picture.scene
         unnamed += all(f" {name} " not in caption for name in scene.objects)
         assert {name for name in SEEN_STYLES if f" {name} " in caption} <= {scene.style}
-        places = {name for name, backdrop in BACKDROPS.items() if any(f" {p} " in caption for p in backdrop.phrases)}
+        places = {name for name, backdrop in BACKDROPS.items()
+                  if any(f" {phrase} " in caption for phrase in backdrop.phrases)}
         assert places <= {scene.background}
         if scene.effect:
             assert f" {scene.effect} of " in caption
@@ -125,11 +126,11 @@ def test_the_table_of_objects():
 
 
 def test_choices_restrict(sprites):
-    choices = Choices(objects=("fox", "teapot"), styles=("inked",), backgrounds=("red",), looks=0, pairs=0.5, effects=0)
+    choices = Choices(("fox", "teapot"), ("inked",), ("red",), looks=0, pairs=0.5, effects=0)
     rng = np.random.default_rng(2)
     scenes = [world.compose(rng, sprites, choices).scene for _ in range(60)]
     assert {name for scene in scenes for name in scene.objects} == {"fox", "teapot"}
-    assert {(scene.style, scene.background, scene.look, scene.effect) for scene in scenes} == {("inked", "red", "", "")}
+    assert {(s.style, s.background, s.look, s.effect) for s in scenes} == {("inked", "red", "", "")}
     assert any(scene.relation == "holding" and scene.objects == ("fox", "teapot") for scene in scenes)
     with pytest.raises(ldm.InputError, match="objects of the small world: dragon: choose from cat"):
         Choices(objects=("cat", "dragon"))
@@ -149,7 +150,8 @@ def test_dark_is_darker_and_bright_brighter(sprites, background):
 def test_a_red_background_is_red(sprites, background):
     palette = np.array(list(COLOURS.values()))
     for seed in range(5):
-        corners = drawn(sprites, Scene(("cat",), "flat", background, "small"), seed)[::63, ::63].reshape(-1, 1, 3)
+        picture = drawn(sprites, Scene(("cat",), "flat", background, "small"), seed)
+        corners = picture[::63, ::63].reshape(-1, 1, 3)
         nearest = np.abs(corners - palette).sum(-1).argmin(-1)
         assert (np.array(list(COLOURS))[nearest] == background).sum() >= 3      # the cat may be in one corner
 
@@ -204,14 +206,15 @@ def test_effects_show(sprites):
 
 
 def test_paper_templates():
-    assert len(captions.PAPER_TEMPLATES) == 27 and all(text.count("{}") == 1 for text in captions.PAPER_TEMPLATES)
+    assert len(captions.PAPER_TEMPLATES) == 27
+    assert all(text.count("{}") == 1 for text in captions.PAPER_TEMPLATES)
     assert all(captions.TEMPLATES[look] for look in looks.LOOKS)
     scene = Scene(("apple",), "flat", "orange", "dark")
     assert captions.plain_caption(scene) == "a dark photo of the flat apple on an orange background"
     plain = dataclasses.replace(scene, look="", background="moon")
     assert captions.plain_caption(plain, style=False) == "a photo of an apple on the moon"
-    assert captions.plain_caption(Scene(("cat", "apple"), "flat", "red", relation="holding"), background=False) == \
-        "a photo of a flat cat holding a flat apple"
+    pair = Scene(("cat", "apple"), "flat", "red", relation="holding")
+    assert captions.plain_caption(pair, background=False) == "a photo of a flat cat holding a flat apple"
 
 
 def test_captions_are_whole_words_of_the_vocabulary(tokenizer, pictures):
@@ -231,7 +234,7 @@ def test_any_prompt_is_tokenised_and_held_out_names_are_not_words(tokenizer):
 
 
 def test_missing_artwork_says_what_to_run(tmp_path, capsys):
-    with pytest.raises(ldm.InputError, match="sprites are missing.*run 'python -m weights.recipe.artwork' first"):
+    with pytest.raises(ldm.InputError, match="missing.*run 'python -m weights.recipe.artwork' first"):
         artwork.Artwork(tmp_path)
     assert world.main(["--sheet", str(tmp_path / "sheet.png"), "--artwork", str(tmp_path)]) == 2
     error = capsys.readouterr().err
@@ -254,12 +257,13 @@ def test_sheets_are_written_whole_or_not_at_all(sprites, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.png", "sheet.png"]
     with Image.open(target) as sheet:
         assert sheet.size == (12 * 136, 2 * 192)
-    assert world.main(["--sheet", str(tmp_path / "no" / "sheet.png"), "--artwork", folder, "--count", "1"]) == 2
+    nowhere = str(tmp_path / "no" / "sheet.png")
+    assert world.main(["--sheet", nowhere, "--artwork", folder, "--count", "1"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
 def tarball(path, size, leave_out=()):
-    """A package with a picture of every object, a disc in a transparent margin; every other name has a selector."""
+    """A package with a disc in a transparent margin for every object; every other name has a selector."""
     content = io.BytesIO()
     image = Image.new("RGBA", (size, size))
     ImageDraw.Draw(image).ellipse((size // 4, size // 4, 3 * size // 4, size - 1), fill="red")
@@ -278,7 +282,8 @@ def test_unpacking_cuts_sprites_to_what_is_visible(tmp_path):
     found = artwork.unpack(tarball(tmp_path / "a.tgz", 400), package)
     assert found.keys() == {thing.code for thing in OBJECTS.values()}
     assert found["1f431"].size == (64, 96) and found["1f431"].getpixel((32, 48))[:3] == (255, 0, 0)
-    assert artwork.unpack(tarball(tmp_path / "b.tgz", 64), package)["1f98a"].height == 48       # never enlarged
+    small = artwork.unpack(tarball(tmp_path / "b.tgz", 64), package)
+    assert small["1f98a"].height == 48          # never enlarged
     with pytest.raises(ldm.InputError, match="some-package@1.0.0 has no picture of: cat, fox"):
         artwork.unpack(tarball(tmp_path / "c.tgz", 64, leave_out=("cat", "fox")), package)
 

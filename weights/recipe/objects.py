@@ -60,8 +60,8 @@ _SEEN = {
         fire 1f525, star 2b50, shield 1f6e1, barrel 1f6e2""",
 }
 
-# Nothing seen is a near twin of one of these: no raccoon beside the panda, no second guitar. After each codepoint
-# stands the seen object from which an inversion may start.
+# Nothing seen is a near twin of one of these: no raccoon beside the panda, no second guitar. After each
+# codepoint stands the seen object from which an inversion may start.
 _HELD_OUT = {
     "animal": "fox 1f98a wolf, panda 1f43c bear, parrot 1f99c bird, octopus 1f419 squid",
     "food": "cupcake 1f9c1 cake, pineapple 1f34d mango, avocado 1f951 pear",

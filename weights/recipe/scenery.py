@@ -22,6 +22,7 @@ def vary(rng: np.random.Generator, colour: Colour, spread: float = 8) -> Colour:
 
 
 def darker(colour: Colour, part: float) -> Colour:
+    """That part of the colour's light."""
     return tuple(int(value * part) for value in colour)
 
 
@@ -41,6 +42,7 @@ def ridge(rng: np.random.Generator, height: float, swing: float, waves: float) -
 
 
 def disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: Colour, flat: float = 1) -> None:
+    """`flat` is its height in parts of its width."""
     draw.ellipse((x - radius, y - radius * flat, x + radius, y + radius * flat), fill=fill)
 
 
@@ -52,13 +54,10 @@ def dots(rng: np.random.Generator, draw: ImageDraw.ImageDraw, count: int, top: f
 
 
 def clouds(rng: np.random.Generator, draw: ImageDraw.ImageDraw, bottom: float) -> None:
+    """Up to three clouds above that height, given in parts of the canvas."""
     for x, y in rng.uniform((0, 6), (_S, max(bottom * _S - 12, 8)), (rng.integers(0, 4), 2)):
         for dx, radius in ((-9, 6), (0, 9), (10, 6)):
             disc(draw, x + dx, y, radius, (250, 252, 255), flat=0.6)
-
-
-def done(image: Image.Image) -> Image.Image:
-    return image.reduce(2)
 
 
 def beach(rng: np.random.Generator) -> Image.Image:
@@ -73,7 +72,7 @@ def beach(rng: np.random.Generator) -> Image.Image:
     draw.polygon([(x, min(y + 4, _S)) for x, y in foam], fill=vary(rng, (206, 176, 126)))
     draw.polygon([(x, min(y + 9, _S)) for x, y in foam], fill=vary(rng, (238, 212, 154)))
     dots(rng, draw, 26, shore + 0.1, 1, (214, 186, 130), (0.6, 1.3))
-    return done(image)
+    return image.reduce(2)
 
 
 def moon(rng: np.random.Generator) -> Image.Image:
@@ -90,7 +89,7 @@ def moon(rng: np.random.Generator) -> Image.Image:
     for x, y, radius in rng.uniform((0, height + 0.08, 4), (_S, 1, 13), (rng.integers(5, 9), 3)):
         disc(draw, x, y * _S, radius, (184, 184, 190), flat=0.42)
         disc(draw, x + 1, y * _S + 1.5, radius * 0.86, (112, 112, 120), flat=0.38)
-    return done(image)
+    return image.reduce(2)
 
 
 def grass(rng: np.random.Generator) -> Image.Image:
@@ -101,7 +100,7 @@ def grass(rng: np.random.Generator) -> Image.Image:
     draw.polygon(ridge(rng, height, 0.03, rng.uniform(0.4, 1)), fill=vary(rng, (86, 172, 66)))
     for x, y in rng.uniform((0, (height + 0.1) * _S), (_S, _S), (34, 2)):
         draw.line((x, y, x + rng.uniform(-3, 3), y - 7), fill=(62, 140, 50), width=2)
-    return done(image)
+    return image.reduce(2)
 
 
 def snow(rng: np.random.Generator) -> Image.Image:
@@ -111,7 +110,7 @@ def snow(rng: np.random.Generator) -> Image.Image:
     draw.polygon(ridge(rng, height, 0.03, rng.uniform(0.4, 1)), fill=(240, 245, 252))
     draw.polygon(ridge(rng, height + 0.22, 0.03, rng.uniform(0.4, 1)), fill=(250, 252, 255))
     dots(rng, draw, rng.integers(25, 50), 0, 1, (255, 255, 255), (1.2, 2.4))
-    return done(image)
+    return image.reduce(2)
 
 
 def city(rng: np.random.Generator) -> Image.Image:
@@ -131,7 +130,7 @@ def city(rng: np.random.Generator) -> Image.Image:
     draw.rectangle((0, street, _S, _S), fill=vary(rng, (66, 64, 74), 4))
     for x in np.arange(-rng.uniform(0, 24), _S, 24):
         draw.rectangle((x, street + 12, x + 12, street + 14), fill=(226, 220, 190))
-    return done(image)
+    return image.reduce(2)
 
 
 def sea(rng: np.random.Generator) -> Image.Image:
@@ -145,7 +144,7 @@ def sea(rng: np.random.Generator) -> Image.Image:
     for x, y in rng.uniform((-8, top + 8), (_S, _S), (rng.integers(18, 28), 2)):
         width = 5 + 9 * (y - top) / (_S - top)   # waves grow towards the viewer
         draw.arc((x, y, x + 2 * width, y + width * 0.7), 200, 340, fill=vary(rng, (132, 196, 236)), width=2)
-    return done(image)
+    return image.reduce(2)
 
 
 def forest(rng: np.random.Generator) -> Image.Image:
@@ -159,7 +158,7 @@ def forest(rng: np.random.Generator) -> Image.Image:
     dots(rng, draw, 16, -0.04, 0.16, vary(rng, (52, 122, 58)), (7, 12))
     draw.polygon(ridge(rng, floor, 0.02, rng.uniform(0.6, 1.6)), fill=vary(rng, (104, 84, 50)))
     dots(rng, draw, 30, floor + 0.06, 1, vary(rng, (140, 104, 54)), (1, 2.4))
-    return done(image)
+    return image.reduce(2)
 
 
 def desert(rng: np.random.Generator) -> Image.Image:
@@ -170,7 +169,7 @@ def desert(rng: np.random.Generator) -> Image.Image:
     for step, colour in enumerate(((222, 142, 74), (208, 122, 56), (228, 150, 80))):
         outline = ridge(rng, height + 0.13 * step, rng.uniform(0.03, 0.06), rng.uniform(0.4, 1.2))
         draw.polygon(outline, fill=vary(rng, colour, 6))
-    return done(image)
+    return image.reduce(2)
 
 
 def night(rng: np.random.Generator) -> Image.Image:
@@ -182,7 +181,7 @@ def night(rng: np.random.Generator) -> Image.Image:
     disc(draw, x + radius * 0.5, y - radius * 0.25, radius * 0.85, (18, 26, 68))
     hill = ridge(rng, rng.uniform(0.74, 0.82), 0.03, rng.uniform(0.4, 1))
     draw.polygon(hill, fill=vary(rng, (16, 40, 40), 4))
-    return done(image)
+    return image.reduce(2)
 
 
 def room(rng: np.random.Generator) -> Image.Image:
@@ -199,7 +198,7 @@ def room(rng: np.random.Generator) -> Image.Image:
     for bottom in np.linspace(-1.5, 2.5, 11) * _S:      # boards that run towards the viewer
         draw.line((_S / 4 + bottom / 2, floor, bottom, _S), fill=darker(wood, 0.82))
     draw.rectangle((0, floor - 5, _S, floor), fill=(244, 240, 232))
-    return done(image)
+    return image.reduce(2)
 
 
 def mountains(rng: np.random.Generator) -> Image.Image:
@@ -215,4 +214,4 @@ def mountains(rng: np.random.Generator) -> Image.Image:
                       (x + cap * 0.2, top + cap * 1.3), (x + cap, top + cap * 1.2)], fill=(248, 250, 254))
     meadow = ridge(rng, rng.uniform(0.66, 0.72), 0.03, rng.uniform(0.4, 1.2))
     draw.polygon(meadow, fill=vary(rng, (92, 142, 84)))
-    return done(image)
+    return image.reduce(2)

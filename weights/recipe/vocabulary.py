@@ -1,5 +1,5 @@
-"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line; its id is
-the line's number.
+"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line; its id is the
+line's number, from 0.
 
     python -m weights.recipe.vocabulary [--out FILE]
 
@@ -19,7 +19,6 @@ from pathlib import Path
 
 from ldm import InputError
 from weights.recipe import captions
-from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE
 
 COMMAND = "python -m weights.recipe.vocabulary"
 OUT = Path("recipe-work/vocab.txt")
@@ -44,9 +43,8 @@ COMMON = """
 
 def tokens() -> list[str]:
     """The vocabulary in the order of its ids. The same each time."""
-    held_out = {word for name in (*HELD_OUT, HELD_OUT_STYLE) for word in name.split()}
     # single letters that are words ("a", "i") are there already, as characters
-    words = (captions.words() | set(COMMON)) - held_out - set(CHARACTERS)
+    words = (captions.words() | set(COMMON)) - set(CHARACTERS)
     continuations = ["##" + character for character in CHARACTERS if character.isalnum()]
     return [*SPECIAL, *CHARACTERS, *continuations, *sorted(words)]
 

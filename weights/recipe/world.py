@@ -67,7 +67,7 @@ class Choices:
         return steps / steps[-1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
     pixels: np.ndarray          # y x rgb, uint8
     caption: str
@@ -81,6 +81,7 @@ def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choic
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
+    """What a picture will show. Where the choices hold no second object for a pair, the first is alone."""
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
     if fate < choices.pairs:
