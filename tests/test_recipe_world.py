@@ -260,6 +260,10 @@ def test_sheets_are_written_whole_or_not_at_all(sprites, tmp_path, capsys):
     nowhere = str(tmp_path / "no" / "sheet.png")
     assert world.main(["--sheet", nowhere, "--artwork", folder, "--count", "1"]) == 2
     assert "cannot be written" in capsys.readouterr().err
+    assert world.main(["--artwork", folder]) == 2
+    assert "nothing to draw" in capsys.readouterr().err
+    assert world.main(["--sheet", str(target), "--artwork", folder, "--count", "0"]) == 2
+    assert "--count 0" in capsys.readouterr().err
 
 
 def tarball(path, size, leave_out=()):

@@ -204,6 +204,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:
+        if not (options.sheet or options.catalogue):
+            raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
+        if options.count < 1 or options.seed < 0:
+            raise InputError(f"--count {options.count} --seed {options.seed}: "
+                             "give a count of 1 or more and a seed of 0 or more")
         artwork = Artwork(options.artwork)
         if options.catalogue:
             sheets.save(sheets.catalogue(artwork), options.catalogue)
