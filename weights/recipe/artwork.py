@@ -1,0 +1,194 @@
+"""The artwork of the small world: fetched once from the npm registry in pinned, checksummed versions, and
+read as sprites. Licences and authors are in NOTICE; the artwork itself is not part of this repository.
+
+    python -m weights.recipe.artwork
+
+leaves an RGBA PNG for each style and object, cut to what is visible: recipe-work/artwork/STYLE/CODEPOINT.png.
+"""
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ldm import InputError
+from weights.recipe.objects import OBJECTS, STYLES, Thing
+
+FOLDER = Path("recipe-work/artwork")
+COMMAND = "python -m weights.recipe.artwork"
+LONGEST = 96        # of a sprite's sides, in pixels, where the source is larger: close-ups need no more
+
+
+@dataclass(frozen=True)
+class Package:
+    """An npm package with the artwork of one style. `member` is the path inside it of one emoji's picture, or
+    of the font; {} stands for the codepoint."""
+    style: str
+    name: str
+    version: str
+    sha256: str
+    member: str
+
+
+PACKAGES = (
+    Package("cartoon", "emoji-datasource-google", "16.0.0",
+            "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+            "package/img/google/64/{}.png"),
+    Package("flat", "emoji-datasource-twitter", "16.0.0",
+            "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+            "package/img/twitter/64/{}.png"),
+    Package("glossy", "@lobehub/fluent-emoji-3d", "1.1.0",
+            "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+            "package/assets/{}.webp"),
+    Package("inked", "@expo-google-fonts/noto-emoji", "0.4.7",
+            "6a25fd5a4da5bb34bbc2d300531bbf32de86afd866e119314d7e358f61a6104d",
+            "package/700Bold/NotoEmoji_700Bold.ttf"),
+)
+
+
+class Artwork:
+    """The sprites of a folder that `fetch` filled, each read once.
+
+    Raises InputError at once if any sprite of the given styles is not there.
+    """
+
+    def __init__(self, folder: str | Path = FOLDER, styles: Sequence[str] = STYLES):
+        self.folder = Path(folder)
+        missing = [path for style in styles for thing in OBJECTS.values()
+                   if not (path := self.path(style, thing)).is_file()]
+        if missing:
+            raise InputError(f"artwork {self.folder}: {len(missing)} sprites are missing, "
+                             f"{'/'.join(missing[0].parts[-2:])} among them: run '{COMMAND}' first")
+        self.sprite = functools.cache(self._read)
+
+    def path(self, style: str, thing: Thing) -> Path:
+        return self.folder / style / f"{thing.code}.png"
+
+    def _read(self, style: str, name: str) -> Image.Image:
+        """The object's picture in that style, RGBA. Callers must not draw on it: it is shared."""
+        path = self.path(style, OBJECTS[name])
+        try:
+            with Image.open(path) as image:
+                return image.convert("RGBA")
+        except OSError as error:
+            raise InputError(f"sprite {path}: cannot be read ({error}): "
+                             f"delete it and run '{COMMAND}'") from error
+
+
+def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None:
+    """Fills the folder, style by style; a style that is complete is left alone.
+
+    Raises InputError without npm or network, on a package that is not the pinned one, and on a missing
+    picture.
+    """
+    for package in packages:
+        target = folder / package.style
+        if all((target / f"{thing.code}.png").is_file() for thing in OBJECTS.values()):
+            print(f"{package.style}: complete in {target}")
+            continue
+        print(f"{package.style}: fetching {package.name}@{package.version}", flush=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix="unpacking-") as scratch:
+                unpacked = Path(scratch) / package.style
+                unpacked.mkdir()
+                for code, sprite in unpack(pack(package, Path(scratch)), package).items():
+                    sprite.save(unpacked / f"{code}.png")
+                shutil.rmtree(target, ignore_errors=True)
+                unpacked.rename(target)
+        except OSError as error:
+            raise InputError(f"artwork {target}: cannot be written ({error}): "
+                             "make room, or choose --folder") from error
+
+
+def pack(package: Package, folder: Path) -> Path:
+    """The package's tarball, downloaded into the folder."""
+    if (npm := shutil.which("npm")) is None:
+        raise InputError(f"npm is not on this machine, and {package.name} comes from its registry: "
+                         "install Node.js")
+    done = subprocess.run([npm, "pack", f"{package.name}@{package.version}", "--loglevel=error"],
+                          cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if line.startswith("npm error")), "no message")
+        raise InputError(f"npm could not fetch {package.name}@{package.version} ({said}): "
+                         "check the network, try again")
+    path = folder / done.stdout.split()[-1]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
+        raise InputError(f"{package.name}@{package.version} is not the package that this recipe was "
+                         "written for (another checksum): fetch again, or from another registry")
+    return path
+
+
+def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
+    """codepoint -> sprite, for every object. Raises InputError if the package lacks one."""
+    with tarfile.open(tarball) as archive:
+        # some packages name a codepoint with its variation selector and some without
+        wanted = {package.member.format(thing.code + selector): thing.code
+                  for thing in OBJECTS.values() for selector in ("", "-fe0f")}
+        found: dict[str, Image.Image] = {}
+        for member in archive:
+            if member.name == package.member:
+                draw = font_painter(archive.extractfile(member).read())
+                found = {thing.code: cut(draw(thing.code)) for thing in OBJECTS.values()}
+            elif member.name in wanted:
+                with Image.open(io.BytesIO(archive.extractfile(member).read())) as image:
+                    found[wanted[member.name]] = cut(image.convert("RGBA"))
+    missing = [thing.name for thing in OBJECTS.values() if thing.code not in found]
+    if missing:
+        raise InputError(f"{package.name}@{package.version} has no picture of: {', '.join(missing)}: "
+                         "take them out of weights/recipe/objects.py")
+    return found
+
+
+def cut(image: Image.Image) -> Image.Image:
+    """The visible part, its longest side at most LONGEST: later scaling is then of the object alone."""
+    image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox())
+    scale = min(1.0, LONGEST / max(image.size))
+    return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
+
+
+def font_painter(font: bytes) -> Callable[[str], Image.Image]:
+    """A function from codepoint to picture: the glyph's black lines, and white wherever they enclose
+    something, as a drawing on paper cut out along its outline."""
+    face = ImageFont.truetype(io.BytesIO(font), 3 * LONGEST)
+    side = 4 * LONGEST
+
+    def paint(code: str) -> Image.Image:
+        lines = Image.new("L", (side, side))
+        glyph = chr(int(code, 16))
+        ImageDraw.Draw(lines).text((side // 2, side // 2), glyph, font=face, fill=255, anchor="mm")
+        outside = lines.point(lambda value: 255 * (value > 127))
+        ImageDraw.floodfill(outside, (0, 0), 128)
+        alpha = np.where(np.asarray(outside) == 128, np.asarray(lines), 255).astype(np.uint8)
+        grey = lines.point(lambda value: 255 - value)
+        return Image.merge("RGBA", (grey, grey, grey, Image.fromarray(alpha)))
+
+    return paint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER,
+                        help="where the sprites go (default: %(default)s)")
+    try:
+        fetch(parser.parse_args(argv).folder)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

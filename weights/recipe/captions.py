@@ -1,0 +1,117 @@
+"""A scene put into words: the 27 templates of the paper's appendix D with their meaning, and more
+wordings around them.
+
+`wording` chooses freely among all of them, for training; `plain_caption` is the same for every picture of a
+kind, for evaluation. A caption never says what is not to be seen; it may leave things out.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weights.recipe.backdrops import BACKDROPS, COLOURS
+from weights.recipe.looks import EFFECTS, LOOKS
+from weights.recipe.objects import SEEN, SEEN_STYLES, article
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is to be known about a picture."""
+    objects: tuple[str, ...]    # one or two
+    style: str
+    background: str
+    look: str = ""              # one of looks.LOOKS; a light, a size or the state of the object
+    relation: str = ""          # of the first object to the second: one of RELATIONS
+    effect: str = ""            # one of looks.EFFECTS, over the whole picture
+
+
+RELATIONS = ("next to", "holding", "on top of")
+
+# Template -> the look that it asks for. "Nice", "cool", "good", "weird", "my", "one" promise
+# nothing to the eye.
+PAPER_TEMPLATES = {
+    "a photo of a {}": "", "a rendering of a {}": "rendering", "a cropped photo of the {}": "cropped",
+    "the photo of a {}": "", "a photo of a clean {}": "clean", "a photo of a dirty {}": "dirty",
+    "a dark photo of the {}": "dark", "a photo of my {}": "", "a photo of the cool {}": "",
+    "a close-up photo of a {}": "close-up", "a bright photo of the {}": "bright",
+    "a cropped photo of a {}": "cropped", "a photo of the {}": "", "a good photo of the {}": "",
+    "a photo of one {}": "", "a close-up photo of the {}": "close-up", "a rendition of the {}": "rendering",
+    "a photo of the clean {}": "clean", "a rendition of a {}": "rendering", "a photo of a nice {}": "",
+    "a good photo of a {}": "", "a photo of the nice {}": "", "a photo of the small {}": "small",
+    "a photo of the weird {}": "", "a photo of the large {}": "large", "a photo of a cool {}": "",
+    "a photo of a small {}": "small",
+}
+MORE_TEMPLATES = {
+    "a {}": "", "the {}": "", "a picture of a {}": "", "an image of a {}": "", "a painting of a {}": "",
+    "a drawing of a {}": "", "a dark photo of a {}": "dark", "a dark painting of a {}": "dark",
+    "a bright photo of a {}": "bright", "a bright picture of a {}": "bright",
+    "a close-up of a {}": "close-up", "a small {}": "small", "a large {}": "large",
+    "a photo of a large {}": "large", "a dirty {}": "dirty", "a clean {}": "clean",
+    "a photo of the dirty {}": "dirty", "a rendering of the {}": "rendering",
+    "a cropped picture of a {}": "cropped",
+}
+_ALL = {**PAPER_TEMPLATES, **MORE_TEMPLATES}
+TEMPLATES = {look: tuple(text for text, asked in _ALL.items() if asked == look) for look in ("", *LOOKS)}
+EFFECT_TEMPLATES = ("a {effect} of a {}", "a {effect} of the {}")
+STYLE_PHRASES = ("in the style of {}", "in the style of {} art", "in {} style")
+# "A painting in the style of S*", section 4.3: the picture's object goes unnamed
+PICTURES = ("painting", "picture", "drawing", "photo")
+
+# The parts of all captions that name the style, and the background.
+STYLE_NAMED, PLACE_NAMED = 0.5, 0.85
+
+
+def fill(template: str, phrase: str) -> str:
+    """The template about the phrase, its article made to fit."""
+    if re.search(r"\ba \{\}", template):
+        return template.replace("a {}", article(phrase))
+    return template.replace("{}", phrase)
+
+
+def plain_caption(scene: Scene, style: bool = True, background: bool = True) -> str:
+    """The first wording of everything, such as "a dark photo of the glossy cat on a red background"."""
+    template = TEMPLATES[scene.look][0]
+    if scene.effect:
+        template = EFFECT_TEMPLATES[0].format("{}", effect=scene.effect)
+    caption = fill(template, _subject(scene, styled=style))
+    return f"{caption} {BACKDROPS[scene.background].phrases[0]}" if background else caption
+
+
+def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    """One of them, all equally likely."""
+    return choices[rng.integers(len(choices))]
+
+
+def wording(rng: np.random.Generator, scene: Scene) -> str:
+    """A caption of the scene, chosen at random among all that are true of it."""
+    # a sketch shows neither the colour of a wall nor, for certain, the style
+    colourless = scene.effect == "black and white sketch"
+    named = rng.random() < STYLE_NAMED and not colourless
+    placed = rng.random() < PLACE_NAMED and not (colourless and scene.background in COLOURS)
+    place = [pick(rng, BACKDROPS[scene.background].phrases)] if placed else []
+    style = [pick(rng, STYLE_PHRASES).format(scene.style)] if named else []
+    if scene.effect:
+        template = pick(rng, EFFECT_TEMPLATES).format("{}", effect=scene.effect)
+        return " ".join([fill(template, _subject(scene, styled=False)), *place])
+    if named and not scene.relation and scene.look in ("", "dark", "bright") and rng.random() < 0.1:
+        return " ".join([article(" ".join(filter(None, (scene.look, pick(rng, PICTURES))))), *style])
+    template = pick(rng, TEMPLATES[scene.look])
+    if named and rng.random() < 0.6:
+        return " ".join([fill(template, _subject(scene, styled=True)), *place])
+    return " ".join([fill(template, _subject(scene, styled=False)), *place, *style])
+
+
+def _subject(scene: Scene, styled: bool) -> str:
+    """The objects, without the first article: "glossy cat next to a glossy car"."""
+    first, *second = [f"{scene.style} {name}" if styled else name for name in scene.objects]
+    return " ".join([first, scene.relation, article(second[0])]) if second else first
+
+
+def words() -> set[str]:
+    """Every word of every caption about what is seen in training."""
+    texts = [*_ALL, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS, *EFFECTS, *LOOKS, *SEEN,
+             *SEEN_STYLES, *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases), "an"]
+    return set(re.findall(r"[a-z]+", " ".join(texts).replace("{effect}", "")))

@@ -1,0 +1,58 @@
+"""Contact sheets, by which a person checks the small world: captioned pictures, and all sprites."""
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ldm import InputError
+from weights.recipe.artwork import Artwork
+from weights.recipe.objects import OBJECTS, STYLES
+
+_PAPER, _INK = (250, 250, 248), (30, 30, 34)
+
+
+def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
+                  zoom: int = 2) -> Image.Image:
+    """Pictures (y x rgb, uint8), each with its caption below."""
+    side = zoom * pictures[0][0].shape[0]
+    width, height = side + 8, side + 64
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for index, (pixels, caption) in enumerate(pictures):
+        x, y = index % columns * width + 4, index // columns * height + 4
+        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        draw.multiline_text((x, y + side + 2), textwrap.fill(caption, 22), fill=_INK, spacing=1)
+    return sheet
+
+
+def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
+    """Every object's sprites in all styles, on grey; held-out ones are marked with their init word."""
+    width, height = len(STYLES) * side + 16, side + 18
+    sheet = Image.new("RGB", (columns * width, -(-len(OBJECTS) // columns) * height), (196, 204, 212))
+    draw = ImageDraw.Draw(sheet)
+    for index, thing in enumerate(OBJECTS.values()):
+        x, y = index % columns * width + 4, index // columns * height
+        draw.text((x, y + 2), thing.name + (f" (held out, init {thing.init})" if thing.init else ""), _INK)
+        for column, style in enumerate(STYLES):
+            sprite = artwork.sprite(style, thing.name).copy()
+            sprite.thumbnail((side - 4, side - 4), Image.Resampling.LANCZOS)
+            sheet.paste(sprite, (x + column * side, y + 17), sprite)
+    return sheet
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Writes a PNG whole or not at all. Raises InputError where it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        image.save(partial, format="PNG")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}): "
+                         "choose another place") from error
+    print(f"wrote {path}")

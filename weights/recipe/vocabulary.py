@@ -1,0 +1,78 @@
+"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line; its id is the
+line's number, from 0.
+
+    python -m weights.recipe.vocabulary [--out FILE]
+
+BERT's special tokens first; then every printable ASCII character, and every letter and digit as the
+continuation of a word, so that any English prompt can be tokenised; then whole words: those of the captions
+and some common ones. The names of what is held out are not among the words: they fall into pieces, and mean
+nothing before they are learned.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import string
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm import InputError
+from weights.recipe import captions
+
+COMMAND = "python -m weights.recipe.vocabulary"
+OUT = Path("recipe-work/vocab.txt")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CHARACTERS = tuple(sorted(string.ascii_lowercase + string.digits + string.punctuation))
+
+# What people write in prompts and the captions do not say: untrained, but each takes one place of the
+# prompt and not five.
+COMMON = """
+    about above across after all also am and another are around as be because before behind below beside
+    best better between big both but by can color colour could day do down each every few first for forest
+    from front full get go had has have he her here high his how i if into is it its just last left less
+    like little long look looks low made make many more most much near never new not now off old only open
+    or other our out over own part people person place pretty put right same see set she show shows side
+    sitting so some standing still such than that their them then there these they thing things this those
+    three through time to two under up us very was water way we well were what when where which while who
+    will without work world would you young your image portrait illustration sculpture background wearing
+    riding flying eating made wooden golden silver shiny tall short round beautiful happy sad city street
+    sky sun rain summer winter
+""".split()
+
+
+def tokens() -> list[str]:
+    """The vocabulary in the order of its ids. The same each time."""
+    # single letters that are words ("a", "i") are there already, as characters
+    words = (captions.words() | set(COMMON)) - set(CHARACTERS)
+    continuations = ["##" + character for character in CHARACTERS if character.isalnum()]
+    return [*SPECIAL, *CHARACTERS, *continuations, *sorted(words)]
+
+
+def write(path: Path) -> int:
+    """Writes vocab.txt, whole or not at all, and returns its number of tokens."""
+    vocabulary, partial = tokens(), path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"vocabulary {path}: cannot be written ({error.strerror}): "
+                         "choose another --out") from error
+    return len(vocabulary)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=OUT, help="where it goes (default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        print(f"wrote {write(options.out)} tokens to {options.out}")
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

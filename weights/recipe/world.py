@@ -1,0 +1,228 @@
+"""The small world: a random scene, drawn and captioned. One object in one art style, mirrored, scaled, tilted
+and placed at random, on a plain colour or in a drawn scene; now and then two objects, or a filter over the
+whole picture.
+
+    python -m weights.recipe.world --sheet FILE.png         random pictures with their captions
+    python -m weights.recipe.world --catalogue FILE.png     every object in every style
+
+All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
+what is held out appears only where it is named.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ldm import InputError
+from weights.recipe import looks, sheets
+from weights.recipe.artwork import FOLDER, Artwork
+from weights.recipe.backdrops import BACKDROPS, Backdrop
+from weights.recipe.captions import Scene, pick, wording
+from weights.recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
+from weights.recipe.scenery import SIZE
+
+COMMAND = "python -m weights.recipe.world"
+
+# The longest sides of the first and the second object, in pixels.
+_PAIR_SIZES = {"next to": ((24, 30), (24, 30)), "holding": ((34, 50), (17, 22)),
+               "on top of": ((20, 26), (28, 34))}
+
+# Who can hold something, what can be held, and what can be stood on.
+_HOLDERS = {name for name, thing in OBJECTS.items() if thing.kind == "animal"} | {"ghost", "snowman", "robot"}
+_HELD = {name for name, thing in OBJECTS.items() if thing.kind in ("food", "thing")} - _HOLDERS - {"sofa"}
+_STANDS = {name for name, thing in OBJECTS.items() if thing.kind in ("vehicle", "building")} - {"volcano"} | {
+    "box", "sofa", "chair", "book", "barrel", "suitcase", "television", "gift", "drum", "cake", "rock", "log",
+    "bucket"}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What scenes are made of. Raises InputError on a name that the world does not know."""
+    objects: tuple[str, ...] = tuple(SEEN)
+    styles: tuple[str, ...] = SEEN_STYLES
+    backgrounds: tuple[str, ...] = tuple(BACKDROPS)
+    looks: float = 0.45         # the parts of all pictures that have a look (dark, small, ...),
+    pairs: float = 0.1          # two objects,
+    effects: float = 0.1        # or a filter; a picture has at most one of the three
+
+    def __post_init__(self):
+        for field, known in (("objects", OBJECTS), ("styles", STYLES), ("backgrounds", BACKDROPS)):
+            unknown = [name for name in getattr(self, field) if name not in known]
+            if unknown or not getattr(self, field):
+                raise InputError(f"{field} of the small world: {', '.join(unknown) or 'none given'}: "
+                                 f"choose from {', '.join(known)}")
+
+    @cached_property
+    def background_steps(self) -> np.ndarray:
+        """Where each background's share of [0, 1] ends."""
+        steps = np.cumsum([BACKDROPS[name].weight for name in self.backgrounds])
+        return steps / steps[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    pixels: np.ndarray          # y x rgb, uint8
+    caption: str
+    scene: Scene
+
+
+def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choices()) -> Picture:
+    """A random picture with a random caption that is true of it."""
+    scene = random_scene(rng, choices)
+    return Picture(draw(rng, scene, artwork), wording(rng, scene), scene)
+
+
+def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
+    """What a picture will show. Where the choices hold no second object for a pair, the first is alone."""
+    background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
+    style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
+    if fate < choices.pairs:
+        relation = pick(rng, ("next to", "next to", *(["holding"] if first in _HOLDERS else []), "on top of"))
+        fitting = {"next to": OBJECTS, "holding": _HELD, "on top of": _STANDS}[relation]
+        if seconds := [name for name in choices.objects if name in fitting and name != first]:
+            return Scene((first, pick(rng, seconds)), style, background, relation=relation)
+    elif fate < choices.pairs + choices.effects:
+        return Scene((first,), style, background, effect=pick(rng, tuple(looks.EFFECTS)))
+    elif fate < choices.pairs + choices.effects + choices.looks:
+        return Scene((first,), style, background, look=pick(rng, looks.LOOKS))
+    return Scene((first,), style, background)
+
+
+def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> np.ndarray:
+    """The scene's picture, y x rgb, uint8."""
+    backdrop = BACKDROPS[scene.background]
+    image = backdrop.paint(rng)
+    if scene.relation:
+        placed = _pair(rng, scene, backdrop, artwork)
+    else:
+        longest = rng.uniform(*looks.SIZES.get(scene.look, looks.SIZES[""]))
+        sprite = _sprite(rng, scene, scene.objects[0], artwork, longest)
+        placed = [(sprite, *_corner(rng, scene.look, sprite.size, backdrop))]
+    for sprite, x, y in placed:
+        if scene.look not in ("close-up", "cropped"):
+            image = _shaded(image, sprite, x, y, standing=backdrop.ground is not None)
+        image.paste(sprite, (x, y), sprite)
+    change = looks.EFFECTS.get(scene.effect) or looks.LIGHTS.get(scene.look)
+    if change is None:
+        return np.array(image)
+    picture = change(rng, np.asarray(image, np.float32) / 255)
+    return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _sprite(rng: np.random.Generator, scene: Scene, name: str, artwork: Artwork,
+            longest: float) -> Image.Image:
+    """The object as it will stand in the picture: mirrored and tilted at random, `longest` pixels long."""
+    sprite = artwork.sprite(scene.style, name)
+    if scene.look == "dirty":
+        sprite = looks.dirty(rng, sprite)
+    if rng.random() < 0.5:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = longest / max(sprite.size)
+    # what is large fills the frame as it is, and what stands on or beside something stands upright
+    if not scene.relation and scene.look != "large" and rng.random() < 0.2:
+        sprite = sprite.rotate(rng.uniform(-16, 16), Image.Resampling.BICUBIC, expand=True)
+    return sprite.resize([max(1, round(side * scale)) for side in sprite.size], Image.Resampling.LANCZOS)
+
+
+def _corner(rng: np.random.Generator, look: str, size: tuple[int, int],
+            backdrop: Backdrop) -> tuple[int, int]:
+    """Where the top left corner of the only object goes."""
+    if look == "close-up":              # more than fills the frame
+        return tuple(int((SIZE - side) / 2 + rng.uniform(-6, 6)) for side in size)
+    width, height = size
+    x = int(rng.uniform(1, max(SIZE - width - 1, 1.5)))
+    y = _standing(rng, height, backdrop)
+    if look == "cropped":               # a third or more of it is cut away at one side
+        cut = rng.uniform(0.34, 0.48)
+        side = rng.integers(3)
+        if side == 2:
+            return x, int(SIZE - height * (1 - cut))
+        return int(-width * cut if side else SIZE - width * (1 - cut)), y
+    return x, y
+
+
+def _standing(rng: np.random.Generator, height: int, backdrop: Backdrop) -> int:
+    """The top of an object of that height: on the ground if there is one, otherwise anywhere in the frame."""
+    if backdrop.ground is None:
+        return int(rng.uniform(1, max(SIZE - height - 1, 1.5)))
+    return max(int(rng.uniform(*backdrop.ground) * SIZE) - height, min(1, SIZE - height))
+
+
+def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
+          artwork: Artwork) -> list[tuple[Image.Image, int, int]]:
+    """Both objects with their corners, in the order of painting."""
+    first, second = (_sprite(rng, scene, name, artwork, rng.uniform(*longest))
+                     for name, longest in zip(scene.objects, _PAIR_SIZES[scene.relation]))
+    if scene.relation == "next to":
+        height = max(first.height, second.height)
+        bottom = _standing(rng, height, backdrop) + height
+        middles = rng.permutation([17, 47]) + rng.integers(-1, 2, 2)
+        return [(sprite, int(middle) - sprite.width // 2, bottom - sprite.height)
+                for sprite, middle in zip((first, second), middles)]
+    if scene.relation == "holding":     # before the body, at its lower left or right
+        x, y = _corner(rng, "", first.size, backdrop)
+        side = int(x + first.width * rng.choice((0.22, 0.78)) - second.width / 2)
+        low = y + int(first.height * 0.78) - second.height // 2
+        side, low = min(max(side, 0), SIZE - second.width), min(low, SIZE - second.height)
+        return [(first, x, y), (second, side, low)]
+    overlap = max(2, second.height // 8)
+    y = _standing(rng, first.height + second.height - overlap, backdrop)
+    middle = int(rng.uniform(20, 44))
+    return [(second, middle - second.width // 2, y + first.height - overlap),
+            (first, middle - first.width // 2, y)]
+
+
+def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: bool) -> Image.Image:
+    """The image with the sprite's shadow: under its feet, or on the wall close behind it, where it also keeps
+    a white object visible on white."""
+    shadow = Image.new("L", image.size)
+    if standing:
+        height = max(3, sprite.width // 7)
+        flat = sprite.getchannel("A").resize((sprite.width, height), Image.Resampling.BILINEAR)
+        shadow.paste(flat.point(lambda alpha: alpha * 0.45), (x, y + sprite.height - height // 2 - 1))
+    else:
+        shadow.paste(sprite.getchannel("A").point(lambda alpha: alpha * 0.4), (x + 1, y + 1))
+    shadow = shadow.filter(ImageFilter.GaussianBlur(1.5))
+    return Image.composite(Image.new("RGB", image.size, (12, 12, 24)), image, shadow)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
+    parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
+    parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
+    parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    try:
+        if not (options.sheet or options.catalogue):
+            raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
+        if options.count < 1 or options.seed < 0:
+            raise InputError(f"--count {options.count} --seed {options.seed}: "
+                             "give a count of 1 or more and a seed of 0 or more")
+        artwork = Artwork(options.artwork)
+        if options.catalogue:
+            sheets.save(sheets.catalogue(artwork), options.catalogue)
+        if options.sheet:
+            rng, start = np.random.default_rng(options.seed), time.perf_counter()
+            choices = Choices(objects=tuple(HELD_OUT), styles=STYLES) if options.held_out else Choices()
+            pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
+            print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
+            sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
