@@ -1,0 +1,91 @@
+"""Stage 1: composes the training pictures once, and the pictures that training never sees.
+
+    python -m weights.recipe.data [--pictures 60000] [--pairs 0.1] [--effects 0.1]
+
+Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3), and NAME.json, the captions. `train` and `seen`
+show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in all styles.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ldm import InputError
+from weights.recipe.artwork import FOLDER as ARTWORK
+from weights.recipe.artwork import Artwork
+from weights.recipe.objects import HELD_OUT, STYLES
+from weights.recipe.scenery import SIZE
+from weights.recipe.world import Choices, compose
+
+COMMAND = "python -m weights.recipe.data"
+FOLDER = Path("recipe-work/data")
+CHECKED = 1000                  # pictures in each of the two sets that are not for training
+
+
+@dataclass(frozen=True)
+class Pictures:
+    pixels: np.ndarray          # n y x rgb, uint8, mapped from the file
+    captions: list[str]
+
+
+def read(name: str, folder: Path = FOLDER) -> Pictures:
+    """The set of that name. Raises InputError if it has not been composed."""
+    try:
+        return Pictures(np.load(folder / f"{name}.npy", mmap_mode="r"),
+                        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}: the set {name!r} is missing or damaged: run {COMMAND} first") from error
+
+
+def write(name: str, count: int, seed: int, choices: Choices, artwork: Artwork, folder: Path) -> None:
+    """Composes a set. The captions are written last, so that a set without them is one that was cut short."""
+    rng = np.random.default_rng(seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").unlink(missing_ok=True)
+        pixels = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
+        captions = []
+        for i in tqdm(range(count), desc=name, unit=" pictures"):
+            picture = compose(rng, artwork, choices)
+            pixels[i] = picture.pixels
+            captions.append(picture.caption)
+        pixels.flush()
+        (folder / f"{name}.json").write_text(json.dumps(captions), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}): check the folder and the free space") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--pictures", type=int, default=60_000, help="in the training set (default: %(default)s)")
+    parser.add_argument("--pairs", type=float, default=0.1, help="part of them with two objects")
+    parser.add_argument("--effects", type=float, default=0.1, help="part of them with a filter")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the sets go (default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        if options.pictures < 1 or not (0 <= options.pairs and 0 <= options.effects
+                                        and options.pairs + options.effects <= 1):
+            raise InputError("give --pictures of 1 or more, and --pairs and --effects that are parts of 1")
+        artwork = Artwork(options.artwork)
+        seen = Choices(pairs=options.pairs, effects=options.effects,
+                       looks=min(0.45, 1 - options.pairs - options.effects))
+        held_out = Choices(objects=tuple(HELD_OUT), styles=STYLES)
+        write("train", options.pictures, 0, seen, artwork, options.folder)
+        write("seen", CHECKED, 1, seen, artwork, options.folder)
+        write("held-out", CHECKED, 2, held_out, artwork, options.folder)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
