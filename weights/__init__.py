@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
-from ldm.tokenizer import check_vocabulary, read_vocabulary
+from ldm.tokenizer import check_vocabulary
 from weights import compvis, huggingface, hub
 from weights.files import TensorFile, open_tensors
 from weights.pickles import LazyTensor
