@@ -31,7 +31,7 @@ def read_vocabulary(path: str | Path) -> tokenizers.Tokenizer:
         if path.suffix == ".json":
             backend = tokenizers.Tokenizer.from_file(str(path))
         else:
-            vocab = {line: i for i, line in enumerate(path.read_text(encoding="utf-8").splitlines())}
+            vocab = {line: i for i, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
             backend = tokenizers.implementations.BertWordPieceTokenizer(vocab, lowercase=True)._tokenizer
     except Exception as error:  # the library raises plain Exception
         raise InputError(f"vocabulary {path}: cannot be read ({error}): give a vocab.txt or tokenizer.json") from error
@@ -66,8 +66,9 @@ class Tokenizer:
         """The library's tokenizer. Raises InputError if no vocabulary can be found, or one larger than the table."""
         if self._backend is None:
             backend = self._find_vocabulary()
-            if backend.get_vocab_size() > self.vocab_size:
-                raise InputError(f"the vocabulary has {backend.get_vocab_size()} tokens but the model's table only "
+            rows = 1 + max(backend.get_vocab().values())
+            if rows > self.vocab_size:
+                raise InputError(f"the vocabulary has {rows} tokens but the model's table only "
                                  f"{self.vocab_size} rows: give the vocabulary that the model was trained with")
             self._backend = backend
         return self._backend

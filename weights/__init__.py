@@ -7,6 +7,7 @@ what else is there must be on the list of known companions.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
-from ldm.tokenizer import check_vocabulary, read_vocabulary
+from ldm.tokenizer import check_vocabulary
 from weights import compvis, huggingface, hub
 from weights.files import TensorFile, open_tensors
 from weights.pickles import LazyTensor
@@ -61,7 +62,7 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         metadata["ldm.tokenizer"] = model.tokenizer.backend.to_str()
     except InputError:
         pass                            # a model without a vocabulary is saved, and loaded, without one
-    tensors = {_compvis_key(key): tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    tensors = {compvis.rename(key): tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     try:
         safetensors.torch.save_file(tensors, partial, metadata)
@@ -69,7 +70,8 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except (OSError, safetensors.SafetensorError) as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise InputError(f"{path}: cannot be written ({error}): check the folder and the free space") from error
 
 
@@ -78,8 +80,8 @@ def _locate(source: str | Path) -> Path:
         if not TINY.is_file():
             raise InputError("the embedded default 'tiny' is not part of this version: give the path of a checkpoint")
         return TINY
-    path = Path(source).expanduser()
-    if path.exists():
+    path = Path(os.path.expanduser(source))
+    if os.path.exists(path):                        # unlike Path.exists, False for names that no file can have
         return path
     looks_local = path.is_absolute() or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors") or str(source).startswith(".")
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
@@ -91,24 +93,20 @@ def _locate(source: str | Path) -> Path:
 def _load_file(path: Path, device: torch.device, dtype: torch.dtype, vocab: str | Path | None) -> LatentDiffusion:
     file = open_tensors(path)
     tensors = {key: tensor for key, tensor in file.tensors.items() if not compvis.is_ignored(key)}
-    try:
-        config = (LDMConfig.from_dict(json.loads(file.metadata["ldm.config"])) if "ldm.config" in file.metadata
-                  else compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()}))
-    except ValueError as error:                     # InputError is one, and so is damaged JSON
-        raise InputError(f"{path}: {error}") from error
-    model = _assemble(config, {_our_key(key): tensor for key, tensor in tensors.items()}, device, dtype, str(path))
+    model = _blank(lambda: (LDMConfig.from_dict(json.loads(file.metadata["ldm.config"]))
+                            if "ldm.config" in file.metadata else
+                            compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()})), path)
+    _fill(model, tensors, compvis.rename, device, dtype, path)
     own_vocabulary = _embedded_vocabulary(file, path) if vocab is None else None
-    return _with_vocabulary(model, own_vocabulary or hub.find_vocabulary(vocab, config.text.vocab_size))
+    return _with_vocabulary(model, own_vocabulary or hub.find_vocabulary(vocab, model.config.text.vocab_size))
 
 
 def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype, vocab: str | Path | None) -> LatentDiffusion:
-    config = huggingface.read_config(folder)
-    with torch.device("meta"):
-        keys = LatentDiffusion(config).state_dict().keys()
-    model = _assemble(config, huggingface.open_folder(folder, config, keys), device, dtype, str(folder))
+    model = _blank(lambda: huggingface.read_config(folder), folder)
+    _fill(model, huggingface.open_folder(folder), lambda key: huggingface.rename(key, model.config), device, dtype, folder)
     own = [folder / "tokenizer" / name for name in ("vocab.txt", "tokenizer.json")]
     vocab = vocab or next((path for path in own if path.is_file()), None)
-    return _with_vocabulary(model, hub.find_vocabulary(vocab, config.text.vocab_size))
+    return _with_vocabulary(model, hub.find_vocabulary(vocab, model.config.text.vocab_size))
 
 
 def _embedded_vocabulary(file: TensorFile, path: Path) -> Callable[[], tokenizers.Tokenizer] | None:
@@ -129,22 +127,32 @@ def _with_vocabulary(model: LatentDiffusion, find: Callable[[], tokenizers.Token
     return model
 
 
-def _assemble(config: LDMConfig, tensors: dict[str, LazyTensor], device: torch.device, dtype: torch.dtype,
-              name: str) -> LatentDiffusion:
-    """The model, built without memory of its own and then given its tensors one by one."""
-    with torch.device("meta"):
-        model = LatentDiffusion(config)
-    wanted = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    _check_keys(wanted, tensors, name)
-    for key, shape in wanted.items():
-        tensor = _convert(tensors[key], shape, device, dtype, f"{name}: tensor {key}")
+def _blank(read_config: Callable[[], LDMConfig], path: Path) -> LatentDiffusion:
+    """The model of a config, without memory of its own. Raises InputError if the config cannot be read or built."""
+    try:
+        with torch.device("meta"):
+            return LatentDiffusion(read_config())
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
+        raise InputError(f"{path}: its config or its tensors' shapes do not describe this model "
+                         f"({type(error).__name__}: {str(error).splitlines()[0]}): download it again") from error
+
+
+def _fill(model: LatentDiffusion, tensors: dict[str, LazyTensor], rename: Callable[[str], str], device: torch.device,
+          dtype: torch.dtype, path: Path) -> None:
+    """Gives a blank model its tensors one by one. rename: key of the model -> name in the file."""
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    _check_keys({rename(key): shape for key, shape in shapes.items()}, tensors, path)
+    for key, shape in shapes.items():
+        tensor = _convert(tensors[rename(key)], shape, device, dtype, f"{path}: tensor {rename(key)}")
         module, _, leaf = key.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
     model.schedule.to(device)
-    return model.eval()
+    model.eval()
 
 
-def _check_keys(wanted: dict[str, tuple[int, ...]], tensors: dict[str, LazyTensor], name: str) -> None:
+def _check_keys(wanted: dict[str, tuple[int, ...]], tensors: dict[str, LazyTensor], path: Path) -> None:
     problems = []
     if missing := [key for key in wanted if key not in tensors]:
         problems.append(f"lacks {_some(missing)}")
@@ -155,7 +163,7 @@ def _check_keys(wanted: dict[str, tuple[int, ...]], tensors: dict[str, LazyTenso
                  if key in tensors and _without_ones(tensors[key].shape) != _without_ones(shape)]:
         problems.append(f"has the wrong shape in {_some(wrong)}")
     if problems:
-        raise InputError(f"{name}: does not fit the model: {'; '.join(problems)}: "
+        raise InputError(f"{path}: does not fit the model: {'; '.join(problems)}: "
                          "give a complete checkpoint of a text-to-image latent diffusion model")
 
 
@@ -164,8 +172,8 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _some(names: list[str], most: int = 3) -> str:
-    """The first few, and the count of the rest."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    """The first few, and the count of the rest. Names are the file's, so they may hold anything."""
+    return ", ".join(ascii(name[:100])[1:-1] for name in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _convert(lazy: LazyTensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, name: str) -> Tensor:
@@ -174,7 +182,7 @@ def _convert(lazy: LazyTensor, shape: tuple[int, ...], device: torch.device, dty
         mapped = lazy.read()
         tensor = mapped.reshape(shape).to(device=device, dtype=dtype, copy=True)
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if isinstance(error, torch.cuda.OutOfMemoryError):
             raise InputError(f"{name}: does not fit the memory of {device}: use dtype=torch.bfloat16, or a smaller model") from error
         raise InputError(f"{name} cannot be read ({type(error).__name__}: {error}): download the file again") from error
     if tensor.numel() and not tensor.is_meta:
@@ -193,18 +201,3 @@ def _check_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(f"device {device!s} is not available here ({str(error).splitlines()[0]}): use 'cpu'") from error
     return device
-
-
-def _our_key(key: str) -> str:
-    """The name in LatentDiffusion of a key of the original layout; a key without a known prefix stays as it is."""
-    for theirs, ours in compvis.PREFIXES.items():
-        if key.startswith(theirs):
-            return ours + key.removeprefix(theirs)
-    return key
-
-
-def _compvis_key(key: str) -> str:
-    for theirs, ours in compvis.PREFIXES.items():
-        if key.startswith(ours):
-            return theirs + key.removeprefix(ours)
-    raise KeyError(key)

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from ldm import AutoencoderConfig, DiffusionConfig, InputError, LDMConfig, TextConfig, UNetConfig
 
-# prefix of the file -> attribute of LatentDiffusion
-PREFIXES = {"model.diffusion_model.": "unet.",
-            "first_stage_model.": "autoencoder.",
-            "cond_stage_model.transformer.": "text_encoder."}
+# part of LatentDiffusion -> prefix in the file
+PREFIXES = {"unet": "model.diffusion_model.",
+            "autoencoder": "first_stage_model.",
+            "text_encoder": "cond_stage_model.transformer."}
 
 # pattern of the whole key -> why it is not loaded
 IGNORED = {
@@ -25,6 +25,12 @@ IGNORED = {
 }
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def rename(key: str) -> str:
+    """The name in the file of a key of LatentDiffusion."""
+    part, _, rest = key.partition(".")
+    return PREFIXES[part] + rest
 
 
 def is_ignored(key: str) -> bool:

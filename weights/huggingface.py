@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -57,18 +56,16 @@ def read_config(folder: Path) -> LDMConfig:
                 heads=text["encoder_attention_heads"], head_dim=text["head_dim"], ff_dim=text["encoder_ffn_dim"],
                 length=text["max_position_embeddings"]),
             diffusion=DiffusionConfig(
-                scale_factor=vae.get("scaling_factor", DiffusionConfig.scale_factor),
-                latent_size=unet["sample_size"]))
+                scale_factor=float(vae.get("scaling_factor", DiffusionConfig.scale_factor)),
+                latent_size=int(unet["sample_size"])))
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder}: its config.json files do not describe this model: {error}") from error
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
 
 
-def open_folder(folder: Path, config: LDMConfig, keys: Iterable[str]) -> dict[str, LazyTensor]:
-    """The tensors of the folder by the names of LatentDiffusion, whose state dict has the given `keys`. A tensor of the
-    files that no name of ours stands for keeps the name it has there, so that strict loading reports it."""
-    names = {key: f"{PARTS[key.split('.')[0]][0]}/{rename(key, config)}" for key in keys}
+def open_folder(folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of the three files as "folder/name"."""
     tensors = {}
     for part, (sub, stem) in PARTS.items():
         files = [folder / sub / f"{stem}.safetensors", folder / sub / f"{_bin_stem(part)}.bin"]
@@ -77,14 +74,14 @@ def open_folder(folder: Path, config: LDMConfig, keys: Iterable[str]) -> dict[st
             raise InputError(f"{folder}: holds neither {sub}/{files[0].name} nor {sub}/{files[1].name}: "
                              "download the folder again, whole")
         tensors |= {f"{sub}/{_modern(name)}": tensor for name, tensor in open_tensors(file).tensors.items()}
-    ours = {theirs: key for key, theirs in names.items()}
-    return {ours.get(name, name): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def rename(key: str, config: LDMConfig) -> str:
-    """The Hugging Face name, within its part's folder, of a key of LatentDiffusion."""
+    """The name, as `open_folder` gives it, of a key of LatentDiffusion."""
     part, _, key = key.partition(".")
-    return {"unet": _unet_name, "autoencoder": _autoencoder_name, "text_encoder": _text_name}[part](key, config)
+    names = {"unet": _unet_name, "autoencoder": _autoencoder_name, "text_encoder": _text_name}
+    return f"{PARTS[part][0]}/{names[part](key, config)}"
 
 
 def _unet_name(key: str, config: LDMConfig) -> str:
@@ -164,7 +161,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file: download the folder again, whole") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}): download it again") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no JSON object: download it again")

@@ -1,15 +1,16 @@
 """Reading a torch checkpoint (a zip of one pickle and raw storages) without running any code of the file.
 
 A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions by
-which torch rebuilds a tensor, and OrderedDict; every other name becomes an inert placeholder that swallows whatever
-the program does to it. Nothing is imported on the file's behalf. Tensors are described, and mapped from the file only
-when they are read.
+which torch rebuilds a tensor, and a dict; every other name becomes an inert placeholder that swallows whatever the
+program does to it, and nothing that it can name or build is changed by it. Nothing is imported on the file's
+behalf. Tensors are described, and mapped from the file only when they are read.
 """
 from __future__ import annotations
 
-import collections
+import io
 import mmap
 import pickle
+import pickletools
 import struct
 import zipfile
 from collections.abc import Callable
@@ -23,8 +24,16 @@ from torch import Tensor
 from ldm import InputError
 
 
+class Unchangeable:
+    """A pickle may set the attributes of any object that it holds, frozen or not, except where this says no."""
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError(f"a pickle may not change a {type(self).__name__}")
+
+
 @dataclass(frozen=True)
-class LazyTensor:
+class LazyTensor(Unchangeable):
     """A tensor of a file, not read yet. `read()` maps it: use it or copy it, never write to it."""
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
@@ -45,25 +54,24 @@ class Inert:
     def __call__(self, *args, **kwargs): return self
 
 
-class Rebuild:
-    """A function the pickle may call. An object with slots, since a pickle may also try to change what it names."""
-    __slots__ = ("_function",)
+class Dict(dict):
+    """Stands for OrderedDict, without the attributes that torch sets on it and that a pickle could shadow methods with."""
+    __slots__ = ()
 
-    def __init__(self, function: Callable):
-        object.__setattr__(self, "_function", function)
-
-    def __call__(self, *args):
-        return self._function(*args)
-
-    def __setattr__(self, name, value):
-        raise pickle.UnpicklingError("a pickle may not change a function")
-
-    def __setstate__(self, state):
-        raise pickle.UnpicklingError("a pickle may not change a function")
+    def __setstate__(self, state): pass
 
 
 @dataclass(frozen=True)
-class Storage:
+class Rebuild(Unchangeable):
+    """A function that the pickle may call."""
+    function: Callable
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+
+@dataclass(frozen=True)
+class Storage(Unchangeable):
     key: str
     dtype: torch.dtype
 
@@ -81,7 +89,7 @@ class Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._storage_bytes = storage_bytes
         self._globals: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("collections", "OrderedDict"): Dict,
             ("torch._utils", "_rebuild_tensor_v2"): Rebuild(self._tensor),
             ("torch._utils", "_rebuild_parameter"): Rebuild(lambda data, *_: data),
             ("torch.nn.parameter", "Parameter"): Rebuild(lambda data, *_: data),
@@ -103,7 +111,7 @@ class Unpickler(pickle.Unpickler):
     def _tensor(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> LazyTensor:
         if not (isinstance(storage, Storage) and isinstance(offset, int) and isinstance(size, tuple)
                 and isinstance(stride, tuple) and len(size) == len(stride)
-                and all(isinstance(n, int) and n >= 0 for n in (offset, *size, *stride))):
+                and all(isinstance(n, int) and 0 <= n < 2 ** 63 for n in (offset, *size, *stride))):
             raise pickle.UnpicklingError("a tensor of unknown form")
 
         def read() -> Tensor:
@@ -131,8 +139,9 @@ def read_checkpoint(path: Path) -> Any:
         def storage_bytes(key: str) -> memoryview:
             return _entry_bytes(buffer, entries[f"{root}data/{key}"])
 
-        with archive.open(f"{root}data.pkl") as file:
-            return Unpickler(file, storage_bytes).load()
+        program = archive.read(f"{root}data.pkl")       # whole, so that its checksum is verified
+        _check_opcodes(program)
+        return Unpickler(io.BytesIO(program), storage_bytes).load()
     except InputError:
         raise
     except (zipfile.BadZipFile, EOFError, OSError) as error:
@@ -143,11 +152,22 @@ def read_checkpoint(path: Path) -> Any:
                          "download it again from a source that you trust") from error
 
 
+def _check_opcodes(program: bytes) -> None:
+    """Refuses what the unpickler would do on its own: names from this process's registry of extensions, past
+    find_class, and a memo of any size that the file asks for."""
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name.startswith("EXT") or "PUT" in opcode.name and argument > len(program):
+            raise pickle.UnpicklingError(f"opcode {opcode.name} {argument} has no place in a checkpoint")
+
+
 def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
     """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
     if entry.compress_type != zipfile.ZIP_STORED:
         raise ValueError("the archive is compressed: save the file again with torch.save")
-    name_length, extra_length = struct.unpack_from("<HH", buffer, entry.header_offset + 26)
+    header = buffer[entry.header_offset:entry.header_offset + 30]
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError("a storage is not where the archive's directory says")
+    name_length, extra_length = struct.unpack_from("<HH", header, 26)
     start = entry.header_offset + 30 + name_length + extra_length
     if start + entry.file_size > len(buffer):
         raise ValueError("a storage lies beyond the end of the file")
