@@ -19,6 +19,7 @@ import torch
 import weights
 from bench.models import SIZES, diffusers_pipeline, has_diffusers, random_model
 from bench.timing import compare, machine
+from weights import compvis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +53,7 @@ def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
     """The same random weights in every layout; for each the loader and its path."""
     model = random_model(args.size, "cpu", getattr(torch, args.file_dtype))
     weights.save(model, folder / "model.safetensors")
-    torch.save({"state_dict": {weights._compvis_key(key): value for key, value in model.state_dict().items()}},
+    torch.save({"state_dict": {compvis.rename(key): value for key, value in model.state_dict().items()}},
                folder / "model.ckpt")
     sources = {"this project, .safetensors": ["ours", str(folder / "model.safetensors")],
                "this project, .ckpt": ["ours", str(folder / "model.ckpt")]}

@@ -73,7 +73,7 @@ def diffusers_pipeline(model: LatentDiffusion):
     modules = {"unet": denoiser, "autoencoder": vqvae, "text_encoder": bert}
     states: dict[str, dict[str, torch.Tensor]] = {part: {} for part in modules}
     for key, tensor in model.state_dict().items():
-        part, name = key.split(".")[0], huggingface.rename(key, model.config)
+        part, name = key.split(".")[0], huggingface.rename(key, model.config).partition("/")[2]
         shape = dict(modules[part].named_parameters())[name].shape
         states[part][name] = tensor.reshape(shape)
     for part, module in modules.items():

@@ -103,9 +103,18 @@ class LDMConfig:
         """The config that `to_dict` described. Raises InputError on anything that is not one."""
         parts = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "text": TextConfig, "diffusion": DiffusionConfig}
         try:
-            return LDMConfig(**{
-                name: cls(**{key: tuple(value) if isinstance(value, list) else value
-                             for key, value in values[name].items()})
-                for name, cls in parts.items()})
+            return LDMConfig(**{name: _read_part(cls, values[name]) for name, cls in parts.items()})
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"this is not a model config of this project: {error}") from error
+
+
+def _read_part(cls: type, values: dict[str, Any]) -> Any:
+    """One dataclass from plain values, whose kinds must be those of its defaults. Raises TypeError if not."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    part = cls(**values)
+    for key, value in values.items():
+        default = getattr(cls, key)
+        items, kind = (value, type(default[0])) if isinstance(default, tuple) else ((value,), type(default))
+        if not all(type(item) in ((int, float) if kind is float else (kind,)) for item in items):
+            raise TypeError(f"{key} is {value!r}")
+    return part

@@ -254,6 +254,8 @@ def test_config_survives_json_and_is_frozen():
     assert LDMConfig.from_dict(CONFIG.to_dict()) == CONFIG
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.unet.heads = 3
-    for broken in ({}, {"unet": 3}, {**CONFIG.to_dict(), "text": {"colour": "red"}}, None):
+    for broken in ({}, {"unet": 3}, {**CONFIG.to_dict(), "text": {"colour": "red"}}, None,
+                   {**CONFIG.to_dict(), "diffusion": {"scale_factor": "x"}},
+                   {**CONFIG.to_dict(), "unet": {"attention": [1, 0, 1, 0]}}):
         with pytest.raises(InputError, match="not a model config"):
             LDMConfig.from_dict(broken)

@@ -81,9 +81,10 @@ def _locate(source: str | Path) -> Path:
             raise InputError("the embedded default 'tiny' is not part of this version: give the path of a checkpoint")
         return TINY
     path = Path(os.path.expanduser(source))
-    if os.path.exists(path):                        # unlike Path.exists, False for names that no file can have
+    if str(source) and os.path.exists(path):        # unlike Path.exists, False for names that no file can have
         return path
-    looks_local = path.is_absolute() or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors") or str(source).startswith(".")
+    looks_local = (path.is_absolute() or str(source).startswith(".")
+                   or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors"))
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         return hub.download_folder(str(source))
     raise InputError(f"{source}: there is no such file or folder: give 'tiny', a checkpoint (.ckpt, .pt, .safetensors), "
@@ -103,7 +104,8 @@ def _load_file(path: Path, device: torch.device, dtype: torch.dtype, vocab: str 
 
 def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype, vocab: str | Path | None) -> LatentDiffusion:
     model = _blank(lambda: huggingface.read_config(folder), folder)
-    _fill(model, huggingface.open_folder(folder), lambda key: huggingface.rename(key, model.config), device, dtype, folder)
+    _fill(model, huggingface.open_folder(folder), lambda key: huggingface.rename(key, model.config),
+          device, dtype, folder)
     own = [folder / "tokenizer" / name for name in ("vocab.txt", "tokenizer.json")]
     vocab = vocab or next((path for path in own if path.is_file()), None)
     return _with_vocabulary(model, hub.find_vocabulary(vocab, model.config.text.vocab_size))
@@ -139,8 +141,8 @@ def _blank(read_config: Callable[[], LDMConfig], path: Path) -> LatentDiffusion:
                          f"({type(error).__name__}: {str(error).splitlines()[0]}): download it again") from error
 
 
-def _fill(model: LatentDiffusion, tensors: dict[str, LazyTensor], rename: Callable[[str], str], device: torch.device,
-          dtype: torch.dtype, path: Path) -> None:
+def _fill(model: LatentDiffusion, tensors: dict[str, LazyTensor], rename: Callable[[str], str],
+          device: torch.device, dtype: torch.dtype, path: Path) -> None:
     """Gives a blank model its tensors one by one. rename: key of the model -> name in the file."""
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     _check_keys({rename(key): shape for key, shape in shapes.items()}, tensors, path)
@@ -173,18 +175,26 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _some(names: list[str], most: int = 3) -> str:
     """The first few, and the count of the rest. Names are the file's, so they may hold anything."""
-    return ", ".join(ascii(name[:100])[1:-1] for name in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    shown = ", ".join(ascii(name[:100])[1:-1] for name in names[:most])
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _convert(lazy: LazyTensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, name: str) -> Tensor:
+def _convert(lazy: LazyTensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype,
+             name: str) -> Tensor:
     """A copy of the tensor, in memory of its own. Raises InputError if it cannot be read, or holds NaN or infinity."""
     try:
         mapped = lazy.read()
         tensor = mapped.reshape(shape).to(device=device, dtype=dtype, copy=True)
+    except InputError:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise InputError(f"{name}: does not fit the memory of {device}: use dtype=torch.bfloat16, or a smaller "
+                         "model") from error
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            raise InputError(f"{name}: does not fit the memory of {device}: use dtype=torch.bfloat16, or a smaller model") from error
-        raise InputError(f"{name} cannot be read ({type(error).__name__}: {error}): download the file again") from error
+        raise InputError(f"{name} cannot be read ({type(error).__name__}: {error}): "
+                         "download the file again") from error
+    if not mapped.is_floating_point():
+        raise InputError(f"{name} holds {mapped.dtype}, no floating-point weights: quantised files are not read")
     if tensor.numel() and not tensor.is_meta:
         low, high = torch.aminmax(tensor)           # both are NaN if any element is
         if not (low.isfinite() and high.isfinite()):

@@ -44,9 +44,9 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
 def download_folder(repo: str) -> Path:
     """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary, nothing else."""
     folder = download_file(repo, ["unet/config.json"]).parents[1]
-    for sub, stem in PARTS.values():
+    for sub, names in PARTS.values():
         download_file(repo, [f"{sub}/config.json"])
-        download_file(repo, [f"{sub}/{stem}.safetensors", f"{sub}/{'pytorch_model' if sub == 'bert' else stem}.bin"])
+        download_file(repo, [f"{sub}/{name}" for name in names])
     download_file(repo, ["tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
     return folder
 

@@ -13,14 +13,21 @@ from ldm import AutoencoderConfig, DiffusionConfig, InputError, LDMConfig, TextC
 from weights.files import open_tensors
 from weights.pickles import LazyTensor
 
-# part of LatentDiffusion -> folder, and its file's name without the ending
-PARTS = {"unet": ("unet", "diffusion_pytorch_model"),
-         "autoencoder": ("vqvae", "diffusion_pytorch_model"),
-         "text_encoder": ("bert", "model")}
+# part of LatentDiffusion -> folder, and the files that may hold its weights
+PARTS = {
+    "unet": ("unet", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+    "autoencoder": ("vqvae", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
+    "text_encoder": ("bert", ("model.safetensors", "pytorch_model.bin")),
+}
 
-# Entries of unet/config.json that change the computation but no shape, and the values with which ours agrees
-_UNET_FACTS = {"act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "resnet_time_scale_shift": "default",
-               "center_input_sample": False}
+# Entries of the config.json files that change the computation but no shape, and the values with which ours agrees
+_FACTS = {
+    "unet": {"act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5, "mid_block_scale_factor": 1,
+             "resnet_time_scale_shift": "default", "resnet_out_scale_factor": 1, "resnet_skip_time_act": False,
+             "only_cross_attention": False, "center_input_sample": False},
+    "vqvae": {"act_fn": "silu"},
+    "bert": {"activation_function": "gelu", "scale_embedding": False},
+}
 
 _RES_BLOCK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
               "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
@@ -31,10 +38,13 @@ def read_config(folder: Path) -> LDMConfig:
 
     Raises InputError if a file is missing or no JSON, or describes a model that is not of this family.
     """
-    unet, vae, text = (_read_json(folder / name / "config.json") for name in ("unet", "vqvae", "bert"))
-    strange = [f"{key}={unet[key]!r}" for key, value in _UNET_FACTS.items() if unet.get(key, value) != value]
-    if strange:
-        raise InputError(f"{folder}/unet/config.json: {', '.join(strange)}: another kind of UNet, which is not supported")
+    configs = {name: _read_json(folder / name / "config.json") for name in _FACTS}
+    for name, facts in _FACTS.items():
+        if strange := [f"{key}={configs[name][key]!r}" for key, value in facts.items()
+                       if configs[name].get(key, value) != value]:
+            raise InputError(f"{folder}/{name}/config.json: {', '.join(strange)}: another kind of model, which is not "
+                             "supported")
+    unet, vae, text = configs.values()
     try:
         return LDMConfig(
             autoencoder=AutoencoderConfig(
@@ -67,12 +77,10 @@ def read_config(folder: Path) -> LDMConfig:
 def open_folder(folder: Path) -> dict[str, LazyTensor]:
     """The tensors of the three files as "folder/name"."""
     tensors = {}
-    for part, (sub, stem) in PARTS.items():
-        files = [folder / sub / f"{stem}.safetensors", folder / sub / f"{_bin_stem(part)}.bin"]
-        file = next((file for file in files if file.is_file()), None)
+    for sub, names in PARTS.values():
+        file = next((folder / sub / name for name in names if (folder / sub / name).is_file()), None)
         if file is None:
-            raise InputError(f"{folder}: holds neither {sub}/{files[0].name} nor {sub}/{files[1].name}: "
-                             "download the folder again, whole")
+            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names)}: download the folder again, whole")
         tensors |= {f"{sub}/{_modern(name)}": tensor for name, tensor in open_tensors(file).tensors.items()}
     return tensors
 
@@ -110,10 +118,12 @@ def _autoencoder_name(key: str, config: LDMConfig) -> str:
     key = re.sub(r"\bup\.(\d+)\.", lambda match: f"up_blocks.{last - int(match[1])}.", key)
     key = re.sub(r"\bmid\.block_(\d)", lambda match: f"mid_block.resnets.{int(match[1]) - 1}", key)
     if "mid.attn_1." in key:
-        key = re.sub(r"\.([qkv])\.", r".to_\1.", key).replace(".proj_out.", ".to_out.0.").replace(".norm.", ".group_norm.")
+        key = re.sub(r"\.([qkv])\.", r".to_\1.", key)
+        key = key.replace(".proj_out.", ".to_out.0.").replace(".norm.", ".group_norm.")
         return key.replace("mid.attn_1.", "mid_block.attentions.0.")
-    for ours, theirs in ((".block.", ".resnets."), (".downsample.", ".downsamplers.0."), (".upsample.", ".upsamplers.0."),
-                         (".nin_shortcut.", ".conv_shortcut."), (".norm_out.", ".conv_norm_out.")):
+    for ours, theirs in ((".block.", ".resnets."), (".downsample.", ".downsamplers.0."),
+                         (".upsample.", ".upsamplers.0."), (".nin_shortcut.", ".conv_shortcut."),
+                         (".norm_out.", ".conv_norm_out.")):
         key = key.replace(ours, theirs)
     return key
 
@@ -142,10 +152,6 @@ def _modern(name: str) -> str:
     for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
         name = name.replace(old, new)
     return name
-
-
-def _bin_stem(part: str) -> str:
-    return "pytorch_model" if part == "text_encoder" else PARTS[part][1]
 
 
 def _one(value: Any, name: str) -> int:

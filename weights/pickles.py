@@ -55,7 +55,7 @@ class Inert:
 
 
 class Dict(dict):
-    """Stands for OrderedDict, without the attributes that torch sets on it and that a pickle could shadow methods with."""
+    """Stands for OrderedDict, without the attributes that torch sets on it: a pickle could shadow methods with them."""
     __slots__ = ()
 
     def __setstate__(self, state): pass
@@ -163,7 +163,8 @@ def _check_opcodes(program: bytes) -> None:
 def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
     """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
     if entry.compress_type != zipfile.ZIP_STORED:
-        raise ValueError("the archive is compressed: save the file again with torch.save")
+        raise InputError("this checkpoint is a compressed archive, which cannot be mapped: save it again with "
+                         "torch.save")
     header = buffer[entry.header_offset:entry.header_offset + 30]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise ValueError("a storage is not where the archive's directory says")
