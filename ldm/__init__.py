@@ -1,8 +1,8 @@
 """A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) written from scratch: a KL autoencoder, a
 text encoder, a cross-attention UNet, a noise schedule and samplers, bundled as `LatentDiffusion`.
 
-Modules keep the parameter names of the original CompVis checkpoint, so that strict loading of a public file is the
-audit. Nothing here touches files or the network except through its arguments.
+Modules keep the parameter names of the original CompVis checkpoint, so that strict loading of a public file
+is the audit. Nothing here touches files or the network except through its arguments.
 
 Notation, used by all code of this project:
 
@@ -13,7 +13,8 @@ Notation, used by all code of this project:
     alphas_cumprod  \u1fb1 of DDPM        (T)
     ids             token ids        (b n)
     c               context          (b n d)     output of the text encoder
-    v               learned vectors  (k d)       rows of the embedding table for the ids vocab_size, vocab_size+1, ...
+    v               learned vectors  (k d)       rows of the embedding table for the ids vocab_size,
+                                                 vocab_size+1, ...
 """
 from ldm.autoencoder import Autoencoder, Posterior
 from ldm.config import AutoencoderConfig, DiffusionConfig, LDMConfig, TextConfig, UNetConfig
@@ -24,5 +25,6 @@ from ldm.text_encoder import TextEncoder
 from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "DiffusionConfig", "InputError", "LDMConfig", "LatentDiffusion",
-           "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder", "Tokenizer", "UNet", "UNetConfig"]
+__all__ = ["Autoencoder", "AutoencoderConfig", "DiffusionConfig", "InputError", "LDMConfig",
+           "LatentDiffusion", "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder", "Tokenizer",
+           "UNet", "UNetConfig"]

@@ -1,5 +1,5 @@
-"""Attention, the one function that every network here calls (Vaswani et al. 2017, equation 1; Rombach et al. 2021,
-section 3.3). Kernels differ by device; results agree within rounding.
+"""Attention, the one function that every network here calls (Vaswani et al. 2017, equation 1; Rombach et
+al. 2021, section 3.3). Kernels differ by device; results agree within rounding.
 """
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-# Without a gradient to compute, scores beyond these a head and sample cost more memory traffic than they save.
+# Without a gradient to compute, scores beyond these a head and sample cost more memory traffic
+# than they save.
 _EXPLICIT_SCORES = 512 * 512
 
 
@@ -20,7 +21,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (
             q.requires_grad or q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES):
-        # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three times
+        # PyTorch's fused kernel is up to twice as slow as the plain product here,
+        # and its backward three times
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                         # b h n m
         out = scores.softmax(dim=-1) @ v                                                 # b h n d
     else:

@@ -1,8 +1,8 @@
-"""The KL autoencoder (Rombach et al. 2021, sections 3.1 and G): picture to a diagonal Gaussian over latents and back.
-Encoder and decoder are stacks of residual blocks with one self-attention in the middle.
+"""The KL autoencoder (Rombach et al. 2021, sections 3.1 and G): picture to a diagonal Gaussian over latents
+and back. Encoder and decoder are stacks of residual blocks with one self-attention in the middle.
 
-Two departures from PyTorch's defaults belong to the trained weights: GroupNorm's epsilon is 1e-6, and downsampling
-pads right and bottom only.
+Two departures from PyTorch's defaults belong to the trained weights: GroupNorm's epsilon is 1e-6, and
+downsampling pads right and bottom only.
 """
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ResnetBlock(nn.Module):
         if channels_in != channels_out:
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b ci h w -> b co h w
+    def forward(self, x: Tensor) -> Tensor:                                          # b ci h w -> b co h w
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
         return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
@@ -72,7 +72,7 @@ class AttnBlock(nn.Module):
         self.v = nn.Conv2d(channels, channels, 1)
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b c h w -> b c h w
+    def forward(self, x: Tensor) -> Tensor:                                          # b c h w -> b c h w
         h = self.norm(x)
         q, k, v = (rearrange(project(h), "b c h w -> b (h w) c") for project in (self.q, self.k, self.v))
         h = attention(q, k, v, heads=1)
@@ -84,8 +84,9 @@ class Downsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b c h w -> b c h/2 w/2
-        return self.conv(F.pad(x, (0, 1, 0, 1)))      # right and bottom only: symmetric padding gives wrong pictures
+    def forward(self, x: Tensor) -> Tensor:                                          # b c h w -> b c h/2 w/2
+        # right and bottom only: symmetric padding gives wrong pictures
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -93,7 +94,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b c h w -> b c 2h 2w
+    def forward(self, x: Tensor) -> Tensor:                                          # b c h w -> b c 2h 2w
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
@@ -135,7 +136,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(b z_channels h w) -> x (b 3 f*h f*w). `up` is indexed as the encoder's `down`, so it is run backwards."""
+    """(b z_channels h w) -> x (b 3 f*h f*w). `up` is indexed as the encoder's `down`,
+    so it is run backwards."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()

@@ -1,5 +1,6 @@
-"""Sizes of the model: four frozen dataclasses and their bundle. The defaults are the public 1.45B text-to-image
-model (CompVis text2img-large), as described in Rombach et al. 2021, table 15, and measured on its tensors.
+"""Sizes of the model: four frozen dataclasses and their bundle. The defaults are the public 1.45B
+text-to-image model (CompVis text2img-large), as described in Rombach et al. 2021, table 15, and
+measured on its tensors.
 """
 from __future__ import annotations
 
@@ -55,11 +56,11 @@ class TextConfig:
 @dataclass(frozen=True)
 class DiffusionConfig:
     """Forward process, and the scale of the latents on which it runs."""
-    timesteps: int = 1000                               # T
+    timesteps: int = 1000                           # T
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    scale_factor: float = 0.18215                       # latents are multiplied by this, to about unit variance
-    latent_size: int = 32                               # h = w of the latents that the UNet was trained on
+    scale_factor: float = 0.18215                   # latents are multiplied by this, to about unit variance
+    latent_size: int = 32                           # h = w of the latents that the UNet was trained on
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,23 @@ class LDMConfig:
             raise InputError(f"unet.attention has {len(self.unet.attention)} entries but unet.channels has "
                              f"{len(self.unet.channels)} levels: give one entry a level")
         if self.unet.context_dim != self.text.width:
-            raise InputError(f"unet.context_dim is {self.unet.context_dim} but text.width is {self.text.width}: "
-                             "the UNet attends to the text encoder's output, so they must be equal")
+            raise InputError(f"unet.context_dim is {self.unet.context_dim} but text.width is "
+                             f"{self.text.width}: the UNet attends to the text encoder's output, "
+                             "so they must be equal")
         if self.unet.in_channels != self.autoencoder.embed_dim:
             raise InputError(f"unet.in_channels is {self.unet.in_channels} but autoencoder.embed_dim is "
-                             f"{self.autoencoder.embed_dim}: both are the latent's channels and must be equal")
+                             f"{self.autoencoder.embed_dim}: both are the latent's channels "
+                             "and must be equal")
         for name, part in (("autoencoder", self.autoencoder), ("unet", self.unet)):
             uneven = [width for width in part.channels if width % part.norm_groups]
             if uneven:
-                raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} norm_groups do not divide")
+                raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} norm_groups "
+                                 "do not divide")
         uneven = [width for width, attends in zip(self.unet.channels, self.unet.attention)
                   if (attends or width == self.unet.channels[-1]) and width % self.unet.heads]
         if uneven:
-            raise InputError(f"unet.channels has {uneven[0]}, which its {self.unet.heads} heads do not divide")
+            raise InputError(f"unet.channels has {uneven[0]}, which its {self.unet.heads} heads "
+                             "do not divide")
 
     @staticmethod
     def text2img_large() -> LDMConfig:
@@ -101,7 +106,8 @@ class LDMConfig:
     @staticmethod
     def from_dict(values: dict[str, dict[str, Any]]) -> LDMConfig:
         """The config that `to_dict` described. Raises InputError on anything that is not one."""
-        parts = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "text": TextConfig, "diffusion": DiffusionConfig}
+        parts = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "text": TextConfig,
+                 "diffusion": DiffusionConfig}
         try:
             return LDMConfig(**{name: _read_part(cls, values[name]) for name, cls in parts.items()})
         except (TypeError, KeyError, AttributeError) as error:

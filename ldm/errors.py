@@ -2,4 +2,5 @@
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line: what is wrong, where, and what to do. Scripts print it and exit with 2."""
+    """Bad input. The message is one line: what is wrong, where, and what to do.
+    Scripts print it and exit with 2."""

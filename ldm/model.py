@@ -1,5 +1,6 @@
-"""The latent diffusion model: autoencoder, text encoder, UNet and schedule, bundled, with the training objective
-(Rombach et al. 2021, equation 3; Gal et al. 2022, equation 1) and classifier-free guidance (Ho & Salimans 2022).
+"""The latent diffusion model: autoencoder, text encoder, UNet and schedule, bundled, with the
+training objective (Rombach et al. 2021, equation 3; Gal et al. 2022, equation 1) and classifier-free
+guidance (Ho & Salimans 2022).
 
     images --encode--> z0 --add_noise(t, eps)--> z_t --unet(z_t, t, c)--> eps_hat --MSE(eps, eps_hat)--> loss
     prompts --tokenizer--> ids --embed--> embeddings --text encoder--> c
@@ -25,7 +26,8 @@ from ldm.unet import UNet
 
 
 def _no_vocabulary():
-    raise InputError("this model has no vocabulary, so it cannot read prompts: set model.tokenizer, or load a model that has one")
+    raise InputError("this model has no vocabulary, so it cannot read prompts: set model.tokenizer, "
+                     "or load a model that has one")
 
 
 class LatentDiffusion(nn.Module):
@@ -69,14 +71,17 @@ class LatentDiffusion(nn.Module):
         eps_hat = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
         return (eps.float() - eps_hat.float()).square().mean()
 
-    def guided(self, c: Tensor, uncond: Tensor | None = None, guidance: float = 1.0) -> Callable[[Tensor, int], Tensor]:
-        """The function (z, t) -> eps_hat (b c h w) in fp32 with classifier-free guidance: eps_u + guidance *
-        (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At guidance 1 eps_u is not computed.
+    def guided(self, c: Tensor, uncond: Tensor | None = None,
+               guidance: float = 1.0) -> Callable[[Tensor, int], Tensor]:
+        """The function (z, t) -> eps_hat (b c h w) in fp32 with classifier-free guidance:
+        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At
+        guidance 1 eps_u is not computed.
 
         c (b n d), uncond (b n d) or (1 n d). Raises InputError if guidance is not 1 and uncond is missing.
         """
         if guidance != 1 and uncond is None:
-            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, or guidance 1")
+            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, "
+                             "or guidance 1")
         if guidance == 1:
             contexts = self.unet.project(c.to(self.dtype))
             return lambda z, t: self.unet.denoise(z.to(self.dtype), self._times(t, len(z)), contexts).float()
@@ -103,8 +108,9 @@ class LatentDiffusion(nn.Module):
                               self.schedule.alphas_cumprod.tolist(), z_T, steps,
                               lambda: randn(shape, generator, self.device))
 
-    def sample(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0, eta: float = 0.0,
-               sampler: str = "ddim", z_T: Tensor | None = None, generator: Generators = None) -> Tensor:
+    def sample(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0,
+               eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
+               generator: Generators = None) -> Tensor:
         """Draws scaled latents z0 (b c h w) in fp32 for the contexts c (b n d).
 
         uncond: context of the empty or a negative prompt, (b n d) or (1 n d); needed unless guidance is 1.
@@ -116,10 +122,11 @@ class LatentDiffusion(nn.Module):
         return z
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str] | str, negative: str = "", steps: int = 50, guidance: float = 5.0,
-                 eta: float = 0.0, sampler: str = "ddim", seed: int = 0, batch: int = 8) -> list[Image.Image]:
-        """Prompts -> one picture each, of the size that the model was trained on. Picture i has the seed `seed` + i,
-        whatever the batch size. Raises InputError if the latents overflow."""
+    def generate(self, prompts: Sequence[str] | str, negative: str = "", steps: int = 50,
+                 guidance: float = 5.0, eta: float = 0.0, sampler: str = "ddim", seed: int = 0,
+                 batch: int = 8) -> list[Image.Image]:
+        """Prompts -> one picture each, of the size that the model was trained on. Picture i has the seed
+        `seed` + i, whatever the batch size. Raises InputError if the latents overflow."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if batch < 1:
             raise InputError(f"batch is {batch}: give 1 or more")
@@ -130,8 +137,8 @@ class LatentDiffusion(nn.Module):
             generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(some))]
             z0 = self.sample(self.context(some), uncond, steps, guidance, eta, sampler, generator=generators)
             if not z0.isfinite().all():
-                raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, guidance "
-                                 f"{guidance}): use float32 or bfloat16 weights, or less guidance")
+                raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, "
+                                 f"guidance {guidance}): use float32 or bfloat16 weights, or less guidance")
             images += to_images(self.decode(z0.to(self.dtype)))
         return images
 
@@ -139,4 +146,5 @@ class LatentDiffusion(nn.Module):
 def to_images(x: Tensor) -> list[Image.Image]:
     """x (b 3 H W) in [-1, 1] -> b RGB pictures; values outside are clipped."""
     pixels = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return [Image.fromarray(np.ascontiguousarray(p)) for p in rearrange(pixels, "b c h w -> b h w c").cpu().numpy()]
+    return [Image.fromarray(np.ascontiguousarray(p))
+            for p in rearrange(pixels, "b c h w -> b h w c").cpu().numpy()]

@@ -11,8 +11,8 @@ from ldm.config import DiffusionConfig
 
 
 class NoiseSchedule(nn.Module):
-    """betas and alphas_cumprod, both (T) in fp32, computed in float64. They follow the model to its device, but keep
-    fp32 when the model is cast: in bf16 the first 1 - alphas_cumprod would be off by a fifth.
+    """betas and alphas_cumprod, both (T) in fp32, computed in float64. They follow the model to its device,
+    but keep fp32 when the model is cast: in bf16 the first 1 - alphas_cumprod would be off by a fifth.
     """
     betas: Tensor
     alphas_cumprod: Tensor

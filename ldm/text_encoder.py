@@ -1,6 +1,6 @@
-"""The text encoder: a BERT-style transformer (pre-norm, learned positions, no attention mask: padding is attended
-to), trained together with the UNet. Two halves are apart because Textual Inversion works between them: `embed`
-looks ids up in the embedding table, `encode` turns embeddings into the context.
+"""The text encoder: a BERT-style transformer (pre-norm, learned positions, no attention mask: padding is
+attended to), trained together with the UNet. Two halves are apart because Textual Inversion works between
+them: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
 
 Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v.
 """
@@ -54,7 +54,8 @@ class Layers(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """ids (b n) -> context c (b n d). `learned` (m d) holds the vectors of the words that this model has been taught."""
+    """ids (b n) -> context c (b n d).
+    `learned` (m d) holds the vectors of the words that this model has been taught."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -63,7 +64,8 @@ class TextEncoder(nn.Module):
         self.pos_emb = nn.ModuleDict({"emb": nn.Embedding(config.length, config.width)})
         self.attn_layers = Layers(config)
         self.norm = nn.LayerNorm(config.width)
-        self.to_logits = nn.Linear(config.width, config.vocab_size)  # in every checkpoint; encoding does not use it
+        # in every checkpoint; encoding does not use it
+        self.to_logits = nn.Linear(config.width, config.vocab_size)
         # no buffer: it stays fp32 when the model is cast, and real when the model is built on "meta"
         self.learned = torch.empty(0, config.width, dtype=torch.float32, device="cpu")
 
@@ -73,8 +75,9 @@ class TextEncoder(nn.Module):
         return self.config.vocab_size
 
     def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
-        """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids vocab_size + 0 .. k-1;
-        by default those of the words that the model has been taught. Differentiable in v; the table is only read.
+        """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids
+        vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
+        in v; the table is only read.
         """
         v = self.learned.to(ids.device) if v is None else v
         if len(v) == 0:

@@ -1,8 +1,8 @@
-"""Prompts to ids: BERT's normalisation and WordPiece by the `tokenizers` library (Devlin et al. 2018), framed as
-[CLS] text [SEP] [PAD]..., always `length` ids long.
+"""Prompts to ids: BERT's normalisation and WordPiece by the `tokenizers` library (Devlin et al. 2018), framed
+as [CLS] text [SEP] [PAD]..., always `length` ids long.
 
-Learned words are cut out of the text before the library sees it, so that they can be any string, even one that
-WordPiece would split or that is already in the vocabulary. A word of k vectors becomes k private ids.
+Learned words are cut out of the text before the library sees it, so that they can be any string, even one
+that WordPiece would split or that is already in the vocabulary. A word of k vectors becomes k private ids.
 """
 from __future__ import annotations
 
@@ -26,20 +26,24 @@ def read_vocabulary(path: str | Path) -> tokenizers.Tokenizer:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"vocabulary {path}: there is no such file: give the path of a vocab.txt or tokenizer.json")
+        raise InputError(f"vocabulary {path}: there is no such file: give the path of a vocab.txt "
+                         "or tokenizer.json")
     try:
         if path.suffix == ".json":
             backend = tokenizers.Tokenizer.from_file(str(path))
         else:
-            vocab = {line: i for i, line in enumerate(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
+            vocab = {line: i for i, line in enumerate(
+                path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
             backend = tokenizers.implementations.BertWordPieceTokenizer(vocab, lowercase=True)._tokenizer
     except Exception as error:  # the library raises plain Exception
-        raise InputError(f"vocabulary {path}: cannot be read ({error}): give a vocab.txt or tokenizer.json") from error
+        raise InputError(f"vocabulary {path}: cannot be read ({error}): give a vocab.txt "
+                         "or tokenizer.json") from error
     return check_vocabulary(backend, str(path))
 
 
 def check_vocabulary(backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
-    """The same tokenizer without padding or truncation of its own. Raises InputError if it lacks a special token."""
+    """The same tokenizer without padding or truncation of its own.
+    Raises InputError if it lacks a special token."""
     missing = [token for token in _SPECIAL if backend.token_to_id(token) is None]
     if missing:
         raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}: give the vocab.txt of a BERT model")
@@ -51,8 +55,9 @@ def check_vocabulary(backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tok
 class Tokenizer:
     """prompts -> ids (b n) with n = `length`.
 
-    `find_vocabulary` is called once, when the first prompt comes: a model without a vocabulary loads and samples from
-    ids all the same. `words` maps each learned placeholder to its private ids; those begin at `vocab_size`.
+    `find_vocabulary` is called once, when the first prompt comes: a model without a vocabulary loads
+    and samples from ids all the same. `words` maps each learned placeholder to its private ids; those
+    begin at `vocab_size`.
     """
 
     def __init__(self, find_vocabulary: Callable[[], tokenizers.Tokenizer], length: int, vocab_size: int):
@@ -63,19 +68,21 @@ class Tokenizer:
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
-        """The library's tokenizer. Raises InputError if no vocabulary can be found, or one larger than the table."""
+        """The library's tokenizer.
+        Raises InputError if no vocabulary can be found, or one larger than the table."""
         if self._backend is None:
             backend = self._find_vocabulary()
             rows = 1 + max(backend.get_vocab().values())
             if rows > self.vocab_size:
                 raise InputError(f"the vocabulary has {rows} tokens but the model's table only "
-                                 f"{self.vocab_size} rows: give the vocabulary that the model was trained with")
+                                 f"{self.vocab_size} rows: give the vocabulary that "
+                                 "the model was trained with")
             self._backend = backend
         return self._backend
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of the text alone: unframed, as long as it is. Learned words match whatever their case, as all
-        text does, and only where they are not part of a longer word."""
+        """The ids of the text alone: unframed, as long as it is. Learned words match whatever their case, as
+        all text does, and only where they are not part of a longer word."""
         ids: list[int] = []
         for part in self._split(text):
             word = self.words.get(part.lower())
@@ -96,7 +103,9 @@ class Tokenizer:
         if not self.words:
             return [text]
         longest_first = sorted(self.words, key=len, reverse=True)
-        # a boundary is asked for only where the placeholder itself begins or ends with a letter: "*s" holds "*"
-        patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word) + (r"\b" if re.search(r"\w$", word) else "")
+        # a boundary is asked for only where the placeholder itself begins or ends with a letter:
+        # "*s" holds "*"
+        patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word)
+                    + (r"\b" if re.search(r"\w$", word) else "")
                     for word in longest_first]
         return re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)

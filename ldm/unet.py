@@ -1,8 +1,9 @@
-"""The denoiser eps_theta(z_t, t, c): a UNet whose levels hold residual blocks, told the timestep, and spatial
-transformers, told the context by cross-attention (Rombach et al. 2021, section 3.3 and figure 3; Ho et al. 2020).
+"""The denoiser eps_theta(z_t, t, c): a UNet whose levels hold residual blocks, told the timestep,
+and spatial transformers, told the context by cross-attention (Rombach et al. 2021, section 3.3 and
+figure 3; Ho et al. 2020).
 
-Module names are the original checkpoint's. Epsilons differ from one another as there: GroupNorm 1e-5 in residual
-blocks, 1e-6 in spatial transformers.
+Module names are the original checkpoint's. Epsilons differ from one another as there: GroupNorm 1e-5 in
+residual blocks, 1e-6 in spatial transformers.
 """
 from __future__ import annotations
 
@@ -23,8 +24,9 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Sinusoids of t (b) -> (b width) fp32: cosines, then sines, of wavelengths from 2 pi to 10000 * 2 pi
     (Vaswani et al. 2017, section 3.5)."""
     half = width // 2
-    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
-    angles = rearrange(t.float(), "b -> b 1") * frequencies                              # b half
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device)
+                            / half)
+    angles = rearrange(t.float(), "b -> b 1") * frequencies                          # b half
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -40,7 +42,7 @@ class ResBlock(nn.Module):
         self.skip_connection = (nn.Identity() if channels_in == channels_out
                                 else nn.Conv2d(channels_in, channels_out, 1))
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:                    # b ci h w, b time_width -> b co h w
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:                # b ci h w, b time_width -> b co h w
         h = self.in_layers(x) + rearrange(self.emb_layers(time), "b c -> b c 1 1")
         return self.skip_connection(x) + self.out_layers(h)
 
@@ -73,7 +75,7 @@ class GEGLU(nn.Module):
         super().__init__()
         self.proj = nn.Linear(width_in, 2 * width_out)
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b n di -> b n do
+    def forward(self, x: Tensor) -> Tensor:                                          # b n di -> b n do
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -83,7 +85,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+    def forward(self, x: Tensor) -> Tensor:                                          # b n d -> b n d
         return self.net(x)
 
 
@@ -125,9 +127,10 @@ class SpatialTransformer(nn.Module):
 class Downsample(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)     # symmetric here, unlike the autoencoder's
+        # symmetric here, unlike the autoencoder's
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:                                              # b c h w -> b c h/2 w/2
+    def forward(self, x: Tensor) -> Tensor:                                          # b c h w -> b c h/2 w/2
         return self.op(x)
 
 
@@ -153,7 +156,8 @@ class UNet(nn.Module):
         self.config = config
         base, levels = config.channels[0], len(config.channels)
         time_width = 4 * base
-        self.time_embed = nn.Sequential(nn.Linear(base, time_width), nn.SiLU(), nn.Linear(time_width, time_width))
+        self.time_embed = nn.Sequential(nn.Linear(base, time_width), nn.SiLU(),
+                                        nn.Linear(time_width, time_width))
 
         def res(channels_in: int, channels_out: int) -> ResBlock:
             return ResBlock(channels_in, channels_out, time_width, config.norm_groups)
@@ -163,7 +167,7 @@ class UNet(nn.Module):
 
         width = base
         self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, base, 3, padding=1))])
-        skips = [base]                                          # widths of the feature maps kept for the way up
+        skips = [base]                                      # widths of the feature maps kept for the way up
         for level, channels in enumerate(config.channels):
             for _ in range(config.num_res_blocks):
                 self.input_blocks.append(Block(res(width, channels), *attend(level, channels)))
@@ -188,8 +192,8 @@ class UNet(nn.Module):
                                  nn.Conv2d(base, config.out_channels, 3, padding=1))
 
     def project(self, c: Tensor) -> list[KeysValues]:
-        """c (b n d) -> keys and values of every cross-attention, in order. The context meets the UNet nowhere else, and
-        they depend on neither z nor t: sampling computes them once for all its steps."""
+        """c (b n d) -> keys and values of every cross-attention, in order. The context meets the UNet nowhere
+        else, and they depend on neither z nor t: sampling computes them once for all its steps."""
         return [block.attn2.project(c) for block in self.modules() if isinstance(block, TransformerBlock)]
 
     def denoise(self, z_t: Tensor, t: Tensor, contexts: list[KeysValues]) -> Tensor:

@@ -1,5 +1,5 @@
-"""Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on random
-weights, and the models loaded from the weights beside them."""
+"""Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on
+random weights, and the models loaded from the weights beside them."""
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,8 @@ def assert_close(got: torch.Tensor, expected: torch.Tensor, relative: float) -> 
 @pytest.fixture(scope="session")
 def compvis():
     """(model, expected tensors) of the original code's reference. Tests must not change either."""
-    return weights.load(DATA / "compvis-tiny/model.ckpt"), load_file(DATA / "compvis-tiny/expected.safetensors")
+    return (weights.load(DATA / "compvis-tiny/model.ckpt"),
+            load_file(DATA / "compvis-tiny/expected.safetensors"))
 
 
 @pytest.fixture(scope="session")

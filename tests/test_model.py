@@ -1,5 +1,6 @@
-"""The bundle: Equation 1, guidance, sampling and generating, on a small random model that takes every branch (levels
-with and without attention, different widths, not square), and the same results in bf16 and by either attention kernel.
+"""The bundle: Equation 1, guidance, sampling and generating, on a small random model that takes every
+branch (levels with and without attention, different widths, not square), and the same results in bf16 and
+by either attention kernel.
 """
 import copy
 import dataclasses
@@ -12,8 +13,8 @@ from conftest import DATA, assert_close
 from torch import nn
 
 import ldm.attention
-from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion, LDMConfig, NoiseSchedule, TextConfig,
-                 Tokenizer, UNetConfig)
+from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion, LDMConfig, NoiseSchedule,
+                 TextConfig, Tokenizer, UNetConfig)
 from ldm.attention import attention
 from ldm.model import to_images
 from ldm.tokenizer import read_vocabulary
@@ -51,7 +52,8 @@ def test_schedule_follows_the_device_but_never_the_dtype(model):
     assert torch.equal(schedule.to(torch.bfloat16).alphas_cumprod, exact)
     with torch.device("meta"):
         assert torch.equal(NoiseSchedule(DiffusionConfig()).alphas_cumprod, exact)
-    assert schedule.add_noise(noise(1, 4, 8, 8).bfloat16(), noise(1, 4, 8, 8), torch.tensor([5])).dtype == torch.bfloat16
+    assert (schedule.add_noise(noise(1, 4, 8, 8).bfloat16(), noise(1, 4, 8, 8), torch.tensor([5])).dtype
+            == torch.bfloat16)
 
 
 def test_add_noise_has_its_moments():
@@ -69,7 +71,8 @@ def test_add_noise_has_its_moments():
 @pytest.mark.parametrize("explicit_scores", [0, 512 * 512])
 def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tolerance, explicit_scores):
     monkeypatch.setattr(ldm.attention, "_EXPLICIT_SCORES", explicit_scores)
-    q, k, v = (x.to(dtype).float() for x in (noise(2, n, 12), noise(2, m, 12, seed=1), noise(2, m, 12, seed=2)))
+    q, k, v = (x.to(dtype).float()
+               for x in (noise(2, n, 12), noise(2, m, 12, seed=1), noise(2, m, 12, seed=2)))
     expected = torch.empty_like(q)
     for b in range(2):
         for head in range(3):
@@ -80,14 +83,17 @@ def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tol
 
 
 def test_epsilons_of_the_norms(model):
-    """Checkpoints were trained with these; a wrong one changes too little to be seen in a picture of random weights."""
+    """Checkpoints were trained with these; a wrong one changes too little to be seen
+    in a picture of random weights."""
     def epsilons(part, kind):
         return {module.eps for module in part.modules() if isinstance(module, kind)}
 
     assert epsilons(model.autoencoder, nn.GroupNorm) == {1e-6}
-    assert {block.norm.eps for block in model.unet.modules() if hasattr(block, "transformer_blocks")} == {1e-6}
+    assert {block.norm.eps for block in model.unet.modules()
+            if hasattr(block, "transformer_blocks")} == {1e-6}
     in_res_blocks = [block for block in model.unet.modules() if hasattr(block, "in_layers")]
-    assert {norm.eps for block in in_res_blocks for norm in (block.in_layers[0], block.out_layers[0])} == {1e-5}
+    assert {norm.eps for block in in_res_blocks
+            for norm in (block.in_layers[0], block.out_layers[0])} == {1e-5}
     assert model.unet.out[0].eps == 1e-5
     assert epsilons(model, nn.LayerNorm) == {1e-5}
 
@@ -130,7 +136,8 @@ def test_encode_and_decode_scale_the_latents(model):
 
 
 def test_loss_is_equation_1(model):
-    z0, eps, t, c = noise(3, 4, 4, 8), noise(3, 4, 4, 8, seed=1), torch.tensor([0, 400, 999]), noise(3, 12, 24, seed=2)
+    z0, eps, t, c = (noise(3, 4, 4, 8), noise(3, 4, 4, 8, seed=1), torch.tensor([0, 400, 999]),
+                     noise(3, 12, 24, seed=2))
     eps_hat = model.unet(model.schedule.add_noise(z0, eps, t), t, c)
     assert_close(model.loss(z0, c, eps, t), ((eps - eps_hat) ** 2).mean(), 1e-6)
 
@@ -143,7 +150,8 @@ def test_gradient_of_the_whole_path(model):
     z_t, eps, t = noise(1, 4, 4, 4).double(), noise(1, 4, 4, 4, seed=1).double(), torch.tensor([500])
 
     def loss(v):
-        return (eps - exact.unet(z_t, t, exact.text_encoder.encode(exact.text_encoder.embed(ids, v)))).square().mean()
+        return (eps - exact.unet(
+            z_t, t, exact.text_encoder.encode(exact.text_encoder.embed(ids, v)))).square().mean()
 
     v = noise(2, 24, seed=2).double().requires_grad_()
     assert torch.autograd.gradcheck(loss, v, fast_mode=True)
@@ -167,7 +175,8 @@ def test_sampling_repeats_with_its_generator(model, sampler, eta):
     c, uncond = noise(2, 12, 24, seed=1), noise(1, 12, 24, seed=2)
 
     def sample(seed):
-        return model.sample(c, uncond, steps=4, eta=eta, sampler=sampler, generator=torch.Generator().manual_seed(seed))
+        return model.sample(c, uncond, steps=4, eta=eta, sampler=sampler,
+                            generator=torch.Generator().manual_seed(seed))
 
     first = sample(0)
     assert first.shape == (2, 4, 8, 8) and first.dtype == torch.float32 and not first.requires_grad
@@ -183,14 +192,15 @@ def test_trajectory_yields_every_step(model):
 
 
 def test_generate(model):
-    """A picture depends on its prompt, the negative prompt and its own seed, and not on the others in its batch."""
+    """A picture depends on its prompt, the negative prompt and its own seed,
+    and not on the others in its batch."""
     def pixels(*args, **kwargs):
         return [np.asarray(image) for image in model.generate(*args, steps=2, **kwargs)]
 
     images = pixels(["a cat", "a dog", "a cat"], seed=7, batch=2)
     assert [image.shape for image in images] == [(32, 32, 3)] * 3 and images[0].dtype == np.uint8
     alone = pixels("a dog", seed=8, batch=1)[0]
-    assert np.abs(images[1].astype(int) - alone).max() <= 1            # rounding may differ with the batch's size
+    assert np.abs(images[1].astype(int) - alone).max() <= 1        # rounding may differ with the batch's size
     assert not np.array_equal(images[0], images[2])
     assert not np.array_equal(images[0], pixels("a dog", seed=7)[0])
     assert not np.array_equal(images[0], pixels("a cat", seed=7, negative="dark")[0])

@@ -66,8 +66,10 @@ def test_ddim(compvis, steps, guidance):
 
 
 def private_ids(ids: torch.Tensor, placeholder: int, first: int, k: int) -> torch.Tensor:
-    """ids (b n) with each placeholder replaced by k private ids, cut at n: what the tokenizer does with words."""
-    rows = [[new for i in row for new in (range(first, first + k) if i == placeholder else [i])] for row in ids.tolist()]
+    """ids (b n) with each placeholder replaced by k private ids, cut at n:
+    what the tokenizer does with words."""
+    rows = [[new for i in row for new in (range(first, first + k) if i == placeholder else [i])]
+            for row in ids.tolist()]
     return torch.tensor([row[:ids.shape[1]] for row in rows])
 
 
@@ -78,7 +80,8 @@ def test_inversion(compvis, reference):
     expected = load_file(DATA / reference / "expected.safetensors")
     v = torch.nn.Parameter(expected["ti.v0"].clone())
     optimizer = torch.optim.AdamW([v], lr=0.02)
-    ids = private_ids(expected["ti.ids"], expected["ti.placeholder"].item(), model.text_encoder.vocab_size, len(v))
+    ids = private_ids(expected["ti.ids"], expected["ti.placeholder"].item(),
+                      model.text_encoder.vocab_size, len(v))
     for i in range(5):
         embeddings = model.text_encoder.embed(ids, v)
         c = model.text_encoder.encode(embeddings)
@@ -110,6 +113,7 @@ def test_diffusers_components(diffusers_tiny):
 def test_diffusers_pipeline(diffusers_tiny):
     model, expected = diffusers_tiny
     prompts = json.loads((DATA / "diffusers-tiny/prompts.json").read_text())
-    z0 = model.sample(model.context(prompts[:1]), model.context([""]), steps=10, guidance=5, z_T=expected["pipe.latents"])
+    z0 = model.sample(model.context(prompts[:1]), model.context([""]), steps=10, guidance=5,
+                      z_T=expected["pipe.latents"])
     image = ((model.decode(z0) + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1)
     assert (image - expected["pipe.image"]).abs().max() <= 1e-3

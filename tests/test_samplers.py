@@ -1,5 +1,6 @@
-"""Sampler steps and timesteps: against the original code's numbers, and against cases whose answer is known in closed
-form: a point mass, whose noise prediction is exact, and Gaussian data, whose probability-flow ODE can be solved."""
+"""Sampler steps and timesteps: against the original code's numbers, and against cases whose answer is
+known in closed form: a point mass, whose noise prediction is exact, and Gaussian data, whose
+probability-flow ODE can be solved."""
 import math
 
 import pytest
@@ -7,8 +8,8 @@ import torch
 from conftest import assert_close
 
 from ldm import DiffusionConfig, InputError, NoiseSchedule
-from ldm.samplers import (DDIM, DDPM, DPMSolver, Prediction, ddim_step, ddpm_step, dpm_solver_step, make_sampler,
-                          randn, strided, trajectory)
+from ldm.samplers import (DDIM, DDPM, DPMSolver, Prediction, ddim_step, ddpm_step, dpm_solver_step,
+                          make_sampler, randn, strided, trajectory)
 
 ALPHAS = NoiseSchedule(DiffusionConfig()).alphas_cumprod.double().tolist()
 
@@ -25,11 +26,13 @@ def test_ddim_timesteps_are_the_originals(compvis, steps):
 
 def test_ddim_sigma_is_the_originals(compvis):
     zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    sigmas = [ddim_step(ALPHAS, zero, zero, t, t_prev, eta=1.0, noise=one) for t, t_prev in reversed(strided(1000, 10))]
+    sigmas = [ddim_step(ALPHAS, zero, zero, t, t_prev, eta=1.0, noise=one)
+              for t, t_prev in reversed(strided(1000, 10))]
     assert_close(torch.cat(sigmas).float(), compvis[1]["ddim.sigmas10.eta1"], 1e-5)
 
 
-@pytest.mark.parametrize("steps, count", [(1, 1), (2, 2), (30, 31), (333, 333), (500, 500), (501, 999), (1000, 999)])
+@pytest.mark.parametrize("steps, count", [(1, 1), (2, 2), (30, 31), (333, 333), (500, 500), (501, 999),
+                                          (1000, 999)])
 def test_strided_timesteps_stay_inside_the_schedule(steps, count):
     pairs = strided(1000, steps)
     assert len(pairs) == count
@@ -44,7 +47,8 @@ def test_ddpm_timesteps_reach_the_clean_latent():
 
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(0.7), DDPM(), DPMSolver()])
 def test_point_mass_is_hit_exactly(sampler):
-    """With the exact noise prediction for data at one point, every sampler ends on the point's own noisy version."""
+    """With the exact noise prediction for data at one point,
+    every sampler ends on the point's own noisy version."""
     point = torch.tensor([[[[1.5, -0.3]]]], dtype=torch.float64)
 
     def denoise(z, t):
@@ -52,14 +56,15 @@ def test_point_mass_is_hit_exactly(sampler):
 
     generator = torch.Generator().manual_seed(0)
     z_T = torch.randn(1, 1, 1, 2, generator=generator, dtype=torch.float64)
-    *_, (t, z) = trajectory(sampler, denoise, ALPHAS, z_T, 20, lambda: torch.randn(1, 1, 1, 2, generator=generator))
+    *_, (t, z) = trajectory(sampler, denoise, ALPHAS, z_T, 20,
+                            lambda: torch.randn(1, 1, 1, 2, generator=generator))
     alpha = 1.0 if t < 0 else ALPHAS[t]
     assert (z - math.sqrt(alpha) * point).abs().max() <= 4 * math.sqrt(1 - alpha) + 1e-9
 
 
 def gaussian_error(step, stride, std=0.5):
-    """How far steps of one stride from t = 960 to 160 land from the solution of the probability-flow ODE for data
-    N(0, std^2): there a latent keeps its quantile, z_t / sqrt(alpha std^2 + 1 - alpha)."""
+    """How far steps of one stride from t = 960 to 160 land from the solution of the probability-flow ODE for
+    data N(0, std^2): there a latent keeps its quantile, z_t / sqrt(alpha std^2 + 1 - alpha)."""
     def deviation(t):
         return math.sqrt(ALPHAS[t] * std ** 2 + 1 - ALPHAS[t])
 
@@ -104,7 +109,8 @@ def test_ddim_with_eta_1_is_ddpm():
 
 def test_first_solver_step_is_ddim():
     """DPM-Solver++ of first order is DDIM (Lu et al. 2022, section 4.1)."""
-    z, eps_hat = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).unbind()
+    z, eps_hat = torch.randn(2, 1, 4, 4, dtype=torch.float64,
+                             generator=torch.Generator().manual_seed(3)).unbind()
     z_prev, prediction = dpm_solver_step(ALPHAS, z, eps_hat, 601, 501, None)
     assert_close(z_prev, ddim_step(ALPHAS, z, eps_hat, 601, 501), 1e-12)
     assert prediction.t == 601
@@ -132,7 +138,8 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch():
         randn((3, 1), generators(1, 2), "cpu")
 
 
-@pytest.mark.parametrize("name, eta, message", [("euler", 0, "unknown sampler 'euler'"), ("ddim", -1, "eta is -1"),
+@pytest.mark.parametrize("name, eta, message", [("euler", 0, "unknown sampler 'euler'"),
+                                                ("ddim", -1, "eta is -1"),
                                                 ("ddim", float("nan"), "eta is nan"),
                                                 ("dpm++", 0.5, "only the ddim sampler")])
 def test_meaningless_samplers_are_refused(name, eta, message):

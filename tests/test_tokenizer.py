@@ -51,7 +51,8 @@ def test_word_of_several_vectors(tokenizer):
 
 
 def test_word_is_not_found_inside_others(tokenizer):
-    """A placeholder of letters stands for itself only; one of signs is found anywhere, as WordPiece splits there too."""
+    """A placeholder of letters stands for itself only;
+    one of signs is found anywhere, as WordPiece splits there too."""
     plain = tokenizer.tokenize("photo of cats, concat and cat's")
     tokenizer.words["cat"] = [193]
     assert tokenizer.tokenize("cats concat").count(193) == 0

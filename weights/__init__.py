@@ -1,9 +1,9 @@
 """Reading and writing weights: `load` takes the public checkpoints in any of their layouts, `save` writes one
 safetensors file that describes itself.
 
-Tensors go one at a time from the file, mapped, to the target dtype and device: besides the model itself only the
-tensor under way is in memory. Loading is strict: every tensor of the model must be in the file, with its shape, and
-what else is there must be on the list of known companions.
+Tensors go one at a time from the file, mapped, to the target dtype and device: besides the model itself only
+the tensor under way is in memory. Loading is strict: every tensor of the model must be in the file, with its
+shape, and what else is there must be on the list of known companions.
 """
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
          vocab: str | Path | None = None) -> LatentDiffusion:
     """A model in eval mode, all of it frozen.
 
-    source: "tiny", the embedded default; a file in the original (CompVis) layout, .ckpt, .pt or .safetensors; a file
-        written by `save`; a folder in Hugging Face layout; or a hub id such as "CompVis/ldm-text2im-large-256".
-    vocab: path of a vocab.txt or tokenizer.json. The original layout holds none; without it BERT's is fetched from the
-        hub. Read only when the first prompt is tokenised.
+    source: "tiny", the embedded default; a file in the original (CompVis) layout, .ckpt, .pt or .safetensors;
+        a file written by `save`; a folder in Hugging Face layout; or a hub id such as
+        "CompVis/ldm-text2im-large-256".
+    vocab: path of a vocab.txt or tokenizer.json. The original layout holds none; without it BERT's is fetched
+        from the hub. Read only when the first prompt is tokenised.
 
     Raises InputError, one line with its cure, on anything that is not such a source or does not fit.
     """
@@ -51,8 +52,9 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
 
 
 def save(model: LatentDiffusion, path: str | Path) -> None:
-    """Writes the weights in the original layout's names to one safetensors file, with the config and, where the model
-    has one, the vocabulary in its metadata. Learned words are not part of it. The file appears whole or not at all.
+    """Writes the weights in the original layout's names to one safetensors file, with the config and,
+    where the model has one, the vocabulary in its metadata. Learned words are not part of it. The file
+    appears whole or not at all.
 
     Raises InputError if the file cannot be written.
     """
@@ -62,7 +64,8 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         metadata["ldm.tokenizer"] = model.tokenizer.backend.to_str()
     except InputError:
         pass                            # a model without a vocabulary is saved, and loaded, without one
-    tensors = {compvis.rename(key): tensor.detach().cpu().contiguous() for key, tensor in model.state_dict().items()}
+    tensors = {compvis.rename(key): tensor.detach().cpu().contiguous()
+               for key, tensor in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     try:
         safetensors.torch.save_file(tensors, partial, metadata)
@@ -72,37 +75,43 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
     except (OSError, safetensors.SafetensorError) as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        raise InputError(f"{path}: cannot be written ({error}): check the folder and the free space") from error
+        raise InputError(f"{path}: cannot be written ({error}): check the folder "
+                         "and the free space") from error
 
 
 def _locate(source: str | Path) -> Path:
     if source == "tiny":
         if not TINY.is_file():
-            raise InputError("the embedded default 'tiny' is not part of this version: give the path of a checkpoint")
+            raise InputError("the embedded default 'tiny' is not part of this version: "
+                             "give the path of a checkpoint")
         return TINY
     path = Path(os.path.expanduser(source))
-    if str(source) and os.path.exists(path):        # unlike Path.exists, False for names that no file can have
+    if str(source) and os.path.exists(path):    # unlike Path.exists, False for names that no file can have
         return path
     looks_local = (path.is_absolute() or str(source).startswith(".")
                    or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors"))
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         return hub.download_folder(str(source))
-    raise InputError(f"{source}: there is no such file or folder: give 'tiny', a checkpoint (.ckpt, .pt, .safetensors), "
-                     "a folder in Hugging Face layout, or a hub id such as CompVis/ldm-text2im-large-256")
+    raise InputError(f"{source}: there is no such file or folder: give 'tiny', a checkpoint (.ckpt, .pt, "
+                     ".safetensors), a folder in Hugging Face layout, or a hub id such as "
+                     "CompVis/ldm-text2im-large-256")
 
 
-def _load_file(path: Path, device: torch.device, dtype: torch.dtype, vocab: str | Path | None) -> LatentDiffusion:
+def _load_file(path: Path, device: torch.device, dtype: torch.dtype,
+               vocab: str | Path | None) -> LatentDiffusion:
     file = open_tensors(path)
     tensors = {key: tensor for key, tensor in file.tensors.items() if not compvis.is_ignored(key)}
     model = _blank(lambda: (LDMConfig.from_dict(json.loads(file.metadata["ldm.config"]))
                             if "ldm.config" in file.metadata else
-                            compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()})), path)
+                            compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()})),
+                   path)
     _fill(model, tensors, compvis.rename, device, dtype, path)
     own_vocabulary = _embedded_vocabulary(file, path) if vocab is None else None
     return _with_vocabulary(model, own_vocabulary or hub.find_vocabulary(vocab, model.config.text.vocab_size))
 
 
-def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype, vocab: str | Path | None) -> LatentDiffusion:
+def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype,
+                 vocab: str | Path | None) -> LatentDiffusion:
     model = _blank(lambda: huggingface.read_config(folder), folder)
     _fill(model, huggingface.open_folder(folder), lambda key: huggingface.rename(key, model.config),
           device, dtype, folder)
@@ -130,7 +139,8 @@ def _with_vocabulary(model: LatentDiffusion, find: Callable[[], tokenizers.Token
 
 
 def _blank(read_config: Callable[[], LDMConfig], path: Path) -> LatentDiffusion:
-    """The model of a config, without memory of its own. Raises InputError if the config cannot be read or built."""
+    """The model of a config, without memory of its own.
+    Raises InputError if the config cannot be read or built."""
     try:
         with torch.device("meta"):
             return LatentDiffusion(read_config())
@@ -138,7 +148,8 @@ def _blank(read_config: Callable[[], LDMConfig], path: Path) -> LatentDiffusion:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
         raise InputError(f"{path}: its config or its tensors' shapes do not describe this model "
-                         f"({type(error).__name__}: {str(error).splitlines()[0]}): download it again") from error
+                         f"({type(error).__name__}: {str(error).splitlines()[0]}): "
+                         "download it again") from error
 
 
 def _fill(model: LatentDiffusion, tensors: dict[str, LazyTensor], rename: Callable[[str], str],
@@ -181,20 +192,22 @@ def _some(names: list[str], most: int = 3) -> str:
 
 def _convert(lazy: LazyTensor, shape: tuple[int, ...], device: torch.device, dtype: torch.dtype,
              name: str) -> Tensor:
-    """A copy of the tensor, in memory of its own. Raises InputError if it cannot be read, or holds NaN or infinity."""
+    """A copy of the tensor, in memory of its own.
+    Raises InputError if it cannot be read, or holds NaN or infinity."""
     try:
         mapped = lazy.read()
         tensor = mapped.reshape(shape).to(device=device, dtype=dtype, copy=True)
     except InputError:
         raise
     except torch.cuda.OutOfMemoryError as error:
-        raise InputError(f"{name}: does not fit the memory of {device}: use dtype=torch.bfloat16, or a smaller "
-                         "model") from error
+        raise InputError(f"{name}: does not fit the memory of {device}: use dtype=torch.bfloat16, "
+                         "or a smaller model") from error
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{name} cannot be read ({type(error).__name__}: {error}): "
                          "download the file again") from error
     if not mapped.is_floating_point():
-        raise InputError(f"{name} holds {mapped.dtype}, no floating-point weights: quantised files are not read")
+        raise InputError(f"{name} holds {mapped.dtype}, no floating-point weights: "
+                         "quantised files are not read")
     if tensor.numel() and not tensor.is_meta:
         low, high = torch.aminmax(tensor)           # both are NaN if any element is
         if not (low.isfinite() and high.isfinite()):
@@ -209,5 +222,6 @@ def _check_device(device: str | torch.device) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {device!s} is not available here ({str(error).splitlines()[0]}): use 'cpu'") from error
+        raise InputError(f"device {device!s} is not available here ({str(error).splitlines()[0]}): "
+                         "use 'cpu'") from error
     return device

@@ -1,5 +1,5 @@
-"""The layout of the original checkpoints (CompVis/latent-diffusion): three prefixes, which leave our own names, and
-keys that are not weights. The architecture is read from the shapes.
+"""The layout of the original checkpoints (CompVis/latent-diffusion): three prefixes, which leave our own
+names, and keys that are not weights. The architecture is read from the shapes.
 """
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ IGNORED = {
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])":
         "the schedule is computed anew, in float64",
     r"scale_factor": "part of DiffusionConfig",
-    r"model_ema\..*": "a running average of the UNet, kept for training; the public weights are the plain ones",
+    r"model_ema\..*":
+        "a running average of the UNet, kept for training; the public weights are the plain ones",
     r"first_stage_model\.loss\..*": "discriminator and perceptual network of the autoencoder's training",
     r"logvar": "weight of the loss by timestep, constant in the public models",
 }
@@ -38,8 +39,9 @@ def is_ignored(key: str) -> bool:
 
 
 def infer_config(shapes: Shapes) -> LDMConfig:
-    """The architecture of the tensors of a file. What shapes cannot say is as in the public model: 8 heads, 32 norm
-    groups, the schedule and the size of the latents. Raises InputError naming the tensor that is not there."""
+    """The architecture of the tensors of a file. What shapes cannot say is as in the public model:
+    8 heads, 32 norm groups, the schedule and the size of the latents. Raises InputError naming the
+    tensor that is not there."""
     try:
         return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes), text=_text(shapes),
                          diffusion=DiffusionConfig())

@@ -17,7 +17,8 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """The tensors of a .safetensors file or a torch checkpoint; what the bytes say counts, not the file's name.
+    """The tensors of a .safetensors file or a torch checkpoint; what the bytes say counts,
+    not the file's name.
 
     Raises InputError if the file is missing, an HTML page, truncated, damaged or of another format.
     """
@@ -29,9 +30,11 @@ def open_tensors(path: Path) -> TensorFile:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise InputError(f"{path}: an HTML page, not a checkpoint: the download saved a web page; download the file itself")
+        raise InputError(f"{path}: an HTML page, not a checkpoint: the download saved a web page; "
+                         "download the file itself")
     if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: a Git LFS pointer, not a checkpoint: run 'git lfs pull', or download the file itself")
+        raise InputError(f"{path}: a Git LFS pointer, not a checkpoint: run 'git lfs pull', "
+                         "or download the file itself")
     if head.startswith(b"PK"):
         return TensorFile(_state_dict(path))
     if head[8:9] == b"{":
@@ -39,8 +42,8 @@ def open_tensors(path: Path) -> TensorFile:
     if head.startswith(b"\x80"):
         raise InputError(f"{path}: a pickle in torch's format from before 1.6, which is not read: "
                          "load it with torch and save it again")
-    raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its beginning "
-                     f"({path.stat().st_size:,} bytes): download it again")
+    raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its "
+                     f"beginning ({path.stat().st_size:,} bytes): download it again")
 
 
 def _open_safetensors(path: Path) -> TensorFile:
@@ -49,7 +52,8 @@ def _open_safetensors(path: Path) -> TensorFile:
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}): "
                          "download it again") from error
-    return TensorFile({name: LazyTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
+    return TensorFile({name: LazyTensor(tuple(file.get_slice(name).get_shape()),
+                                        lambda name=name: file.get_tensor(name))
                        for name in file.keys()}, file.metadata() or {})
 
 
@@ -60,7 +64,9 @@ def _state_dict(path: Path) -> dict[str, LazyTensor]:
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no dict of tensors: not a checkpoint of a model")
-    strangers = [str(name) for name, value in content.items() if not (isinstance(name, str) and isinstance(value, LazyTensor))]
+    strangers = [str(name) for name, value in content.items()
+                 if not (isinstance(name, str) and isinstance(value, LazyTensor))]
     if strangers:
-        raise InputError(f"{path}: entry {strangers[0]!r} is not a tensor ({len(strangers)} such): not a checkpoint of a model")
+        raise InputError(f"{path}: entry {strangers[0]!r} is not a tensor ({len(strangers)} such): "
+                         "not a checkpoint of a model")
     return content

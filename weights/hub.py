@@ -20,29 +20,35 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
 
     Raises InputError if there is none of them, or neither network nor a cached copy.
     """
-    from huggingface_hub import errors, hf_hub_download    # here: the import costs more than loading the tiny model
+    # here: the import costs more than loading the tiny model
+    from huggingface_hub import errors, hf_hub_download
 
     for name in names:
         try:
             return Path(hf_hub_download(repo, name))
         except errors.LocalEntryNotFoundError as error:
-            unreachable = error                             # offline, and not in the cache; another name may be
+            unreachable = error                         # offline, and not in the cache; another name may be
         except errors.EntryNotFoundError:
             unreachable = None
         except errors.GatedRepoError as error:
-            raise InputError(f"{repo}: access is restricted: accept its terms on the hub and log in with 'hf auth login'") from error
+            raise InputError(f"{repo}: access is restricted: accept its terms on the hub and log in "
+                             "with 'hf auth login'") from error
         except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-            raise InputError(f"{repo}: the hub has no such repository, or it is private: check the name") from error
-        except Exception as error:                          # time-outs, broken connections, full disks
-            raise InputError(f"{repo}: download of {name} failed ({_first_line(error)}): try again") from error
+            raise InputError(f"{repo}: the hub has no such repository, or it is private: "
+                             "check the name") from error
+        except Exception as error:                      # time-outs, broken connections, full disks
+            raise InputError(f"{repo}: download of {name} failed ({_first_line(error)}): "
+                             "try again") from error
     if unreachable is None:
-        raise InputError(f"{repo}: holds none of {', '.join(names)}: not a text-to-image latent diffusion repository")
-    raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?): connect and try again, "
-                     "or give the path of a checkpoint on disk")
+        raise InputError(f"{repo}: holds none of {', '.join(names)}: "
+                         "not a text-to-image latent diffusion repository")
+    raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?): connect and "
+                     "try again, or give the path of a checkpoint on disk")
 
 
 def download_folder(repo: str) -> Path:
-    """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary, nothing else."""
+    """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary,
+    nothing else."""
     folder = download_file(repo, ["unet/config.json"]).parents[1]
     for sub, names in PARTS.values():
         download_file(repo, [f"{sub}/config.json"])
@@ -52,18 +58,19 @@ def download_folder(repo: str) -> Path:
 
 
 def find_vocabulary(vocab: str | Path | None, vocab_size: int) -> Callable[[], tokenizers.Tokenizer]:
-    """A function that reads the vocabulary at `vocab`, or else BERT's from the hub; for Tokenizer, which calls it late."""
+    """A function that reads the vocabulary at `vocab`, or else BERT's from the hub;
+    for Tokenizer, which calls it late."""
     def find() -> tokenizers.Tokenizer:
         if vocab is not None:
             return read_vocabulary(vocab)
         if vocab_size != BERT_VOCAB_SIZE:
-            raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not those of {BERT}: "
-                             "give the path of its vocab.txt as vocab=")
+            raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
+                             f"those of {BERT}: give the path of its vocab.txt as vocab=")
         try:
             return read_vocabulary(download_file(BERT, ["vocab.txt"]))
         except InputError as error:
-            raise InputError(f"this checkpoint holds no vocabulary, and {BERT} cannot be had ({_first_line(error)}): "
-                             "give the path of its vocab.txt as vocab=") from error
+            raise InputError(f"this checkpoint holds no vocabulary, and {BERT} cannot be had "
+                             f"({_first_line(error)}): give the path of its vocab.txt as vocab=") from error
     return find
 
 

@@ -1,6 +1,6 @@
-"""The Hugging Face layout (CompVis/ldm-text2im-large-256 and its copies): a folder with unet/, vqvae/, bert/ and
-tokenizer/, whose config.json files give the architecture. Tensors are renamed by rule from our names to theirs, so
-that a tensor too many or too few is found on either side.
+"""The Hugging Face layout (CompVis/ldm-text2im-large-256 and its copies): a folder with unet/, vqvae/,
+bert/ and tokenizer/, whose config.json files give the architecture. Tensors are renamed by rule from our
+names to theirs, so that a tensor too many or too few is found on either side.
 """
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ PARTS = {
     "text_encoder": ("bert", ("model.safetensors", "pytorch_model.bin")),
 }
 
-# Entries of the config.json files that change the computation but no shape, and the values with which ours agrees
+# Entries of the config.json files that change the computation but no shape,
+# and the values with which ours agrees
 _FACTS = {
-    "unet": {"act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5, "mid_block_scale_factor": 1,
-             "resnet_time_scale_shift": "default", "resnet_out_scale_factor": 1, "resnet_skip_time_act": False,
-             "only_cross_attention": False, "center_input_sample": False},
+    "unet": {"act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5,
+             "mid_block_scale_factor": 1, "resnet_time_scale_shift": "default", "resnet_out_scale_factor": 1,
+             "resnet_skip_time_act": False, "only_cross_attention": False, "center_input_sample": False},
     "vqvae": {"act_fn": "silu"},
     "bert": {"activation_function": "gelu", "scale_embedding": False},
 }
@@ -34,7 +35,8 @@ _RES_BLOCK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "t
 
 
 def read_config(folder: Path) -> LDMConfig:
-    """The architecture by the three config.json files. What the public repository leaves out is as in its model.
+    """The architecture by the three config.json files.
+    What the public repository leaves out is as in its model.
 
     Raises InputError if a file is missing or no JSON, or describes a model that is not of this family.
     """
@@ -42,8 +44,8 @@ def read_config(folder: Path) -> LDMConfig:
     for name, facts in _FACTS.items():
         if strange := [f"{key}={configs[name][key]!r}" for key, value in facts.items()
                        if configs[name].get(key, value) != value]:
-            raise InputError(f"{folder}/{name}/config.json: {', '.join(strange)}: another kind of model, which is not "
-                             "supported")
+            raise InputError(f"{folder}/{name}/config.json: {', '.join(strange)}: another kind of model, "
+                             "which is not supported")
     unet, vae, text = configs.values()
     try:
         return LDMConfig(
@@ -58,13 +60,14 @@ def read_config(folder: Path) -> LDMConfig:
                 num_res_blocks=unet["layers_per_block"],
                 depth=_one(unet.get("transformer_layers_per_block", 1), "transformer_layers_per_block"),
                 # diffusers calls the number of heads attention_head_dim
-                heads=_one(unet.get("num_attention_heads") or unet["attention_head_dim"], "attention_head_dim"),
+                heads=_one(unet.get("num_attention_heads") or unet["attention_head_dim"],
+                           "attention_head_dim"),
                 context_dim=_one(unet.get("cross_attention_dim", 1280), "cross_attention_dim"),
                 norm_groups=unet.get("norm_num_groups", 32)),
             text=TextConfig(
                 vocab_size=text["vocab_size"], width=text["d_model"], layers=text["encoder_layers"],
-                heads=text["encoder_attention_heads"], head_dim=text["head_dim"], ff_dim=text["encoder_ffn_dim"],
-                length=text["max_position_embeddings"]),
+                heads=text["encoder_attention_heads"], head_dim=text["head_dim"],
+                ff_dim=text["encoder_ffn_dim"], length=text["max_position_embeddings"]),
             diffusion=DiffusionConfig(
                 scale_factor=float(vae.get("scaling_factor", DiffusionConfig.scale_factor)),
                 latent_size=int(unet["sample_size"])))
@@ -80,7 +83,8 @@ def open_folder(folder: Path) -> dict[str, LazyTensor]:
     for sub, names in PARTS.values():
         file = next((folder / sub / name for name in names if (folder / sub / name).is_file()), None)
         if file is None:
-            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names)}: download the folder again, whole")
+            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names)}: "
+                             "download the folder again, whole")
         tensors |= {f"{sub}/{_modern(name)}": tensor for name, tensor in open_tensors(file).tensors.items()}
     return tensors
 
@@ -104,11 +108,13 @@ def _unet_name(key: str, config: LDMConfig) -> str:
             return f"down_blocks.{i}.downsamplers.0.conv.{rest.removeprefix('op.')}"
         if rest.startswith("conv."):
             return f"up_blocks.{i}.upsamplers.0.{rest}"
-        return f"{'down' if way == 'input' else 'up'}_blocks.{i}.{kinds[layer]}.{j}.{_replace(rest, _RES_BLOCK)}"
+        return (f"{'down' if way == 'input' else 'up'}_blocks.{i}.{kinds[layer]}.{j}."
+                f"{_replace(rest, _RES_BLOCK)}")
     if match := re.match(r"middle_block\.(\d)\.(.*)", key):
         layer = int(match[1])
         return f"mid_block.{kinds[layer % 2]}.{layer // 2}.{_replace(match[2], _RES_BLOCK)}"
-    return _replace(key, {"time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
+    return _replace(key, {"time_embed.0": "time_embedding.linear_1",
+                          "time_embed.2": "time_embedding.linear_2",
                           "out.0": "conv_norm_out", "out.2": "conv_out"})
 
 
@@ -149,7 +155,8 @@ def _modern(name: str) -> str:
     """Attention of the autoencoder had other names before diffusers 0.17."""
     if "mid_block.attentions.0." not in name:
         return name
-    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
+    for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."),
+                     (".proj_attn.", ".to_out.0.")):
         name = name.replace(old, new)
     return name
 

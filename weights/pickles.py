@@ -1,9 +1,9 @@
 """Reading a torch checkpoint (a zip of one pickle and raw storages) without running any code of the file.
 
-A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions by
-which torch rebuilds a tensor, and a dict; every other name becomes an inert placeholder that swallows whatever the
-program does to it, and nothing that it can name or build is changed by it. Nothing is imported on the file's
-behalf. Tensors are described, and mapped from the file only when they are read.
+A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions
+by which torch rebuilds a tensor, and a dict; every other name becomes an inert placeholder that swallows
+whatever the program does to it, and nothing that it can name or build is changed by it. Nothing is imported
+on the file's behalf. Tensors are described, and mapped from the file only when they are read.
 """
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from ldm import InputError
 
 
 class Unchangeable:
-    """A pickle may set the attributes of any object that it holds, frozen or not, except where this says no."""
+    """A pickle may set the attributes of any object that it holds, frozen or not,
+    except where this says no."""
     __slots__ = ()
 
     def __setstate__(self, state):
@@ -55,7 +56,8 @@ class Inert:
 
 
 class Dict(dict):
-    """Stands for OrderedDict, without the attributes that torch sets on it: a pickle could shadow methods with them."""
+    """Stands for OrderedDict, without the attributes that torch sets on it:
+    a pickle could shadow methods with them."""
     __slots__ = ()
 
     def __setstate__(self, state): pass
@@ -108,7 +110,8 @@ class Unpickler(pickle.Unpickler):
                 return Storage(key, dtype)
         raise pickle.UnpicklingError("a storage of unknown form")
 
-    def _tensor(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_) -> LazyTensor:
+    def _tensor(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...],
+                *_) -> LazyTensor:
         if not (isinstance(storage, Storage) and isinstance(offset, int) and isinstance(size, tuple)
                 and isinstance(stride, tuple) and len(size) == len(stride)
                 and all(isinstance(n, int) and 0 <= n < 2 ** 63 for n in (offset, *size, *stride))):
@@ -123,12 +126,14 @@ class Unpickler(pickle.Unpickler):
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What the pickle of a torch zip holds, with LazyTensors in the place of tensors and Inert objects in the place of
-    everything that is not plain. Raises InputError if the file is truncated, damaged or not such a zip."""
+    """What the pickle of a torch zip holds, with LazyTensors in the place of tensors and Inert
+    objects in the place of everything that is not plain. Raises InputError if the file is truncated,
+    damaged or not such a zip."""
     try:
         archive = zipfile.ZipFile(path)
         entries = {entry.filename: entry for entry in archive.infolist()}
-        root = next((name.removesuffix("data.pkl") for name in entries if name.split("/")[1:] == ["data.pkl"]), None)
+        root = next((name.removesuffix("data.pkl") for name in entries
+                     if name.split("/")[1:] == ["data.pkl"]), None)
         if root is None:
             raise InputError(f"{path}: a zip archive, but not a torch checkpoint: it holds no data.pkl")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
@@ -163,8 +168,8 @@ def _check_opcodes(program: bytes) -> None:
 def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
     """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
     if entry.compress_type != zipfile.ZIP_STORED:
-        raise InputError("this checkpoint is a compressed archive, which cannot be mapped: save it again with "
-                         "torch.save")
+        raise InputError("this checkpoint is a compressed archive, which cannot be mapped: save it again "
+                         "with torch.save")
     header = buffer[entry.header_offset:entry.header_offset + 30]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise ValueError("a storage is not where the archive's directory says")
