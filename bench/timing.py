@@ -8,10 +8,14 @@ from collections.abc import Callable
 
 import torch
 
+from ldm import InputError
+
 
 def machine(device: str) -> str:
-    """One line on what the figures were measured on."""
+    """One line on what the figures are measured on. Raises InputError if the device is not there."""
     if torch.device(device).type == "cuda":
+        if not torch.cuda.is_available():
+            raise InputError(f"device {device} is not available here: use --device cpu")
         chip = torch.cuda.get_device_name(device)
     else:
         chip = f"{platform.machine()}, {torch.get_num_threads()} threads"

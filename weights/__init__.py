@@ -18,6 +18,7 @@ import safetensors.torch
 import tokenizers
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
 from ldm.tokenizer import check_vocabulary
@@ -92,7 +93,7 @@ def _locate(source: str | Path) -> Path:
                    or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors"))
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         return hub.download_folder(str(source))
-    raise InputError(f"{source}: there is no such file or folder: give 'tiny', a checkpoint (.ckpt, .pt, "
+    raise InputError(f"{str(source) or 'the empty name'}: there is no such file or folder: give 'tiny', a checkpoint (.ckpt, .pt, "
                      ".safetensors), a folder in Hugging Face layout, or a hub id such as "
                      "CompVis/ldm-text2im-large-256")
 
@@ -138,11 +139,21 @@ def _with_vocabulary(model: LatentDiffusion, find: Callable[[], tokenizers.Token
     return model
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Modules built inside get no initial weights. On "meta" those would be no work, but their first use imports
+    symbolic mathematics for more than a second."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
 def _blank(read_config: Callable[[], LDMConfig], path: Path) -> LatentDiffusion:
     """The model of a config, without memory of its own.
     Raises InputError if the config cannot be read or built."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             return LatentDiffusion(read_config())
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error

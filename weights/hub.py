@@ -16,20 +16,23 @@ BERT_VOCAB_SIZE = 30522
 
 
 def download_file(repo: str, names: Sequence[str]) -> Path:
-    """The local path of the first of `names` that the repository holds, downloaded unless cached.
+    """The local path of the first of `names` that is cached, or else that the repository holds, downloaded.
+    The cache comes first: what has been downloaded once loads at once, with or without a network.
 
     Raises InputError if there is none of them, or neither network nor a cached copy.
     """
     # here: the import costs more than loading the tiny model
     from huggingface_hub import errors, hf_hub_download
 
-    for name in names:
+    for only_cached, name in [(True, name) for name in names] + [(False, name) for name in names]:
         try:
-            return Path(hf_hub_download(repo, name))
+            return Path(hf_hub_download(repo, name, local_files_only=only_cached))
         except errors.LocalEntryNotFoundError as error:
-            unreachable = error                         # offline, and not in the cache; another name may be
+            if not only_cached:
+                raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?): "
+                                 "connect and try again, or give the path of a checkpoint on disk") from error
         except errors.EntryNotFoundError:
-            unreachable = None
+            pass                                        # another name may be there
         except errors.GatedRepoError as error:
             raise InputError(f"{repo}: access is restricted: accept its terms on the hub and log in "
                              "with 'hf auth login'") from error
@@ -39,11 +42,8 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
         except Exception as error:                      # time-outs, broken connections, full disks
             raise InputError(f"{repo}: download of {name} failed ({_first_line(error)}): "
                              "try again") from error
-    if unreachable is None:
-        raise InputError(f"{repo}: holds none of {', '.join(names)}: "
-                         "not a text-to-image latent diffusion repository")
-    raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?): connect and "
-                     "try again, or give the path of a checkpoint on disk")
+    raise InputError(f"{repo}: holds none of {', '.join(names)}: "
+                     "not a text-to-image latent diffusion repository")
 
 
 def download_folder(repo: str) -> Path:
@@ -69,8 +69,8 @@ def find_vocabulary(vocab: str | Path | None, vocab_size: int) -> Callable[[], t
         try:
             return read_vocabulary(download_file(BERT, ["vocab.txt"]))
         except InputError as error:
-            raise InputError(f"this checkpoint holds no vocabulary, and {BERT} cannot be had "
-                             f"({_first_line(error)}): give the path of its vocab.txt as vocab=") from error
+            raise InputError(f"this checkpoint holds no vocabulary, and that of {BERT} is neither cached nor "
+                             "can be downloaded (offline?): give the path of its vocab.txt as vocab=") from error
     return find
 
 
