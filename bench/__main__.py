@@ -12,10 +12,12 @@ COMMANDS = {"sample": sample, "load": load}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Benchmarks, beside diffusers where installed.")
+    parser = argparse.ArgumentParser(prog="python -m bench",
+                                     description="Benchmarks, beside diffusers where installed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0], description=module.__doc__))
+        module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0],
+                                                 description=module.__doc__))
     args = parser.parse_args(argv)
     try:
         COMMANDS[args.command].main(args)

@@ -1,7 +1,7 @@
 """`python -m bench load`: seconds and new memory of loading a checkpoint, each time in a process of its own.
 
-New memory is the peak of the anonymous pages that loading adds, sampled from /proc every few milliseconds (Linux);
-pages of the file itself, which the system can drop at any time, are not counted.
+New memory is the peak of the anonymous pages that loading adds, sampled from /proc every few milliseconds
+(Linux); pages of the file itself, which the system can drop at any time, are not counted.
 """
 from __future__ import annotations
 
@@ -25,21 +25,25 @@ from weights import compvis
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="large")
     parser.add_argument("--file-dtype", choices=["float32", "float16", "bfloat16"], default="float16")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="to load into")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32",
+                        help="to load into")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--folder", default=None, help="where to write the checkpoints; a temporary one by default")
+    parser.add_argument("--folder", default=None,
+                        help="where to write the checkpoints; a temporary one by default")
 
 
 def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         sources = _write(Path(folder), args)
         print(machine("cpu"))
-        print(f"{args.size}, {args.file_dtype} file into {args.dtype}; seconds, the file in the system's cache")
+        print(f"{args.size}, {args.file_dtype} file into {args.dtype}; "
+              "seconds, the file in the system's cache")
         peaks: dict[str, list[float]] = {name: [] for name in sources}
 
         def measure(name: str) -> float:
-            result = json.loads(subprocess.run([sys.executable, "-m", "bench.load", *sources[name], args.dtype],
-                                               check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            result = json.loads(subprocess.run(
+                [sys.executable, "-m", "bench.load", *sources[name], args.dtype],
+                check=True, capture_output=True, text=True).stdout.splitlines()[-1])
             peaks[name].append(result["peak"] / result["weights"])
             return result["seconds"]
 

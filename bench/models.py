@@ -1,4 +1,6 @@
-"""What the benchmarks run on: random models of several sizes, and the same weights as a diffusers pipeline."""
+"""What the benchmarks run on: random models of several sizes, and the same weights as a diffusers
+pipeline.
+"""
 from __future__ import annotations
 
 import importlib.util
@@ -23,16 +25,19 @@ SIZES = {
     # 128x128 pictures, about 70 million parameters
     "mid": LDMConfig(
         autoencoder=AutoencoderConfig(channels=(64, 128, 256), num_res_blocks=1),
-        unet=UNetConfig(channels=(128, 256, 384), attention=(True, True, True), num_res_blocks=1, context_dim=512),
+        unet=UNetConfig(channels=(128, 256, 384), attention=(True, True, True), num_res_blocks=1,
+                        context_dim=512),
         text=TextConfig(vocab_size=1000, width=512, layers=8, ff_dim=2048),
         diffusion=DiffusionConfig(latent_size=32)),
     "large": LDMConfig.text2img_large(),
 }
-PROMPTS = ["a photo of a cat on the beach", "an oil painting of a teapot", "a small dog", "the moon over a city"]
+PROMPTS = ["a photo of a cat on the beach", "an oil painting of a teapot", "a small dog",
+           "the moon over a city"]
 
 
 def has_diffusers() -> bool:
-    return importlib.util.find_spec("diffusers") is not None and importlib.util.find_spec("transformers") is not None
+    return (importlib.util.find_spec("diffusers") is not None
+            and importlib.util.find_spec("transformers") is not None)
 
 
 def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
@@ -40,7 +45,8 @@ def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
     config = SIZES[size]
     torch.manual_seed(0)
     model = LatentDiffusion(config).eval().requires_grad_(False).to(device, dtype)
-    model.tokenizer = Tokenizer(lambda: _vocabulary(config.text.vocab_size), config.text.length, config.text.vocab_size)
+    model.tokenizer = Tokenizer(lambda: _vocabulary(config.text.vocab_size), config.text.length,
+                                config.text.vocab_size)
     return model
 
 
@@ -50,23 +56,28 @@ def diffusers_pipeline(model: LatentDiffusion):
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import BertTokenizer
 
-    auto, unet, text, diffusion = (model.config.autoencoder, model.config.unet, model.config.text, model.config.diffusion)
+    auto, unet, text, diffusion = (model.config.autoencoder, model.config.unet, model.config.text,
+                                   model.config.diffusion)
     levels = len(auto.channels)
     with torch.device("meta"):
         vqvae = AutoencoderKL(
             in_channels=auto.in_channels, out_channels=auto.in_channels, block_out_channels=auto.channels,
             down_block_types=["DownEncoderBlock2D"] * levels, up_block_types=["UpDecoderBlock2D"] * levels,
-            layers_per_block=auto.num_res_blocks, latent_channels=auto.z_channels, norm_num_groups=auto.norm_groups,
-            scaling_factor=diffusion.scale_factor)
+            layers_per_block=auto.num_res_blocks, latent_channels=auto.z_channels,
+            norm_num_groups=auto.norm_groups, scaling_factor=diffusion.scale_factor)
         denoiser = UNet2DConditionModel(
             sample_size=diffusion.latent_size, in_channels=unet.in_channels, out_channels=unet.out_channels,
-            down_block_types=["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in unet.attention],
-            up_block_types=["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(unet.attention)],
-            block_out_channels=unet.channels, layers_per_block=unet.num_res_blocks, cross_attention_dim=unet.context_dim,
-            attention_head_dim=unet.heads, norm_num_groups=unet.norm_groups)
+            down_block_types=["CrossAttnDownBlock2D" if attends else "DownBlock2D"
+                              for attends in unet.attention],
+            up_block_types=["CrossAttnUpBlock2D" if attends else "UpBlock2D"
+                            for attends in reversed(unet.attention)],
+            block_out_channels=unet.channels, layers_per_block=unet.num_res_blocks,
+            cross_attention_dim=unet.context_dim, attention_head_dim=unet.heads,
+            norm_num_groups=unet.norm_groups)
         bert = LDMBertModel(LDMBertConfig(
-            vocab_size=text.vocab_size, d_model=text.width, encoder_layers=text.layers, head_dim=text.head_dim,
-            encoder_attention_heads=text.heads, encoder_ffn_dim=text.ff_dim, max_position_embeddings=text.length))
+            vocab_size=text.vocab_size, d_model=text.width, encoder_layers=text.layers,
+            head_dim=text.head_dim, encoder_attention_heads=text.heads, encoder_ffn_dim=text.ff_dim,
+            max_position_embeddings=text.length))
     modules = {"unet": denoiser, "autoencoder": vqvae, "text_encoder": bert}
     states: dict[str, dict[str, torch.Tensor]] = {part: {} for part in modules}
     for key, tensor in model.state_dict().items():
@@ -79,9 +90,11 @@ def diffusers_pipeline(model: LatentDiffusion):
     for module in bert.modules():           # buffers of plain numbers are still on "meta"
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
-                setattr(module, name, torch.arange(buffer.shape[-1], device=model.device).expand(buffer.shape))
-    scheduler = DDIMScheduler(beta_start=diffusion.beta_start, beta_end=diffusion.beta_end, beta_schedule="scaled_linear",
-                              clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+                setattr(module, name,
+                        torch.arange(buffer.shape[-1], device=model.device).expand(buffer.shape))
+    scheduler = DDIMScheduler(beta_start=diffusion.beta_start, beta_end=diffusion.beta_end,
+                              beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
+                              steps_offset=1)
     with tempfile.TemporaryDirectory() as folder:
         _write_vocabulary(Path(folder) / "vocab.txt", text.vocab_size)
         tokenizer = BertTokenizer(vocab=str(Path(folder) / "vocab.txt"), model_max_length=text.length)

@@ -14,8 +14,8 @@ from ldm import LatentDiffusion
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["tiny", "mid"])
-    parser.add_argument("--batch", type=int, default=4, help="pictures at a time")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=2, help="pictures at a time")
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
@@ -37,7 +37,8 @@ def _compare(size: str, args: argparse.Namespace) -> None:
     z_T = torch.randn((args.batch, 4, side, side), generator=torch.Generator().manual_seed(0)).to(args.device)
 
     def ours(model: LatentDiffusion) -> np.ndarray:
-        z0 = model.sample(model.context(prompts), model.context([""]), steps=args.steps, guidance=args.guidance, z_T=z_T)
+        z0 = model.sample(model.context(prompts), model.context([""]), steps=args.steps,
+                          guidance=args.guidance, z_T=z_T)
         x = model.decode(z0.to(model.dtype))
         return rearrange((x.float() + 1) / 2, "b c h w -> b h w c").clamp(0, 1).cpu().numpy()
 
@@ -46,11 +47,13 @@ def _compare(size: str, args: argparse.Namespace) -> None:
         # in float32 only: its pipeline cannot return bfloat16 pictures
         pipeline = diffusers_pipeline(model)
         runs["diffusers, float32"] = lambda: pipeline(
-            prompts, num_inference_steps=args.steps, guidance_scale=args.guidance, latents=z_T, output_type="np",
+            prompts, num_inference_steps=args.steps, guidance_scale=args.guidance, latents=z_T,
+            output_type="np",
             height=8 * side, width=8 * side).images     # it takes every autoencoder for one that shrinks by 8
     else:
         print("  diffusers is not installed: this project alone")
     pictures = [run() for run in runs.values()]         # the warm-up, and a check that all do the same
     for name, picture in list(zip(runs, pictures))[1:]:
-        print(f"  {name}: pictures differ from ours in float32 by at most {np.abs(picture - pictures[0]).max():.1e}")
+        print(f"  {name}: pictures differ from ours in float32 by "
+              f"at most {np.abs(picture - pictures[0]).max():.1e}")
     compare({name: lambda run=run: seconds(run, args.device) for name, run in runs.items()}, args.pairs)

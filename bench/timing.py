@@ -1,4 +1,6 @@
-"""Timing in pairs: the candidates by turns, so that a machine that slows down slows both, and medians of the ratios."""
+"""Timing in pairs: the candidates by turns, so that a machine that slows down slows both, and medians
+of the ratios.
+"""
 from __future__ import annotations
 
 import platform
@@ -33,15 +35,16 @@ def seconds(run: Callable[[], object], device: str = "cpu") -> float:
 
 
 def compare(runs: dict[str, Callable[[], float]], pairs: int, unit: str = "s") -> dict[str, list[float]]:
-    """Takes each measurement `pairs` times, by turns, prints a table with the ratios to the last one named, and
-    returns the figures."""
+    """Takes each measurement `pairs` times, by turns, prints a table with the ratios to the last one named,
+    and returns the figures."""
     figures: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(pairs):
         for name, run in runs.items():
             figures[name].append(run())
     base = list(runs)[-1]
     for name, values in figures.items():
-        line = f"  {name:28s} median {statistics.median(values):8.3f} {unit}   ({min(values):.3f} to {max(values):.3f})"
+        line = (f"  {name:28s} median {statistics.median(values):8.3f} {unit}   "
+                f"({min(values):.3f} to {max(values):.3f})")
         if len(runs) > 1 and name != base:
             ratios = [a / b for a, b in zip(values, figures[base])]
             line += f"   {statistics.median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f})"

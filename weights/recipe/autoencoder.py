@@ -2,9 +2,9 @@
 
     python -m weights.recipe.autoencoder --minutes 60 [--device cuda]
 
-The loss is the absolute error of the picture; the same of its differences between neighbours, at three scales, which
-keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021, section 3.1). At the end the
-PSNR on pictures that training never saw, and a sheet to look at.
+The loss is the absolute error of the picture; the same of its differences between neighbours, at three
+scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021,
+section 3.1). At the end the PSNR on pictures that training never saw, and a sheet to look at.
 """
 from __future__ import annotations
 
@@ -77,7 +77,8 @@ def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> f
 def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str = "cpu") -> None:
     """Pictures above, what the autoencoder makes of them below."""
     images = to_images(autoencoder.decode(autoencoder.encode(pictures_to_x(pixels).to(device)).mode()))
-    rows = np.stack([np.concatenate(list(pixels), axis=1), np.concatenate([np.asarray(i) for i in images], axis=1)])
+    rows = np.stack([np.concatenate(list(pixels), axis=1),
+                     np.concatenate([np.asarray(i) for i in images], axis=1)])
     picture = Image.fromarray(rearrange(rows, "row y x rgb -> (row y) x rgb"))
     picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
 
@@ -107,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"after {minutes:.0f} minutes, {training.step} steps: PSNR "
               f"{psnr(averaged, seen, options.device):.2f} dB on new pictures of seen objects, "
               f"{psnr(averaged, held_out, options.device):.2f} dB on held-out objects")
-        sheet(averaged, np.concatenate([seen[:8], held_out[:8]]), CHECKPOINT.with_suffix(".png"), options.device)
+        sheet(averaged, np.concatenate([seen[:8], held_out[:8]]), CHECKPOINT.with_suffix(".png"),
+              options.device)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

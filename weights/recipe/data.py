@@ -2,8 +2,9 @@
 
     python -m weights.recipe.data [--pictures 60000] [--pairs 0.1] [--effects 0.1]
 
-Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3), and NAME.json, the captions. `train` and `seen`
-show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in all styles.
+Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3), and NAME.json, the captions. `train`
+and `seen` show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in all
+styles.
 """
 from __future__ import annotations
 
@@ -59,16 +60,19 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Artwork, 
         pixels.flush()
         (folder / f"{name}.json").write_text(json.dumps(captions), encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}): check the folder and the free space") from error
+        raise InputError(f"{folder}: cannot be written ({error.strerror}): "
+                         "check the folder and the free space") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pictures", type=int, default=60_000, help="in the training set (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=60_000,
+                        help="in the training set (default: %(default)s)")
     parser.add_argument("--pairs", type=float, default=0.1, help="part of them with two objects")
     parser.add_argument("--effects", type=float, default=0.1, help="part of them with a filter")
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the sets go (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FOLDER,
+                        help="where the sets go (default: %(default)s)")
     options = parser.parse_args(argv)
     try:
         if options.pictures < 1 or not (0 <= options.pairs and 0 <= options.effects

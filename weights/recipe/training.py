@@ -1,8 +1,8 @@
-"""What the training stages share: a loop with a time box and a progress bar, an average of the weights, and checkpoints
-from which the next run goes on.
+"""What the training stages share: a loop with a time box and a progress bar, an average of the weights, and
+checkpoints from which the next run goes on.
 
-A time box ends a run, not the training: each run begins at the learning rate that it is given and falls to a tenth of
-it by its end, and the next one continues from its weights, averages and optimizer state.
+A time box ends a run, not the training: each run begins at the learning rate that it is given and falls to a
+tenth of it by its end, and the next one continues from its weights, averages and optimizer state.
 """
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ class Averaged:
 
 
 class Training:
-    """One stage's state: module, optimizer, average, generator and count of steps, kept in one checkpoint file."""
+    """One stage's state: module, optimizer, average, generator and count of steps, kept in one checkpoint
+    file."""
 
-    def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01, seed: int = 0):
+    def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
+                 seed: int = 0):
         self.module, self.path = module, path
         self.optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=weight_decay)
         self.averaged = Averaged(module, decay)
@@ -56,11 +58,13 @@ class Training:
 
     def run(self, minutes: float, lr: float, loss_of_batch: Callable[[torch.Generator], Tensor],
             warm_up: int = 200) -> Iterator[int]:
-        """Trains for that long, yielding the count of steps after each; saves every few minutes and at the end."""
+        """Trains for that long, yielding the count of steps after each; saves every few minutes and at the
+        end."""
         device = next(self.module.parameters()).device.type
         start = last_save = time.monotonic()
         before, first = self.minutes, self.step
-        with tqdm(total=round(minutes * 60), unit="s", bar_format="{desc} |{bar}| {elapsed} of {total_fmt} s") as bar:
+        with tqdm(total=round(minutes * 60), unit="s",
+                  bar_format="{desc} |{bar}| {elapsed} of {total_fmt} s") as bar:
             while (elapsed := time.monotonic() - start) < minutes * 60:
                 rate = lr * (1 - 0.9 * elapsed / (minutes * 60)) * min(1.0, (self.step - first + 1) / warm_up)
                 for group in self.optimizer.param_groups:
@@ -93,7 +97,8 @@ class Training:
             partial.replace(self.path)
         except (OSError, RuntimeError) as error:
             partial.unlink(missing_ok=True)
-            raise InputError(f"{self.path}: cannot be written ({error}): check the folder and the free space") from error
+            raise InputError(f"{self.path}: cannot be written ({error}): "
+                             "check the folder and the free space") from error
 
     def _resume(self) -> None:
         try:
@@ -104,12 +109,13 @@ class Training:
             self.generator.set_state(state["generator"])
             self.step, self.minutes = state["step"], state["minutes"]
         except Exception as error:
-            raise InputError(f"{self.path}: a checkpoint of another model, or damaged ({type(error).__name__}): "
-                             "move it away to begin anew") from error
+            raise InputError(f"{self.path}: a checkpoint of another model, or damaged "
+                             f"({type(error).__name__}): move it away to begin anew") from error
 
 
 def averaged_weights(path: Path, command: str) -> tuple[dict[str, Tensor], float]:
-    """The averaged weights of a stage's checkpoint, and the minutes that it trained. Raises InputError without one."""
+    """The averaged weights of a stage's checkpoint, and the minutes that it trained. Raises InputError
+    without one."""
     if not path.exists():
         raise InputError(f"{path}: there is no such checkpoint: run {command} first")
     state = torch.load(path, map_location="cpu", weights_only=True)

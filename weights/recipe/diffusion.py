@@ -1,0 +1,177 @@
+"""Stage 3: encodes the training pictures once, then trains text encoder and UNet together on Equation 1.
+
+    python -m weights.recipe.diffusion --minutes 120 [--device cuda]
+
+Of the captions a tenth is left empty, for classifier-free guidance (Ho & Salimans 2022). The error of each
+timestep is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are
+spread evenly over the schedule. At the end, and every ten minutes, a sheet of samples to look at.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ldm import InputError, LatentDiffusion, Tokenizer
+from ldm.model import to_images
+from ldm.tokenizer import read_vocabulary
+from weights.recipe import autoencoder, data, vocabulary
+from weights.recipe.sizes import CONFIG
+from weights.recipe.training import Training, averaged_weights
+
+COMMAND = "python -m weights.recipe.diffusion"
+CHECKPOINT = Path("recipe-work/diffusion.pt")
+LATENTS = Path("recipe-work/latents.npy")
+EMPTY = 0.1                     # part of the captions that are left out
+SNR_CAP = 5.0
+SHEET_SECONDS = 600
+PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog on the beach",
+           "a photo of a cartoon hamburger in the city", "a photo of a glossy car on the moon",
+           "a dark photo of a frog on a blue background", "a photo of a small flat tiger on a white background",
+           "a close-up photo of a strawberry", "a photo of a cartoon rocket in the snow",
+           "a photo of a penguin on a yellow background", "a photo of a glossy house on the grass")
+
+
+def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
+    """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file that is
+    written first unless it is there. Raises InputError if it does not fit the pictures or cannot be written."""
+    shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
+    if not LATENTS.exists():
+        partial = LATENTS.with_suffix(".partial")
+        try:
+            latents = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+            with torch.no_grad():
+                for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1), desc="encoding"):
+                    x = autoencoder.pictures_to_x(pixels[rows]).to(device)
+                    posterior = encoder.encode(x)
+                    latents[rows] = torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy()
+            latents.flush()
+            partial.replace(LATENTS)
+        except OSError as error:
+            raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): check the free space") from error
+    latents = np.load(LATENTS, mmap_mode="r")
+    if latents.shape != shape:
+        raise InputError(f"{LATENTS}: belongs to other pictures: delete it, it will be made again")
+    return latents
+
+
+def scale_factor(latents: np.ndarray) -> float:
+    """What brings latents to unit variance (Rombach et al. 2021, appendix G)."""
+    some = latents[:2000].astype(np.float32)
+    return float(1 / np.sqrt(some[:, 0].var() + np.square(some[:, 1]).mean()))
+
+
+def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[LatentDiffusion, float]:
+    """The model of all stages with averaged weights, and the minutes that stage 3 trained. Raises InputError before
+    stage 3."""
+    minutes = 0.0
+    if weights_of is None:
+        weights_of, minutes = averaged_weights(CHECKPOINT, COMMAND)
+    scale = float(weights_of["scale_factor"])
+    diffusion = dataclasses.replace(CONFIG.diffusion, scale_factor=scale)
+    model = LatentDiffusion(dataclasses.replace(CONFIG, diffusion=diffusion))
+    model.autoencoder = autoencoder.load()[0]
+    for part in ("unet", "text_encoder"):
+        getattr(model, part).load_state_dict({name.removeprefix(f"{part}."): tensor
+                                              for name, tensor in weights_of.items() if name.startswith(part)})
+    model.tokenizer = tokenizer()
+    return model.eval().requires_grad_(False).to(device), minutes
+
+
+def tokenizer() -> Tokenizer:
+    """The vocabulary of the captions. Raises InputError before it has been written."""
+    if not vocabulary.OUT.exists():
+        raise InputError(f"{vocabulary.OUT}: there is no such file: run {vocabulary.COMMAND} first")
+    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length, CONFIG.text.vocab_size)
+
+
+class Denoiser(nn.Module):
+    """What this stage trains. The scale of the latents is kept beside the weights that were trained on it."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        model = LatentDiffusion(CONFIG)
+        self.text_encoder, self.unet, self.schedule = model.text_encoder, model.unet, model.schedule
+        self.register_buffer("scale_factor", torch.tensor(scale))
+
+    def loss(self, z0: Tensor, ids: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b)."""
+        eps_hat = self.unet(self.schedule.add_noise(z0, eps, t), t, self.text_encoder(ids))
+        a = self.schedule.alphas_cumprod[t]
+        weight = (SNR_CAP * (1 - a) / a).clamp(max=1)                        # min(SNR, cap) / SNR
+        return ((eps - eps_hat.float()).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+
+def even_times(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps, each uniform, together evenly spread: the loss of a batch then varies less."""
+    spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    return (spread * timesteps).long().clamp(max=timesteps - 1)
+
+
+@torch.no_grad()
+def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5.0) -> None:
+    """Samples of every prompt, in two columns."""
+    prompts = [prompt for prompt in PROMPTS for _ in range(each)]
+    images = model.generate(prompts, steps=50, guidance=guidance, batch=20)
+    picture = rearrange(np.stack([np.asarray(image) for image in images]),
+                        "(row two each) y x rgb -> (row y) (two each x) rgb", two=2, each=each)
+    image = Image.fromarray(picture)
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--minutes", type=float, default=120, help="0 only draws samples (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--decay", type=float, default=0.999, help="of the averaged weights (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    try:
+        train(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def train(options: argparse.Namespace) -> None:
+    pictures, device = data.read("train"), options.device
+    latents = read_latents(pictures.pixels, autoencoder.load(device)[0], device)
+    tokens = tokenizer()
+    ids, empty = tokens(pictures.captions), tokens([""])
+    torch.manual_seed(0)
+    training = Training(Denoiser(scale_factor(latents)).to(device), CHECKPOINT, options.decay)
+    denoiser, timesteps = training.module, CONFIG.diffusion.timesteps
+
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(ids), (options.batch,), generator=generator)
+        mean, std = torch.from_numpy(latents[rows.numpy()]).float().unbind(dim=1)
+        z0 = denoiser.scale_factor.cpu() * (mean + std * torch.randn(mean.shape, generator=generator))
+        dropped = torch.rand(options.batch, 1, generator=generator) < EMPTY
+        batch = (z0, torch.where(dropped, empty, ids[rows]), torch.randn(z0.shape, generator=generator),
+                 even_times(options.batch, timesteps, generator))
+        return denoiser.loss(*(tensor.to(device) for tensor in batch))
+
+    last_sheet = time.monotonic()
+    for _ in training.run(options.minutes, options.lr, loss_of_batch):
+        if time.monotonic() - last_sheet > SHEET_SECONDS:
+            sheet(load(device, training.averaged.weights)[0], CHECKPOINT.with_suffix(".png"))
+            last_sheet = time.monotonic()
+    model, minutes = load(device)
+    sheet(model, CHECKPOINT.with_suffix(".png"))
+    print(f"after {minutes:.0f} minutes, {training.step} steps: samples in {CHECKPOINT.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
