@@ -5,10 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import load, sample
+from bench import attention, load, sample
 from ldm import InputError
 
-COMMANDS = {"sample": sample, "load": load}
+COMMANDS = {"sample": sample, "load": load, "attention": attention}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
