@@ -24,7 +24,7 @@ import weights
 from ldm import AutoencoderConfig, InputError, LatentDiffusion, LDMConfig, TextConfig, UNetConfig
 from ldm.tokenizer import read_vocabulary
 from weights import huggingface
-from weights.files import open_tensors
+from ldm.files import open_tensors
 
 CKPT, FOLDER = DATA / "compvis-tiny/model.ckpt", DATA / "diffusers-tiny"
 SHAPES = json.loads((DATA / "ldm-text2img-large.shapes.json").read_text())

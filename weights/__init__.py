@@ -23,8 +23,8 @@ from torch.overrides import TorchFunctionMode
 from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
 from ldm.tokenizer import check_vocabulary
 from weights import compvis, huggingface, hub
-from weights.files import TensorFile, open_tensors
-from weights.pickles import LazyTensor
+from ldm.files import TensorFile, open_tensors
+from ldm.pickles import LazyTensor
 
 TINY = Path(__file__).parent / "tiny" / "model.safetensors"
 

@@ -1,7 +1,7 @@
 """Reading a torch checkpoint (a zip of one pickle and raw storages) without running any code of the file.
 
 A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions
-by which torch rebuilds a tensor, and a dict; every other name becomes an inert placeholder that swallows
+by which torch rebuilds a tensor, and dicts; every other name becomes an inert placeholder that swallows
 whatever the program does to it, and nothing that it can name or build is changed by it. Nothing is imported
 on the file's behalf. Tensors are described, and mapped from the file only when they are read.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm import InputError
+from ldm.errors import InputError
 
 
 class Unchangeable:
@@ -53,6 +53,14 @@ class Inert:
     def extend(self, items): pass
     def add(self, item): pass
     def __call__(self, *args, **kwargs): return self
+
+
+class Parameters:
+    """Stands for nn.ParameterDict: keeps the state that it was saved with, where its tensors are."""
+    __slots__ = ("state",)
+
+    def __setstate__(self, state):
+        self.state = state
 
 
 class Dict(dict):
@@ -92,6 +100,7 @@ class Unpickler(pickle.Unpickler):
         self._storage_bytes = storage_bytes
         self._globals: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): Dict,
+            ("torch.nn.modules.container", "ParameterDict"): type("Parameters", (Parameters,), {"__slots__": ()}),
             ("torch._utils", "_rebuild_tensor_v2"): Rebuild(self._tensor),
             ("torch._utils", "_rebuild_parameter"): Rebuild(lambda data, *_: data),
             ("torch.nn.parameter", "Parameter"): Rebuild(lambda data, *_: data),

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import safetensors
 
-from ldm import InputError
-from weights.pickles import LazyTensor, read_checkpoint
+from ldm.errors import InputError
+from ldm.pickles import LazyTensor, read_checkpoint
 
 
 @dataclass(frozen=True)
