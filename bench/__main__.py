@@ -5,10 +5,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import attention, load, sample
+from bench import attention, load, sample, train
 from ldm import InputError
 
-COMMANDS = {"sample": sample, "load": load, "attention": attention}
+COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from weights import compvis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--size", choices=SIZES, default="large")
+    parser.add_argument("--size", choices=SIZES, default="text2img-large")
     parser.add_argument("--file-dtype", choices=["float32", "float16", "bfloat16"], default="float16")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32",
                         help="to load into")

@@ -29,7 +29,7 @@ SIZES = {
                         context_dim=512),
         text=TextConfig(vocab_size=1000, width=512, layers=8, ff_dim=2048),
         diffusion=DiffusionConfig(latent_size=32)),
-    "large": LDMConfig.text2img_large(),
+    "text2img-large": LDMConfig.text2img_large(),
 }
 PROMPTS = ["a photo of a cat on the beach", "an oil painting of a teapot", "a small dog",
            "the moon over a city"]

@@ -62,14 +62,15 @@ class LatentDiffusion(nn.Module):
         """b prompts -> c (b n d)."""
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
-    def loss(self, z0: Tensor, c: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    def loss(self, z0: Tensor, c: Tensor, eps: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
         """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32.
 
-        z0 and eps (b c h w), c (b n d), t (b).
+        z0 and eps (b c h w), c (b n d), t (b); weight (b 1 h w) of each position, by default 1 everywhere.
         """
         z_t = self.schedule.add_noise(z0, eps, t)
         eps_hat = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
-        return (eps.float() - eps_hat.float()).square().mean()
+        error = (eps.float() - eps_hat.float()).square()
+        return (error if weight is None else weight * error).mean()
 
     def guided(self, c: Tensor, uncond: Tensor | None = None,
                guidance: float = 1.0) -> Callable[[Tensor, int], Tensor]:

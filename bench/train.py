@@ -1,0 +1,137 @@
+"""`python -m bench train`: seconds of one step of the inversion, and what of it the loop itself costs.
+
+With --vs diffusers, beside the default loop of diffusers' textual inversion example, rebuilt here on its modules
+with the same weights, pictures, batch and threads: float32, every picture encoded in every step, AdamW over the
+whole embedding table, the other rows restored after each step.
+"""
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+import weights
+from bench.models import SIZES, diffusers_pipeline, has_diffusers, random_model
+from bench.timing import compare, machine, seconds
+from ldm import InputError, LatentDiffusion
+from textinv.inversion import Inversion, Latents, Prompts, draw, encode, inversion_loss
+
+K = 1           # vectors of the word
+PICTURES = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--weights", default="mid", help="source of weights, or with --random a size: "
+                        f"{', '.join(SIZES)} (default: %(default)s)")
+    parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=None,
+                        help="random weights of that size, without any file (default: for the names of sizes)")
+    parser.add_argument("--vs", choices=["diffusers"], help="measure its default loop too")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of our frozen weights")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10, help="in one measurement (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.vs and not has_diffusers():
+        raise InputError('diffusers is not installed: pip install ".[bench]", or leave --vs away')
+    print(machine(args.device))
+    model = load(args, getattr(torch, args.dtype))
+    side = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    x = torch.rand(PICTURES, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ids = token_ids(model)
+    latents = encode(model, list(x), range(PICTURES), False, [None] * PICTURES)
+    prompts = Prompts(ids, torch.zeros(PICTURES, dtype=torch.int64), torch.full((PICTURES,), len(ids)))
+    loop = our_loop(model, latents, prompts, args)
+    runs = {f"this project, {args.dtype}": loop}
+    if args.vs:
+        exact = model if args.dtype == "float32" else load(args, torch.float32)
+        runs["diffusers' default, float32"] = diffusers_loop(exact, x, ids, args)
+    print(f"{args.weights}, batch {args.batch}, {args.steps} steps a measurement; seconds a step")
+    for run in runs.values():
+        run()
+    figures = compare({name: lambda run=run: seconds(run, args.device) / args.steps for name, run in runs.items()},
+                      args.pairs)
+    step = statistics.median(next(iter(figures.values())))
+    print(f"  {1 / step:.2f} steps a second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
+    core = statistics.median(core_seconds(model, latents, prompts, args) for _ in range(args.pairs))
+    print(f"  text encoder and UNet alone {core:.4f} s; the loop's own part {100 * (1 - core / step):.1f} % of a step")
+    print(f"  peak memory of this process {peak_memory(args.device) / 2 ** 30:.2f} GiB")
+
+
+def load(args: argparse.Namespace, dtype: torch.dtype) -> LatentDiffusion:
+    if args.random if args.random is not None else args.weights in SIZES and args.weights != "tiny":
+        if args.weights not in SIZES:
+            raise InputError(f"{args.weights}: no size of random weights: give one of {', '.join(SIZES)}")
+        return random_model(args.weights, args.device, dtype)
+    return weights.load(args.weights, args.device, dtype)
+
+
+def token_ids(model: LatentDiffusion) -> torch.Tensor:
+    """A prompt with the new word (1 n): ids do not matter to the time that a step takes."""
+    ids = torch.zeros(1, model.config.text.length, dtype=torch.int64)
+    ids[0, 5] = model.text_encoder.vocab_size
+    return ids
+
+
+def our_loop(model: LatentDiffusion, latents: Latents, prompts: Prompts,
+             args: argparse.Namespace) -> Callable[[], None]:
+    model.text_encoder.learned = torch.zeros(K, model.config.text.width)
+
+    def run() -> None:
+        for _ in Inversion(model, latents, prompts, torch.randn(K, model.config.text.width),
+                           [model.text_encoder.vocab_size], args.steps, args.batch, lr=0.02):
+            pass
+    return run
+
+
+def core_seconds(model: LatentDiffusion, latents: Latents, prompts: Prompts, args: argparse.Namespace) -> float:
+    """Seconds of forward and backward alone, on one batch that is there already."""
+    v = torch.randn(K, model.config.text.width, device=model.device, requires_grad=True)
+    batch = draw(latents, prompts, model.schedule.timesteps, args.batch, torch.Generator().manual_seed(0))
+
+    def run() -> None:
+        for _ in range(args.steps):
+            torch.autograd.grad(inversion_loss(model, v, batch), v)
+    return seconds(run, args.device) / args.steps
+
+
+def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
+                   args: argparse.Namespace) -> Callable[[], None]:
+    pipeline = diffusers_pipeline(model)
+    bert, unet, vae, device = pipeline.bert, pipeline.unet, pipeline.vqvae, model.device
+    table = torch.nn.Embedding(model.text_encoder.vocab_size + K, model.config.text.width, device=device)
+    with torch.no_grad():
+        table.weight[:-K] = bert.model.embed_tokens.weight
+    bert.model.embed_tokens = table
+    original = table.weight.detach().clone()
+    frozen = torch.ones(len(original), dtype=torch.bool, device=device)
+    frozen[-K:] = False
+    optimizer = torch.optim.AdamW(table.parameters(), lr=0.02)
+    alphas = model.schedule.alphas_cumprod[:, None, None, None]
+
+    def run() -> None:
+        for _ in range(args.steps):
+            rows = torch.randint(len(x), (args.batch,))
+            z0 = vae.encode(x[rows].to(device)).latent_dist.sample() * model.config.diffusion.scale_factor
+            eps, t = torch.randn_like(z0), torch.randint(model.schedule.timesteps, (args.batch,), device=device)
+            z_t = alphas[t].sqrt() * z0 + (1 - alphas[t]).sqrt() * eps
+            c = bert(ids.expand(args.batch, -1).to(device))[0]
+            loss = F.mse_loss(unet(z_t, t, c).sample, eps)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                table.weight[frozen] = original[frozen]
+    return run
+
+
+def peak_memory(device: str) -> int:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,248 @@
+"""The loop of Equation 2: against the original code's own steps, and its promises: only v moves, a seed is a word,
+steps without a finite gradient change nothing, words and variants do not disturb each other."""
+import pytest
+import torch
+from conftest import DATA, assert_close
+from safetensors.torch import load_file
+from test_reference import private_ids
+
+import textinv.inversion
+import weights
+from ldm import InputError
+from textinv.inversion import Batch, Inversion, Latents, Prompts, Variant, draw, encode, inversion_loss
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A model of our own, since the loop teaches it words."""
+    return weights.load(DATA / "compvis-tiny/model.ckpt")
+
+
+@pytest.fixture(autouse=True)
+def untaught(model):
+    model.text_encoder.learned = torch.zeros(1, 64)
+    yield
+    model.text_encoder.learned = torch.zeros(0, 64)
+
+
+def latents(count=3, weight=None):
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.randn(count, 4, 8, 8, generator=generator)
+    return Latents(mean, torch.full_like(mean, 0.1), weight, torch.arange(count))
+
+
+def prompts(first_id=200, count=3):
+    ids = torch.tensor([[2, 5, first_id, 3], [2, 9, first_id, 3]])
+    return Prompts(ids, torch.zeros(count, dtype=torch.int64), torch.full((count,), 2))
+
+
+def start(k=1):
+    return torch.randn(k, 64, generator=torch.Generator().manual_seed(2))
+
+
+def loop(model, **changes):
+    return Inversion(**{"model": model, "latents": latents(), "prompts": prompts(), "v0": start(), "ids": [200],
+                        "steps": 3, "batch": 2, "lr": 0.02, **changes})
+
+
+@pytest.mark.parametrize("reference", ["compvis-tiny", "compvis-tiny-3vec"])
+def test_steps_are_the_originals(monkeypatch, model, reference):
+    expected = load_file(DATA / reference / "expected.safetensors")
+    v0, placeholder = expected["ti.v0"], expected["ti.placeholder"].item()
+    ids = private_ids(expected["ti.ids"], placeholder, 200, len(v0))
+    batches = iter([Batch(expected["ti.z0"], ids, noise, t, None)
+                    for noise, t in zip(expected["ti.noise"], expected["ti.t"])])
+    monkeypatch.setattr(textinv.inversion, "draw", lambda *_: next(batches))
+    model.text_encoder.learned = torch.zeros(len(v0), 64)
+    inversion = loop(model, v0=v0, ids=list(range(200, 200 + len(v0))), steps=5, decay=0.01)
+    for i, progress in enumerate(inversion):
+        assert abs(progress.loss / expected["ti.loss"][i].item() - 1) <= 1e-5
+        assert_close(inversion.v.detach(), expected[f"ti.v{i + 1}"], 1e-4)
+        if i == 0:
+            assert abs(progress.grad_norm / expected["ti.grad0"].norm().item() - 1) <= 1e-4
+        assert abs(progress.v_norm / expected[f"ti.v{i + 1}"].norm(dim=-1).mean().item() - 1) <= 1e-4
+    assert i == 4
+
+
+def test_only_v_changes(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    inversion = loop(model, steps=5)
+    list(inversion)
+    assert not torch.equal(inversion.v.detach(), start())
+    after = model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_seed_is_a_word(model):
+    words = [loop(model, seed=seed) for seed in (3, 3, 4)]
+    records = [list(inversion) for inversion in words]
+    assert torch.equal(words[0].v, words[1].v) and records[0] == records[1]
+    assert not torch.equal(words[0].v, words[2].v)
+
+
+def test_it_can_be_left_and_taken_up(model):
+    """The loop belongs to its caller: half the steps now and half later are the same steps."""
+    whole, halves = loop(model, steps=4), loop(model, steps=4)
+    list(whole)
+    for progress in halves:
+        if progress.step == 2:
+            break
+    assert [progress.step for progress in halves] == [3, 4]
+    assert torch.equal(whole.v, halves.v)
+
+
+def test_progress_measures_v(model):
+    inversion = loop(model, v0=start(2), ids=[200, 201], lr=0.5)
+    model.text_encoder.learned = torch.zeros(2, 64)
+    *_, last = inversion
+    v, v0 = inversion.v.detach(), start(2)
+    assert last.v_norm == pytest.approx(v.norm(dim=-1).mean().item())
+    assert last.cosine == pytest.approx(torch.cosine_similarity(v, v0, dim=-1).mean().item()) and last.cosine < 0.999
+
+
+def test_draws():
+    """Equation 2's expectation: views, prompts and timesteps uniform, z0 from its posterior, eps standard normal."""
+    several = Prompts(torch.arange(5)[:, None], torch.tensor([0, 4, 0]), torch.tensor([4, 1, 4]))
+    posterior = Latents(torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 1, 2, 2),
+                        torch.full((3, 1, 2, 2), 0.5), None, torch.tensor([0, 1, 2]))
+    batch = draw(posterior, several, 1000, 30_000, torch.Generator().manual_seed(0))
+    view = (batch.z0.mean(dim=(1, 2, 3))).round().clamp(1, 3)
+    assert batch.z0.shape == (30_000, 1, 2, 2) and batch.weight is None
+    with_caption = batch.ids[:, 0] == 4
+    assert abs(with_caption.float().mean() - 1 / 3) < 0.01
+    counts = torch.bincount(batch.ids[:, 0])
+    assert ((counts[:4] / 30_000 - 1 / 6).abs() < 0.01).all()
+    assert view[with_caption].mean() == pytest.approx(2, abs=0.02)
+    assert abs(batch.z0[with_caption].std() - 0.5) < 0.01
+    assert abs(batch.eps.mean()) < 0.01 and abs(batch.eps.std() - 1) < 0.01
+    assert batch.t.min() == 0 and batch.t.max() == 999 and abs(batch.t.float().mean() - 499.5) < 8
+
+
+def test_weights_of_a_view_go_with_it():
+    weight = torch.tensor([0.0, 2.0])[:, None, None, None].expand(2, 1, 8, 8)
+    marked = Latents(torch.tensor([-9.0, 9.0])[:, None, None, None].expand(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), weight,
+                     torch.arange(2))
+    batch = draw(marked, prompts(count=2), 1000, 50, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.weight[:, 0, 0, 0], (batch.z0[:, 0, 0, 0] > 0) * 2.0)
+
+
+def test_weighted_loss(model):
+    """Positions without weight have no say; a weight of 1 everywhere changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    z0, eps, c = (torch.randn(shape, generator=generator) for shape in ((2, 4, 8, 8), (2, 4, 8, 8), (2, 77, 64)))
+    t, half = torch.tensor([10, 700]), torch.ones(2, 1, 8, 8)
+    assert_close(model.loss(z0, c, eps, t, half), model.loss(z0, c, eps, t), 1e-6)
+    half[..., :4] = 0
+    eps_hat = model.unet(model.schedule.add_noise(z0, eps, t), t, c)
+    assert_close(model.loss(z0, c, eps, t, half), (eps - eps_hat)[..., 4:].square().mean() / 2, 1e-5)
+
+
+def test_encode_caches_views_and_their_mirror_images(model):
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ramp = torch.arange(64.0).reshape(8, 8)
+    cached = encode(model, list(x), [0, 1], True, [None, ramp])
+    assert cached.picture.tolist() == [0, 0, 1, 1] and cached.mean.shape == (4, 4, 8, 8)
+    for row, picture in enumerate((x[0], x[0].flip(-1), x[1], x[1].flip(-1))):
+        posterior = model.autoencoder.encode(picture[None])
+        assert_close(cached.mean[row], 0.18215 * posterior.mean[0], 1e-5)
+        assert_close(cached.std[row], 0.18215 * posterior.std[0], 1e-5)
+    assert torch.equal(cached.weight[:, 0], torch.stack([torch.ones(8, 8), torch.ones(8, 8), ramp, ramp.flip(-1)]))
+    plain = encode(model, list(x), [0, 1], False, [None, None])
+    assert plain.weight is None and len(plain.mean) == 2 and not plain.mean.requires_grad
+
+
+def test_accumulated_batches_are_one_large_batch(monkeypatch, model):
+    whole = draw(latents(), prompts(), 1000, 4, torch.Generator().manual_seed(5))
+    halves = [Batch(whole.z0[rows], whole.ids[rows], whole.eps[rows], whole.t[rows], None)
+              for rows in (slice(0, 2), slice(2, 4))]
+    results = []
+    for batches, accumulate in (([whole], 1), (halves, 2)):
+        queue = iter(batches)
+        monkeypatch.setattr(textinv.inversion, "draw", lambda *_: next(queue))
+        inversion = loop(model, steps=1, accumulate=accumulate)
+        results.append((next(iter(inversion)), inversion.v.detach()))
+    assert results[0][0].loss == pytest.approx(results[1][0].loss, rel=1e-5)
+    assert results[0][0].grad_norm == pytest.approx(results[1][0].grad_norm, rel=1e-4)
+    assert_close(results[0][1], results[1][1], 1e-4)
+
+
+def test_steps_without_a_finite_gradient_change_nothing(monkeypatch, model):
+    def poisoned(model, v, batch, good=inversion_loss):
+        return good(model, v, batch) * (float("nan") if step in (2, 3) else float("inf") if step == 5 else 1.0)
+
+    monkeypatch.setattr(textinv.inversion, "inversion_loss", poisoned)
+    inversion, step, words = loop(model, steps=6), 1, [start()]
+    for progress in inversion:
+        assert progress.skipped == (step in (2, 3, 5))
+        words.append(inversion.v.detach().clone())
+        step += 1
+    assert [torch.equal(a, b) for a, b in zip(words, words[1:])] == [False, True, True, False, True, False]
+    assert inversion.skipped == 3 and all(word.isfinite().all() for word in words)
+
+
+def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
+    inversion, done = loop(model, steps=100), 0
+    monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, v, batch, good=inversion_loss:
+                        good(model, v, batch) * (1.0 if done < 2 else float("nan")))
+    with pytest.raises(InputError, match="10 steps in a row, to step 12"):
+        for progress in inversion:
+            done += 1
+            if done == 2:
+                good = inversion.v.detach().clone()
+    assert done == 12 and torch.equal(inversion.v.detach(), good)
+
+
+def test_other_words_keep_their_vectors(model):
+    """The second of three words is trained; the others serve their own vectors and get no gradient."""
+    known = torch.randn(4, 64, generator=torch.Generator().manual_seed(6))
+    model.text_encoder.learned = known.clone()
+    inversion = loop(model, prompts=prompts(first_id=201), v0=known[1:3], ids=[201, 202])
+    rows = inversion.rows(inversion.v)
+    assert torch.equal(rows, known)
+    list(inversion)
+    inversion.teach()
+    learned = model.text_encoder.learned
+    assert torch.equal(learned[[0, 3]], known[[0, 3]]) and torch.equal(learned[1:3], inversion.v)
+    assert not torch.equal(learned[1], known[1]) and learned.device.type == "cpu" and not learned.requires_grad
+
+
+class Recorder(Variant):
+    """A variant that uses every hook: the first vector stays out of the prompts, v is pulled to 0 and kept at norm 1."""
+
+    def __init__(self):
+        self.calls = []
+
+    def active(self, v, step):
+        self.calls.append(("active", step))
+        return torch.cat([v[1:], v[1:]])
+
+    def penalty(self, v, step):
+        self.calls.append(("penalty", step))
+        return 0.5 * v[1].square().sum() * 1e3
+
+    def project(self, v, step):
+        self.calls.append(("project", step))
+        return torch.nn.functional.normalize(v, dim=-1)
+
+
+def test_variants_are_called_at_their_points(model):
+    model.text_encoder.learned = torch.zeros(2, 64)
+    variant = Recorder()
+    inversion = loop(model, v0=start(2), ids=[200, 201], steps=2, variants=[variant])
+    list(inversion)
+    assert variant.calls == [(name, step) for step in (1, 2) for name in ("active", "penalty", "project")]
+    assert_close(inversion.v.detach().norm(dim=-1), torch.ones(2), 1e-6)
+    assert inversion.v.grad[0].abs().sum() == 0                         # not active, not penalised
+    moved = torch.nn.functional.normalize(start(2), dim=-1)[0]
+    assert_close(inversion.v.detach()[0], moved, 1e-6)
+
+
+def test_penalties_are_regularisers_and_not_part_of_the_loss(model):
+    class Pull(Variant):
+        def penalty(self, v, step):
+            return 1e3 * v.sum()
+
+    plain, pulled = next(iter(loop(model))), next(iter(loop(model, variants=[Pull()])))
+    assert plain.loss == pulled.loss
+    assert pulled.grad_norm == pytest.approx(1e3 * 8, rel=0.05)

@@ -1,0 +1,96 @@
+"""Every option of the inversion, one field each, with the line of help that `train.py --help` prints: the command
+line is made from these fields, so that a notebook and a shell know the same options by the same names.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ldm import InputError
+
+
+def option(default: Any, help: str, **argparse_options: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, **argparse_options})
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Options of `textinv.invert` and `train.py`. Raises InputError on values without meaning."""
+    images: str = option("", "folder of pictures, or one picture")
+    init: str = option("", "word or phrase to start from, a learned word's file, or 'random'")
+    weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
+    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    placeholder: str = option("*", "what stands for the new word in prompts")
+    out: str | None = option(None, "run folder (default: runs/ and the name of the pictures' folder)", metavar="DIR")
+    vectors: int = option(1, "vectors of the word, all trained", metavar="K")
+    style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
+    templates: str | None = option(None, "file of own prompts, one a line, with {} for the word", metavar="FILE")
+    crop: str = option("center", "of pictures that are not square", choices=("center", "stretch", "random"))
+    flip: bool = option(True, "train on mirrored pictures too")
+    alpha_mask: bool = option(False, "weight the loss by the pictures' alpha channel")
+    preset: str = option("default", "'paper': the settings of Gal et al. (5,000 steps, weight decay 0.01)",
+                         choices=("default", "paper"))
+    steps: int = option(400, "steps of the optimiser")
+    batch: int = option(4, "pictures a step")
+    accumulate: int = option(1, "batches whose gradients are added up to one step")
+    lr: float = option(0.005, "base learning rate; the effective one is this x batch x accumulate")
+    decay: float = option(0.0, "weight decay of AdamW on the word's vectors")
+    seed: int = option(0, "of everything random; the same seed gives the same word")
+    device: str = option("auto", "cpu, cuda, ..., or auto")
+    dtype: str = option("auto", "of the frozen weights: float32 or bfloat16; auto: the faster one",
+                        choices=("auto", "float32", "bfloat16"))
+    preview_every: int = option(100, "steps between grids of previews; 0: none")
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("vectors", 1), ("preview_every", 0),
+                            ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"--{_dashed(name)} is {value}: give {least} or more")
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"--lr is {self.lr}: give a number above 0")
+        if not 0 <= self.decay < float("inf"):
+            raise InputError(f"--decay is {self.decay}: give 0 or more")
+        if self.style and self.templates:
+            raise InputError("--style and --templates both choose the prompts: give one of them")
+
+    @property
+    def effective_lr(self) -> float:
+        """As in the paper and its code: base rate x pictures that share one step."""
+        return self.lr * self.batch * self.accumulate
+
+
+# what a preset changes; an option given beside it wins
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01},
+}
+
+
+def parse(argv: Sequence[str] | None, prog: str, description: str) -> InversionConfig:
+    """The config of a command line. Wrong options end the program with status 2, as argparse does."""
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    for field in dataclasses.fields(InversionConfig):
+        options = dict(field.metadata)
+        if field.type == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = {"int": int, "float": float}.get(field.type, str)
+            if field.default not in ("", None):
+                options["help"] += " (default: %(default)s)"
+        parser.add_argument(f"--{_dashed(field.name)}", default=argparse.SUPPRESS, required=field.default == "",
+                            **_shown_default(options, field.default))
+    given = vars(parser.parse_args(argv))
+    return InversionConfig(**{**PRESETS[given.get("preset", "default")], **given})
+
+
+def _shown_default(options: dict[str, Any], default: Any) -> dict[str, Any]:
+    """argparse knows only the options that were given (defaults are suppressed), so the help names them itself."""
+    return {**options, "help": options["help"].replace("%(default)s", str(default).replace("%", "%%"))}
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

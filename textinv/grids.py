@@ -1,0 +1,52 @@
+"""Pictures side by side, and PNG files that carry how they were made."""
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from ldm import InputError
+
+_KEY = "textinv"        # of the text chunk that holds the recipe
+_GAP = 2
+
+
+def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size in rows of `columns`, on white."""
+    width, height = images[0].size
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (width + _GAP), i // columns * (height + _GAP)))
+    return sheet
+
+
+def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = None) -> None:
+    """Writes the picture, whole or not at all, with its recipe as JSON in a text chunk. Raises InputError if it cannot."""
+    chunks = PngImagePlugin.PngInfo()
+    if recipe is not None:
+        chunks.add_text(_KEY, json.dumps(recipe))
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(partial, format="PNG", pnginfo=chunks)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}): check the folder and the free "
+                         "space") from error
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe of a PNG that `save_png` wrote. Raises InputError if it is none."""
+    try:
+        with Image.open(path) as image:
+            recipe = json.loads(image.info[_KEY])
+    except (OSError, UnidentifiedImageError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: carries no recipe of sample.py: give a PNG that it has written") from error
+    if not isinstance(recipe, dict):
+        raise InputError(f"{path}: its recipe is damaged: give a PNG that sample.py has written")
+    return recipe
