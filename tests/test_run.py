@@ -1,0 +1,261 @@
+"""The main job, end to end on a small random model: `train.py` and `sample.py` as a user calls them, what they write,
+and what they refuse."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DATA
+from PIL import Image
+from safetensors import safe_open
+
+import sample
+import textinv
+import train
+import weights
+from ldm import InputError
+from textinv.config import InversionConfig
+from textinv.grids import read_recipe
+from textinv.run import RunFolder, model_hash, prepare, run_name
+
+MODEL = str(DATA / "diffusers-tiny")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def model():
+    return weights.load(MODEL)
+
+
+def run(*argv):
+    return train.main(["--weights", MODEL, "--steps", "3", "--batch", "2", "--preview-every", "0", "--dtype", "float32",
+                       *map(str, argv)])
+
+
+def draw(*argv):
+    return sample.main(["--weights", MODEL, "--steps", "2", *map(str, argv)])
+
+
+def config(pictures, **changes):
+    return InversionConfig(**{"images": str(pictures), "init": "cat", "steps": 2, "batch": 2, **changes})
+
+
+@pytest.fixture
+def learned(pictures, tmp_path):
+    """A run's folder."""
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert run("--images", pictures, "--init", "cat", "--out", out, "--preview-every", "2", "--vectors", "2") == 0
+    said = capsys.readouterr().out
+    assert "3 pictures (6 views), 27 prompts" in said and "effective learning rate 0.01 = 0.005 x batch 2" in said
+    assert said.count("python sample.py") == 2 and str(out / "concept.safetensors") in said
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
+        "concept.safetensors", "config.json", "metrics.jsonl", "previews/step-000002.png"]
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics] == [1, 2, 3]
+    assert all(line.keys() == {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"} for line in metrics)
+    assert metrics[0]["lr"] == pytest.approx(0.01)
+    written = json.loads((out / "config.json").read_text())
+    assert written["init"] == "cat" and written["steps"] == 3 and len(written["pictures"]) == 3
+    assert Image.open(out / "previews/step-000002.png").size == (4 * 66 - 2, 2 * 66 - 2)
+
+
+def test_the_word_says_what_made_it(learned, model):
+    concept = textinv.Concept.load(learned)
+    assert concept.placeholder == "*" and concept.vectors.shape == (1, 64)
+    assert concept.info["init"] == "cat" and concept.info["step"] == 3 and concept.info["model_hash"] == model_hash(model)
+    start = torch.tensor(concept.info["init_vectors"])
+    cat = model.text_encoder.token_emb.weight[model.tokenizer.tokenize("cat")]
+    assert torch.equal(start, cat) and not torch.equal(concept.vectors, start)
+    with safe_open(learned / "concept.safetensors", "pt") as file:
+        assert list(file.keys()) == ["*"] and file.metadata()["format"] == "pt"
+
+
+def test_two_runs_with_one_seed_are_one_word(pictures, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run("--images", pictures, "--init", "cat", "--out", tmp_path / name, "--seed", seed) == 0
+    a, b, c = (textinv.Concept.load(tmp_path / name).vectors for name in "abc")
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
+
+
+def test_previews_do_not_change_the_word(pictures, tmp_path):
+    for name, every in (("a", 0), ("b", 1)):
+        assert run("--images", pictures, "--init", "cat", "--out", tmp_path / name, "--preview-every", every) == 0
+    assert torch.equal(*(textinv.Concept.load(tmp_path / name).vectors for name in "ab"))
+
+
+def test_invert_leaves_the_model_as_it_was(pictures, model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    concept = textinv.invert(model, pictures, config(pictures, vectors=2))
+    assert concept.vectors.shape == (2, 64) and concept.info["step"] == 2
+    assert model.tokenizer.words == {} and len(model.text_encoder.learned) == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    again = textinv.invert(model, sorted(pictures.iterdir()), config(pictures, vectors=2))
+    assert torch.equal(concept.vectors, again.vectors)
+
+
+def test_captions_take_the_place_of_templates(pictures, model):
+    (pictures / "1.txt").write_text("* in the dark")
+    prompts = prepare(model, pictures, config(pictures)).inversion.prompts
+    assert prompts.count.tolist() == [27, 1, 27] and prompts.first.tolist() == [0, 27, 0]
+    assert prompts.ids[27].tolist() == model.tokenizer(["* in the dark"])[0].tolist()
+
+
+@pytest.mark.parametrize("caption", ["a cat in the dark", "dark " * 80 + "*"])
+def test_captions_without_the_word_are_refused(pictures, model, caption):
+    (pictures / "1.txt").write_text(caption)
+    with pytest.raises(InputError, match=r"1\.png lacks the placeholder '\*'"):
+        prepare(model, pictures, config(pictures))
+    assert model.tokenizer.words == {}
+
+
+def test_masks_weight_the_loss(pictures, model):
+    Image.fromarray(np.uint8([[0] * 32 + [255] * 32] * 80)).save(pictures / "1.mask.png")
+    latents = prepare(model, pictures, config(pictures)).inversion.latents
+    assert latents.weight.shape == (6, 1, 8, 8)
+    assert torch.equal(latents.weight[0], torch.ones(1, 8, 8))
+    assert (latents.weight[2, :, :, :4] == 0).all() and (latents.weight[2, :, :, 4:] == 2).all()
+    assert torch.equal(latents.weight[3], latents.weight[2].flip(-1))
+
+
+def test_one_picture_is_allowed_with_a_note(pictures, tmp_path, capsys):
+    assert run("--images", pictures / "0.png", "--init", "cat", "--out", tmp_path / "run") == 0
+    said = capsys.readouterr().out
+    assert "1 picture (2 views)" in said and "3 to 5 different ones are better" in said
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_kept(learned, pictures, capsys):
+    before = {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
+    assert run("--images", pictures, "--init", "cat", "--out", learned) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()} == before
+
+
+def test_what_goes_wrong_early_leaves_no_folder(pictures, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for argv in (["--images", tmp_path / "empty", "--init", "cat"], ["--images", tmp_path / "nowhere", "--init", "cat"],
+                 ["--images", pictures, "--init", " "], ["--images", pictures, "--init", "cat", "--placeholder", "a b"],
+                 ["--images", pictures, "--init", "cat", "--steps", "0"],
+                 ["--images", pictures, "--init", "cat", "--device", "cuda:9"]):
+        assert run(*argv, "--out", tmp_path / "run") == 2
+        error = capsys.readouterr().err
+        assert error.startswith("train.py: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupt_keeps_the_word(pictures, tmp_path, monkeypatch, capsys):
+    def interrupted(self, progress, lr):
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "log", interrupted)
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    assert "stopped at step 2 of 3" in capsys.readouterr().err
+    assert textinv.Concept.load(tmp_path / "run").info["step"] == 2
+
+
+def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
+    def full(self, progress, lr):
+        raise self._unwritable(OSError(28, "No space left on device"))
+
+    monkeypatch.setattr(RunFolder, "log", full)
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert textinv.Concept.load(tmp_path / "run").info["step"] == 1
+
+
+def test_run_names(pictures):
+    assert run_name(pictures) == "cat" and run_name(f"{pictures}/") == "cat" and run_name(pictures / "0.png") == "0"
+
+
+def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):
+    out = tmp_path / "new/beach.png"
+    assert draw("a photo of * on the beach", "a dog", "--concept", learned, "-n", 2, "--out", out) == 0
+    captured = capsys.readouterr()
+    assert captured.out.split() == [str(out.with_name(f"beach-00{i}.png")) for i in range(4)] + [str(out)]
+    assert "'a dog' holds no learned word" in captured.err
+    assert Image.open(out).size == (2 * 66 - 2, 2 * 66 - 2)
+    assert draw("a photo of *", "--concept", learned, "-n", 1, "--out", tmp_path / "one.png") == 0
+    assert Image.open(tmp_path / "one.png").size == (64, 64) and not (tmp_path / "one-000.png").exists()
+
+
+def test_the_word_reaches_the_picture(learned, tmp_path):
+    for name, argv in (("plain", []), ("learned", ["--concept", learned])):
+        assert draw("a photo of *", "-n", 1, "--out", tmp_path / f"{name}.png", *argv) == 0
+    plain, with_word = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "learned"))
+    assert not np.array_equal(plain, with_word)
+
+
+def test_a_picture_can_be_repeated_exactly(learned, tmp_path):
+    out = tmp_path / "x.png"
+    assert draw("a photo of *", "*", "--concept", learned, "-n", 3, "--batch", 2, "--seed", 5, "--strength", 0.5,
+                "--sampler", "dpm++", "--negative", "dark", "--guidance", 3, "--out", out) == 0
+    for name in ("x.png", "x-000.png", "x-003.png", "x-005.png"):
+        assert sample.main(["--from", str(tmp_path / name), "--out", str(tmp_path / "again/y.png")]) == 0
+        again = Image.open(tmp_path / "again/y.png")
+        assert np.array_equal(np.asarray(again), np.asarray(Image.open(tmp_path / name)))
+        assert read_recipe(tmp_path / "again/y.png") == read_recipe(tmp_path / name)
+
+
+def test_a_changed_word_is_not_repeated(learned, tmp_path, capsys):
+    assert draw("*", "--concept", learned, "-n", 1, "--out", tmp_path / "x.png") == 0
+    concept = textinv.Concept.load(learned)
+    textinv.Concept("*", concept.vectors + 1, concept.info).save(learned / "concept.safetensors")
+    assert sample.main(["--from", str(tmp_path / "x.png"), "--out", str(tmp_path / "y.png")]) == 2
+    assert "holds another word" in capsys.readouterr().err
+
+
+def test_several_concepts_under_other_names(learned, tmp_path):
+    out = tmp_path / "x.png"
+    assert draw("* next to <b>", "--concept", learned, "--concept", f"{learned}=<b>", "-n", 1, "--out", out) == 0
+    assert [entry["placeholder"] for entry in read_recipe(out)["concepts"]] == ["*", "<b>"]
+
+
+def test_strength_is_the_line_from_init_to_word(learned):
+    concept = textinv.Concept.load(learned)
+    start = torch.tensor(concept.info["init_vectors"])
+    assert torch.equal(sample.at_strength(concept, 1.0, ""), concept.vectors)
+    assert torch.equal(sample.at_strength(concept, 0.0, ""), start)
+    assert torch.allclose(sample.at_strength(concept, 2.0, ""), 2 * concept.vectors - start)
+    with pytest.raises(InputError, match="--strength must be 1"):
+        sample.at_strength(textinv.Concept("*", concept.vectors), 0.5, "word.pt")
+
+
+def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert draw("A photo of *!", "--concept", learned, "-n", 1) == 0
+    assert sorted(path.name for path in Path("samples").iterdir()) == ["a-photo-of-2.png", "a-photo-of.png"]
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "nothing to draw"), (["*", "-n", "0"], "-n is 0"), (["*", "--batch", "0"], "--batch is 0"),
+    (["*", "--prompts", "nowhere.txt"], "cannot be read"), (["*", "--concept", "nowhere"], "nowhere"),
+    (["*", "--sampler", "plms"], "unknown sampler"), (["*", "--steps", "0"], "steps is 0"),
+    (["*", "--eta", "-1"], "eta is -1"), (["--from", "nowhere.png"], "carries no recipe")])
+def test_sample_refuses(argv, message, tmp_path, capsys):
+    assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sample.py: ") and message in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_of_a_file(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\n\na dog\n")
+    assert draw("--prompts", tmp_path / "prompts.txt", "-n", 1, "--out", tmp_path / "x.png") == 0
+    assert read_recipe(tmp_path / "x.png")["prompts"] == ["a cat", "a dog"]

@@ -1,0 +1,71 @@
+"""Learns a new word from pictures: `python train.py --images examples/teapot --init cup`.
+
+    pictures --autoencoder--> latents --noise--> UNet, told by the prompt with the word v --> loss --> v
+
+The loop is `textinv.Inversion`; this script loads the model, shows what happens, and keeps the run's folder.
+"""
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import weights
+from ldm import InputError, LatentDiffusion
+from textinv.config import InversionConfig, parse
+from textinv.run import RunFolder, Setup, prepare, run_name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        config = parse(argv, "train.py", __doc__.split("\n\n")[0])
+        folder = RunFolder(Path(config.out or Path("runs") / run_name(config.images)))
+        setup = prepare(load_model(config), config.images, config)
+        folder.begin(config, setup)
+        for note in setup.notes:
+            print(note)
+        train(config, setup, folder)
+    except InputError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def load_model(config: InversionConfig) -> LatentDiffusion:
+    """The frozen model, on the device and in the precision that the options ask for."""
+    device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": torch.bfloat16}[config.dtype]
+    return weights.load(config.weights, device, dtype, config.vocab)
+
+
+def train(config: InversionConfig, setup: Setup, folder: RunFolder) -> None:
+    """Runs the loop with its bar, metrics and previews. The word is saved also where it ends early."""
+    inversion = setup.inversion
+    try:
+        with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
+            for progress in inversion:
+                folder.log(progress, config.effective_lr)
+                bar.update()
+                bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}", cos=f"{progress.cosine:.2f}",
+                                lr=f"{config.effective_lr:g}", refresh=False)
+                if config.preview_every and progress.step % config.preview_every == 0:
+                    folder.preview(progress.step, setup.previews(config.style))
+    except KeyboardInterrupt:
+        print(f"stopped at step {inversion.step} of {config.steps}", file=sys.stderr)
+    finally:
+        path = folder.save(setup.concept())
+    if inversion.skipped:
+        print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
+    word = config.placeholder
+    prompts = ([f"a painting in the style of {word}", f"a drawing of a dog in the style of {word}"] if config.style else
+               [f"a photo of a {word} on the beach", f"a black and white sketch of a {word}"])
+    print(f"{path}\nuse it:")
+    for prompt in prompts:
+        print(f'  python sample.py "{prompt}" --concept {folder.path} --weights {config.weights}')
+
+
+if __name__ == "__main__":
+    sys.exit(main())
