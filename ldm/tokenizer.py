@@ -6,6 +6,7 @@ that WordPiece would split or that is already in the vocabulary. A word of k vec
 """
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ldm.errors import InputError
 
-_SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
 
 def read_vocabulary(path: str | Path) -> tokenizers.Tokenizer:
@@ -44,7 +45,7 @@ def read_vocabulary(path: str | Path) -> tokenizers.Tokenizer:
 def check_vocabulary(backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
     """The same tokenizer without padding or truncation of its own.
     Raises InputError if it lacks a special token."""
-    missing = [token for token in _SPECIAL if backend.token_to_id(token) is None]
+    missing = [token for token in SPECIAL if backend.token_to_id(token) is None]
     if missing:
         raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}: give the vocab.txt of a BERT model")
     backend.no_padding()
@@ -89,9 +90,31 @@ class Tokenizer:
             ids += self.backend.encode(part, add_special_tokens=False).ids if word is None else word
         return ids
 
+    @property
+    def whole_words(self) -> dict[str, int]:
+        """The vocabulary's tokens that are words, with their ids: neither pieces such as ##s nor [marks]."""
+        return {token: i for token, i in sorted(self.backend.get_vocab().items(), key=lambda item: item[1])
+                if not token.startswith("##") and not re.fullmatch(r"\[.+\]", token)}
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of the text that the vocabulary does not have: those which become [UNK], and those of which
+        half or more is spelled letter by letter. "teapots", which is teapot ##s, is known."""
+        unknown = []
+        for part in self._split(text):
+            if part.lower() in self.words:
+                continue
+            encoding = self.backend.encode(part, add_special_tokens=False)
+            for _, tokens in itertools.groupby(range(len(encoding)), key=lambda i: encoding.word_ids[i]):
+                tokens = list(tokens)
+                pieces = [encoding.tokens[i].removeprefix("##") for i in tokens]
+                letters = sum(len(piece) == 1 for piece in pieces)
+                if "[UNK]" in pieces or len(pieces) > 1 and 2 * letters >= len("".join(pieces)):
+                    unknown.append(part[encoding.offsets[tokens[0]][0]:encoding.offsets[tokens[-1]][1]])
+        return unknown
+
     def __call__(self, prompts: str | Sequence[str]) -> Tensor:
         """ids (b n) int64; a text that does not fit is cut at the end."""
-        cls, sep, pad = (self.backend.token_to_id(token) for token in _SPECIAL[:3])
+        cls, sep, pad = (self.backend.token_to_id(token) for token in SPECIAL[:3])
         rows = []
         for prompt in [prompts] if isinstance(prompts, str) else prompts:
             row = [cls, *self.tokenize(prompt)[:self.length - 2], sep]

@@ -1,0 +1,225 @@
+"""Files of learned words, in the layouts of the tools that write them:
+
+    native      .safetensors        {placeholder: (k d)}, what made them in the metadata; with one word it is
+                                    a diffusers file
+    official    .pt                 {"string_to_token": {placeholder: id},
+                                     "string_to_param": nn.ParameterDict{placeholder: (k d)}}
+    a1111       .pt                 the same with a plain dict, key "*", and "name" and "step" beside it
+    diffusers   .safetensors .bin   {placeholder: (k d)}, formerly (d)
+    kohya       .safetensors .pt    {"emb_params": (k d)}; OneTrainer writes "emp_params"
+
+Where a layout has no room for the placeholder (a1111, kohya), the file's name is the word. Pickles are read
+by `ldm.pickles`, which runs nothing of what they ask for.
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ldm import InputError
+from ldm.files import open_tensors
+from ldm.pickles import LazyTensor, Parameters, read_checkpoint
+from textinv.concept import Concept
+
+_INFO = "textinv.info"                          # metadata of native files: {placeholder: info} in JSON
+_MOST_NUMBERS = 2 ** 24                         # in one file. A strided tensor's shape can claim any memory
+
+
+def read(path: str | Path) -> list[Concept]:
+    """The words of a file. Its content says which layout it has; the name's ending does not count.
+    Raises InputError if it is damaged, of another kind, or for another kind of model."""
+    path = Path(path)
+    if zipfile.is_zipfile(path):
+        content, metadata = read_checkpoint(path), {}
+    else:
+        file = open_tensors(path)
+        content, metadata = file.tensors, file.metadata
+    if not isinstance(content, dict):
+        raise _foreign(path, "holds no dict")
+    words = _find_words(content, metadata, path)
+    if strangers := [key for key, (value, _) in words.items()
+                     if not (isinstance(key, str) and isinstance(value, LazyTensor))]:
+        raise _foreign(path, f"its entry {ascii(strangers[0])[:100]} is not a tensor")
+    if not words:
+        raise _foreign(path, "holds no tensor")
+    shapes = {key: value.shape for key, (value, _) in words.items()}
+    if odd := [key for key, shape in shapes.items() if len(shape) not in (1, 2)]:
+        raise _foreign(path, f"{ascii(odd[0][:100])} has shape {list(shapes[odd[0]])[:9]} "
+                       "instead of [number, width]")
+    if len(widths := {shape[-1] for shape in shapes.values()}) > 1:
+        raise _foreign(path, f"its tensors have different widths: {', '.join(map(str, sorted(widths)[:5]))}")
+    if (total := sum(math.prod(shape) for shape in shapes.values())) > _MOST_NUMBERS:
+        raise _foreign(path, f"{total:,} numbers are more than any words have")
+    return [_concept(key, value, info, path) for key, (value, info) in words.items()]
+
+
+def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any, tuple[Any, dict]]:
+    """{placeholder: (tensor, info)}, nothing of it checked yet."""
+    if "string_to_param" in content:
+        return _string_to_param(content, path)
+    for key in ("emb_params", "emp_params"):
+        if key in content:
+            return {path.stem: (content[key], {})}
+    if "clip_l" in content or "clip_g" in content:
+        raise InputError(f"{path}: a word of Stable Diffusion XL or 3, which have several text encoders: "
+                         "it fits no latent diffusion model of this kind")
+    try:
+        infos = json.loads(metadata.get(_INFO, "{}"))
+    except (ValueError, RecursionError):
+        infos = {}                              # the vectors are good without
+    infos = infos if isinstance(infos, dict) else {}
+    return {key: (value, infos[key] if isinstance(infos.get(key), dict) else {})
+            for key, value in content.items()}
+
+
+def _string_to_param(content: dict, path: Path) -> dict[Any, tuple[Any, dict]]:
+    params, tokens = content["string_to_param"], content.get("string_to_token")
+    is_official = isinstance(params, Parameters)
+    if is_official:
+        state = getattr(params, "state", None)
+        params = state.get("_parameters") if isinstance(state, dict) else None
+    if not isinstance(params, dict):
+        raise _foreign(path, "its string_to_param is no dict")
+    if len(params) == 1 and ("name" in content or not is_official):
+        kept = {key: content[key] for key in ("step", "sd_checkpoint", "sd_checkpoint_name")
+                if isinstance(content.get(key), (str, int))}
+        return {path.stem: (*params.values(), kept)}
+    return {word: (value, _token_info(tokens, word)) for word, value in params.items()}
+
+
+def _token_info(tokens: Any, word: Any) -> dict[str, int]:
+    """The id under which the official code looks for the word, kept for writing the word back."""
+    token = tokens.get(word) if isinstance(tokens, dict) else None
+    if isinstance(token, LazyTensor) and token.shape == ():
+        with contextlib.suppress(Exception):    # whatever a damaged file does; the vectors are good without
+            token = token.read().item()
+    return {"token": token} if isinstance(token, int) else {}
+
+
+def _concept(placeholder: str, lazy: LazyTensor, info: dict, path: Path) -> Concept:
+    try:
+        vectors = lazy.read()
+        return Concept(placeholder, vectors[None] if vectors.ndim == 1 else vectors, info)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: word {ascii(placeholder[:100])} cannot be read ({type(error).__name__}: "
+                         f"{str(error).splitlines()[0]}): download it again") from error
+
+
+def _foreign(path: Path, why: str) -> InputError:
+    return InputError(f"{path}: not a file of learned words: {why}")
+
+
+@dataclass(frozen=True)
+class Format:
+    suffixes: tuple[str, ...]
+    several: bool                               # words in one file
+    content: Callable[[Sequence[Concept], Path], dict]
+
+
+def _by_placeholder(concepts: Sequence[Concept], path: Path) -> dict[str, Tensor]:
+    return {concept.placeholder: concept.vectors for concept in concepts}
+
+
+def _official(concepts: Sequence[Concept], path: Path) -> dict[str, Any]:
+    try:
+        params = nn.ParameterDict(_by_placeholder(concepts, path))
+    except KeyError as error:
+        raise InputError(f"{path}: the official format cannot hold a word of this name ({error.args[0]}): "
+                         "use another format, or another placeholder") from error
+    return {"string_to_token": {concept.placeholder: torch.tensor(_token(concept)) for concept in concepts},
+            "string_to_param": params}
+
+
+def _token(concept: Concept) -> int:
+    """The id under which the official code looks for the word in a prompt: that of the file which it comes
+    from, or that of "*" in BERT's vocabulary (for Stable Diffusion CLIP's). Other words have none that is
+    sure, and -1 is in no prompt."""
+    token = concept.info.get("token")
+    if isinstance(token, int) and 0 <= token < 2 ** 31:
+        return token
+    star = 265 if concept.vectors.shape[1] == 768 else 1008
+    return star if concept.placeholder == "*" else -1
+
+
+def _a1111(concepts: Sequence[Concept], path: Path) -> dict[str, Any]:
+    info = concepts[0].info
+    return {"string_to_token": {"*": 265}, "string_to_param": {"*": concepts[0].vectors}, "name": path.stem,
+            "step": info.get("step", info.get("steps", 0)), "sd_checkpoint": info.get("sd_checkpoint"),
+            "sd_checkpoint_name": info.get("sd_checkpoint_name")}
+
+
+def _kohya(concepts: Sequence[Concept], path: Path) -> dict[str, Tensor]:
+    return {"emb_params": concepts[0].vectors}
+
+
+FORMATS = {"native": Format((".safetensors",), True, _by_placeholder),
+           "official": Format((".pt",), True, _official),
+           "a1111": Format((".pt",), False, _a1111),
+           "diffusers": Format((".safetensors", ".bin"), False, _by_placeholder),
+           "kohya": Format((".safetensors", ".pt"), False, _kohya)}
+
+
+def by_suffix(path: str | Path) -> str:
+    """The format in which `Concept.save` writes: "native" for .safetensors, "official" for .pt."""
+    return "official" if Path(path).suffix == ".pt" else "native"
+
+
+def write(path: str | Path, concepts: Sequence[Concept], format: str) -> None:
+    """Writes the words to one file, which appears whole or not at all.
+    Raises InputError if they do not go into one file of that format, or it cannot be written."""
+    path = Path(path)
+    if format not in FORMATS:
+        raise InputError(f"format {format!r}: give one of {', '.join(FORMATS)}")
+    layout = FORMATS[format]
+    if path.suffix not in layout.suffixes:
+        raise InputError(f"{path}: a file of {format} format ends in {' or '.join(layout.suffixes)}")
+    names = [concept.placeholder for concept in concepts]
+    if len(names) != 1 and not (names and layout.several):
+        raise InputError(f"{path}: a file of {format} format holds one word, not {len(names)} "
+                         f"({', '.join(names)}): write each to a file of its own")
+    if len({name.lower() for name in names}) < len(names):
+        raise InputError(f"{path}: two words of one name ({', '.join(names)}): give one another placeholder")
+    if len(widths := {concept.vectors.shape[1] for concept in concepts}) > 1:
+        raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
+                         "wide: write them to different files")
+    content = layout.content(concepts, path)
+    if path.suffix == ".safetensors":
+        metadata = {"format": "pt"}
+        if format == "native":
+            metadata[_INFO] = json.dumps({concept.placeholder: concept.info for concept in concepts})
+        write_whole(path, safetensors.torch.save(content, metadata))
+    else:
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_whole(path, buffer.getvalue())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that appears whole or not at all: until then what was there stays.
+    Raises InputError if it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise InputError(f"{path}: cannot be written ({error.strerror}): check the folder "
+                         "and the free space") from error
