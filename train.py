@@ -6,6 +6,7 @@ The loop is `textinv.Inversion`; this script loads the model, shows what happens
 """
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.begin(config, setup)
         for note in setup.notes:
             print(note)
-        train(config, setup, folder)
+        with contextlib.closing(folder):
+            train(config, setup, folder)
     except InputError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2

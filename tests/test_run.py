@@ -46,6 +46,11 @@ def draw(*argv):
     return sample.main(["--weights", MODEL, "--steps", "2", *map(str, argv)])
 
 
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)                                    # y x rgb
+
+
 def config(pictures, **changes):
     return InversionConfig(**{"images": str(pictures), "init": "cat", "steps": 2, "batch": 2, **changes})
 
@@ -71,7 +76,7 @@ def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
     assert metrics[0]["lr"] == pytest.approx(0.01)
     written = json.loads((out / "config.json").read_text())
     assert written["init"] == "cat" and written["steps"] == 3 and len(written["pictures"]) == 3
-    assert Image.open(out / "previews/step-000002.png").size == (4 * 66 - 2, 2 * 66 - 2)
+    assert pixels(out / "previews/step-000002.png").shape == (2 * 66 - 2, 4 * 66 - 2, 3)
 
 
 def test_the_word_says_what_made_it(learned, model):
@@ -189,16 +194,15 @@ def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):
     captured = capsys.readouterr()
     assert captured.out.split() == [str(out.with_name(f"beach-00{i}.png")) for i in range(4)] + [str(out)]
     assert "'a dog' holds no learned word" in captured.err
-    assert Image.open(out).size == (2 * 66 - 2, 2 * 66 - 2)
+    assert pixels(out).shape == (2 * 66 - 2, 2 * 66 - 2, 3)
     assert draw("a photo of *", "--concept", learned, "-n", 1, "--out", tmp_path / "one.png") == 0
-    assert Image.open(tmp_path / "one.png").size == (64, 64) and not (tmp_path / "one-000.png").exists()
+    assert pixels(tmp_path / "one.png").shape == (64, 64, 3) and not (tmp_path / "one-000.png").exists()
 
 
 def test_the_word_reaches_the_picture(learned, tmp_path):
     for name, argv in (("plain", []), ("learned", ["--concept", learned])):
         assert draw("a photo of *", "-n", 1, "--out", tmp_path / f"{name}.png", *argv) == 0
-    plain, with_word = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "learned"))
-    assert not np.array_equal(plain, with_word)
+    assert not np.array_equal(*(pixels(tmp_path / f"{name}.png") for name in ("plain", "learned")))
 
 
 def test_a_picture_can_be_repeated_exactly(learned, tmp_path):
@@ -207,8 +211,7 @@ def test_a_picture_can_be_repeated_exactly(learned, tmp_path):
                 "--sampler", "dpm++", "--negative", "dark", "--guidance", 3, "--out", out) == 0
     for name in ("x.png", "x-000.png", "x-003.png", "x-005.png"):
         assert sample.main(["--from", str(tmp_path / name), "--out", str(tmp_path / "again/y.png")]) == 0
-        again = Image.open(tmp_path / "again/y.png")
-        assert np.array_equal(np.asarray(again), np.asarray(Image.open(tmp_path / name)))
+        assert np.array_equal(pixels(tmp_path / "again/y.png"), pixels(tmp_path / name))
         assert read_recipe(tmp_path / "again/y.png") == read_recipe(tmp_path / name)
 
 

@@ -168,6 +168,9 @@ class RunFolder:
         concept.save(self.path / "concept.safetensors")
         return self.path / "concept.safetensors"
 
+    def close(self) -> None:
+        self._metrics.close()
+
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"{self.path}: cannot be written ({error.strerror}): check the folder and the free space, or "
                           "choose another with --out")
