@@ -21,6 +21,7 @@ import weights
 from ldm import InputError, LatentDiffusion
 from textinv import Concept, patch
 from textinv.grids import grid, read_recipe, save_png
+from textinv.run import model_hash
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--guidance", type=float, default=5.0, help="(default: 5)")
     p.add_argument("--eta", type=float, default=0.0, help="of ddim (default: 0)")
     p.add_argument("--batch", type=int, default=8, help="pictures at a time (default: 8)")
-    p.add_argument("--weights", default="tiny", help="as for train.py (default: tiny)")
+    p.add_argument("--weights", help="as for train.py (default: those that the first word was learned on, or tiny)")
     p.add_argument("--vocab", metavar="FILE", help="vocab.txt, for a checkpoint that has none")
     p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -90,10 +91,11 @@ def asked(options: argparse.Namespace) -> Recipe:
     for name in ("n", "batch"):
         if getattr(options, name) < 1:
             raise InputError(f"{'-n' if name == 'n' else '--batch'} is {getattr(options, name)}: give 1 or more")
-    concepts = []
+    concepts, source = [], options.weights
     for text in options.concept:
         path, _, word = text.partition("=")
         concept = Concept.load(path)
+        source = source or concept.info.get("model")
         concepts.append({"path": path, "placeholder": word or concept.placeholder, "hash": fingerprint(concept)})
     for prompt in prompts:
         if concepts and not any(one["placeholder"].lower() in prompt.lower() for one in concepts):
@@ -101,7 +103,7 @@ def asked(options: argparse.Namespace) -> Recipe:
                   f"{' or '.join(one['placeholder'] for one in concepts)} where it goes", file=sys.stderr)
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
               if hasattr(options, field.name)}
-    return Recipe(**{**values, "prompts": prompts, "concepts": concepts})
+    return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny"})
 
 
 def repeated(path: Path) -> Recipe:
@@ -125,6 +127,9 @@ def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
         concept = Concept.load(entry["path"])
         if fingerprint(concept) != entry["hash"]:
             raise InputError(f"{entry['path']}: holds another word than the one that this picture was drawn with")
+        if concept.info.get("model_hash", model_hash(model)) != model_hash(model):
+            print(f"sample.py: {entry['path']}: this word was learned on another model ({concept.info.get('model')})",
+                  file=sys.stderr)
         patch(model, Concept(entry["placeholder"], at_strength(concept, recipe.strength, entry["path"])))
     return model
 

@@ -229,6 +229,15 @@ def test_several_concepts_under_other_names(learned, tmp_path):
     assert [entry["placeholder"] for entry in read_recipe(out)["concepts"]] == ["*", "<b>"]
 
 
+def test_the_model_is_the_one_that_the_word_was_learned_on(learned, tmp_path, capsys):
+    assert sample.main(["*", "--concept", str(learned), "-n", "1", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
+    assert read_recipe(tmp_path / "x.png")["weights"] == MODEL and capsys.readouterr().err == ""
+    concept = textinv.Concept.load(learned)
+    textinv.Concept("*", concept.vectors, {**concept.info, "model_hash": "0"}).save(tmp_path / "other.safetensors")
+    assert draw("*", "--concept", tmp_path / "other.safetensors", "-n", 1, "--out", tmp_path / "y.png") == 0
+    assert "learned on another model" in capsys.readouterr().err
+
+
 def test_strength_is_the_line_from_init_to_word(learned):
     concept = textinv.Concept.load(learned)
     start = torch.tensor(concept.info["init_vectors"])

@@ -40,7 +40,7 @@ class InversionConfig:
     decay: float = option(0.0, "weight decay of AdamW on the word's vectors")
     seed: int = option(0, "of everything random; the same seed gives the same word")
     device: str = option("auto", "cpu, cuda, ..., or auto")
-    dtype: str = option("auto", "of the frozen weights: float32 or bfloat16; auto: the faster one",
+    dtype: str = option("auto", "of the frozen weights; auto: the faster one",
                         choices=("auto", "float32", "bfloat16"))
     preview_every: int = option(100, "steps between grids of previews; 0: none")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
 
@@ -80,7 +81,8 @@ def encode(model: LatentDiffusion, views: Sequence[Tensor], pictures: Sequence[i
     """Posteriors of the views x (3 H W) and, if `flip`, of their mirror images; weights (h w) or None for each."""
     scale = model.config.diffusion.scale_factor
     means, stds, maps, owners = [], [], [], []
-    for x, picture, weight in zip(views, pictures, weights):
+    for x, picture, weight in tqdm(zip(views, pictures, weights), "encoding pictures", len(views), leave=False,
+                                   disable=len(views) < 20):
         for mirrored in (False, True) if flip else (False,):
             posterior = model.autoencoder.encode((x.flip(-1) if mirrored else x)[None].to(model.device, model.dtype))
             means.append(scale * posterior.mean[0].float())
