@@ -11,6 +11,8 @@ from weights.recipe import scenery
 from weights.recipe.objects import article
 from weights.recipe.scenery import SIZE, Colour, vary
 
+Painter = Callable[[np.random.Generator], Image.Image]
+
 COLOURS: dict[str, Colour] = {
     "red": (218, 38, 42), "orange": (243, 134, 34), "yellow": (248, 212, 52), "green": (52, 160, 78),
     "blue": (42, 92, 214), "purple": (132, 68, 182), "pink": (246, 152, 188), "brown": (122, 80, 46),
@@ -24,12 +26,12 @@ class Backdrop:
     None where objects may be anywhere."""
     name: str
     phrases: tuple[str, ...]                             # the first is the usual one
-    paint: Callable[[np.random.Generator], Image.Image]  # RGB, SIZE x SIZE
+    paint: Painter                                       # RGB, SIZE x SIZE
     ground: tuple[float, float] | None = None
     weight: float = 4.4                                  # how often, relative to the others
 
 
-def plain(colour: Colour) -> Callable[[np.random.Generator], Image.Image]:
+def plain(colour: Colour) -> Painter:
     """A wall of that colour, a little lighter towards one side."""
     def paint(rng: np.random.Generator) -> Image.Image:
         x, y = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2)
@@ -40,21 +42,26 @@ def plain(colour: Colour) -> Callable[[np.random.Generator], Image.Image]:
     return paint
 
 
+def halved(paint: Painter) -> Painter:
+    """A scene's canvas averaged down to the size of a picture."""
+    return lambda rng: paint(rng).reduce(2)
+
+
 _WALLS = ("on {} background", "with {} background", "in front of {} wall")
 
 # Plain colours are behind about half of the pictures, the rarer scenes behind an eighth.
 BACKDROPS = {backdrop.name: backdrop for backdrop in (
     *(Backdrop(name, tuple(phrase.format(article(name)) for phrase in _WALLS), plain(colour))
       for name, colour in COLOURS.items()),
-    Backdrop("beach", ("on the beach", "at the beach"), scenery.beach, (0.74, 0.95), 6.7),
-    Backdrop("moon", ("on the moon",), scenery.moon, (0.72, 0.95), 6.7),
-    Backdrop("grass", ("on the grass", "in a meadow"), scenery.grass, (0.7, 0.95), 6.7),
-    Backdrop("snow", ("in the snow",), scenery.snow, (0.7, 0.95), 6.7),
-    Backdrop("city", ("in the city", "in front of a city at dusk"), scenery.city, (0.86, 0.96), 6.7),
-    Backdrop("sea", ("in the sea", "in the water"), scenery.sea, (0.66, 0.92), 6.7),
-    Backdrop("forest", ("in the forest",), scenery.forest, (0.78, 0.95), 2.4),
-    Backdrop("desert", ("in the desert",), scenery.desert, (0.72, 0.95), 2.4),
-    Backdrop("night", ("at night", "under the night sky"), scenery.night, (0.82, 0.95), 2.4),
-    Backdrop("room", ("in a room",), scenery.room, (0.82, 0.96), 2.4),
-    Backdrop("mountains", ("in the mountains",), scenery.mountains, (0.76, 0.95), 2.4),
+    Backdrop("beach", ("on the beach", "at the beach"), halved(scenery.beach), (0.74, 0.95), 6.7),
+    Backdrop("moon", ("on the moon",), halved(scenery.moon), (0.72, 0.95), 6.7),
+    Backdrop("grass", ("on the grass", "in a meadow"), halved(scenery.grass), (0.7, 0.95), 6.7),
+    Backdrop("snow", ("in the snow",), halved(scenery.snow), (0.7, 0.95), 6.7),
+    Backdrop("city", ("in the city", "in front of a city at dusk"), halved(scenery.city), (0.86, 0.96), 6.7),
+    Backdrop("sea", ("in the sea", "in the water"), halved(scenery.sea), (0.66, 0.92), 6.7),
+    Backdrop("forest", ("in the forest",), halved(scenery.forest), (0.78, 0.95), 2.4),
+    Backdrop("desert", ("in the desert",), halved(scenery.desert), (0.72, 0.95), 2.4),
+    Backdrop("night", ("at night", "under the night sky"), halved(scenery.night), (0.82, 0.95), 2.4),
+    Backdrop("room", ("in a room",), halved(scenery.room), (0.82, 0.96), 2.4),
+    Backdrop("mountains", ("in the mountains",), halved(scenery.mountains), (0.76, 0.95), 2.4),
 )}

@@ -1,6 +1,7 @@
 """The drawn scenes of the small world, one function each.
 
-A scene is painted by Pillow at twice the picture's size and averaged down, so that its edges are smooth.
+A scene is painted by Pillow at twice the picture's size; `backdrops` averages it down, so that its edges are
+smooth, and `examples` shows it as large as it is.
 Everything that could vary does (heights, hues, clouds, windows), so that a model learns the scene and not one
 picture of it. Scenes hold nothing that is also an object of the world: no palm on the beach, no cactus in the
 desert.
@@ -72,7 +73,7 @@ def beach(rng: np.random.Generator) -> Image.Image:
     draw.polygon([(x, min(y + 4, _S)) for x, y in foam], fill=vary(rng, (206, 176, 126)))
     draw.polygon([(x, min(y + 9, _S)) for x, y in foam], fill=vary(rng, (238, 212, 154)))
     dots(rng, draw, 26, shore + 0.1, 1, (214, 186, 130), (0.6, 1.3))
-    return image.reduce(2)
+    return image
 
 
 def moon(rng: np.random.Generator) -> Image.Image:
@@ -89,7 +90,7 @@ def moon(rng: np.random.Generator) -> Image.Image:
     for x, y, radius in rng.uniform((0, height + 0.08, 4), (_S, 1, 13), (rng.integers(5, 9), 3)):
         disc(draw, x, y * _S, radius, (184, 184, 190), flat=0.42)
         disc(draw, x + 1, y * _S + 1.5, radius * 0.86, (112, 112, 120), flat=0.38)
-    return image.reduce(2)
+    return image
 
 
 def grass(rng: np.random.Generator) -> Image.Image:
@@ -100,7 +101,7 @@ def grass(rng: np.random.Generator) -> Image.Image:
     draw.polygon(ridge(rng, height, 0.03, rng.uniform(0.4, 1)), fill=vary(rng, (86, 172, 66)))
     for x, y in rng.uniform((0, (height + 0.1) * _S), (_S, _S), (34, 2)):
         draw.line((x, y, x + rng.uniform(-3, 3), y - 7), fill=(62, 140, 50), width=2)
-    return image.reduce(2)
+    return image
 
 
 def snow(rng: np.random.Generator) -> Image.Image:
@@ -110,7 +111,7 @@ def snow(rng: np.random.Generator) -> Image.Image:
     draw.polygon(ridge(rng, height, 0.03, rng.uniform(0.4, 1)), fill=(240, 245, 252))
     draw.polygon(ridge(rng, height + 0.22, 0.03, rng.uniform(0.4, 1)), fill=(250, 252, 255))
     dots(rng, draw, rng.integers(25, 50), 0, 1, (255, 255, 255), (1.2, 2.4))
-    return image.reduce(2)
+    return image
 
 
 def city(rng: np.random.Generator) -> Image.Image:
@@ -130,7 +131,7 @@ def city(rng: np.random.Generator) -> Image.Image:
     draw.rectangle((0, street, _S, _S), fill=vary(rng, (66, 64, 74), 4))
     for x in np.arange(-rng.uniform(0, 24), _S, 24):
         draw.rectangle((x, street + 12, x + 12, street + 14), fill=(226, 220, 190))
-    return image.reduce(2)
+    return image
 
 
 def sea(rng: np.random.Generator) -> Image.Image:
@@ -144,7 +145,7 @@ def sea(rng: np.random.Generator) -> Image.Image:
     for x, y in rng.uniform((-8, top + 8), (_S, _S), (rng.integers(18, 28), 2)):
         width = 5 + 9 * (y - top) / (_S - top)   # waves grow towards the viewer
         draw.arc((x, y, x + 2 * width, y + width * 0.7), 200, 340, fill=vary(rng, (132, 196, 236)), width=2)
-    return image.reduce(2)
+    return image
 
 
 def forest(rng: np.random.Generator) -> Image.Image:
@@ -158,7 +159,7 @@ def forest(rng: np.random.Generator) -> Image.Image:
     dots(rng, draw, 16, -0.04, 0.16, vary(rng, (52, 122, 58)), (7, 12))
     draw.polygon(ridge(rng, floor, 0.02, rng.uniform(0.6, 1.6)), fill=vary(rng, (104, 84, 50)))
     dots(rng, draw, 30, floor + 0.06, 1, vary(rng, (140, 104, 54)), (1, 2.4))
-    return image.reduce(2)
+    return image
 
 
 def desert(rng: np.random.Generator) -> Image.Image:
@@ -169,7 +170,7 @@ def desert(rng: np.random.Generator) -> Image.Image:
     for step, colour in enumerate(((222, 142, 74), (208, 122, 56), (228, 150, 80))):
         outline = ridge(rng, height + 0.13 * step, rng.uniform(0.03, 0.06), rng.uniform(0.4, 1.2))
         draw.polygon(outline, fill=vary(rng, colour, 6))
-    return image.reduce(2)
+    return image
 
 
 def night(rng: np.random.Generator) -> Image.Image:
@@ -181,7 +182,7 @@ def night(rng: np.random.Generator) -> Image.Image:
     disc(draw, x + radius * 0.5, y - radius * 0.25, radius * 0.85, (18, 26, 68))
     hill = ridge(rng, rng.uniform(0.74, 0.82), 0.03, rng.uniform(0.4, 1))
     draw.polygon(hill, fill=vary(rng, (16, 40, 40), 4))
-    return image.reduce(2)
+    return image
 
 
 def room(rng: np.random.Generator) -> Image.Image:
@@ -198,7 +199,7 @@ def room(rng: np.random.Generator) -> Image.Image:
     for bottom in np.linspace(-1.5, 2.5, 11) * _S:      # boards that run towards the viewer
         draw.line((_S / 4 + bottom / 2, floor, bottom, _S), fill=darker(wood, 0.82))
     draw.rectangle((0, floor - 5, _S, floor), fill=(244, 240, 232))
-    return image.reduce(2)
+    return image
 
 
 def mountains(rng: np.random.Generator) -> Image.Image:
@@ -214,4 +215,4 @@ def mountains(rng: np.random.Generator) -> Image.Image:
                       (x + cap * 0.2, top + cap * 1.3), (x + cap, top + cap * 1.2)], fill=(248, 250, 254))
     meadow = ridge(rng, rng.uniform(0.66, 0.72), 0.03, rng.uniform(0.4, 1.2))
     draw.polygon(meadow, fill=vary(rng, (92, 142, 84)))
-    return image.reduce(2)
+    return image

@@ -1,4 +1,4 @@
-"""Contact sheets, by which a person checks the small world: captioned pictures, and all sprites."""
+"""Contact sheets, by which a person checks the small world: captioned pictures, all sprites, the examples."""
 from __future__ import annotations
 
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
 from weights.recipe.artwork import Artwork
@@ -43,6 +43,30 @@ def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image
             sprite.thumbnail((side - 4, side - 4), Image.Resampling.LANCZOS)
             sheet.paste(sprite, (x + column * side, y + 17), sprite)
     return sheet
+
+
+def by_folder(pictures: dict[str, list[Image.Image]], columns: int = 5, cell: int = 110) -> Image.Image:
+    """Two folders a row, each named above its pictures, at most `columns`; cut-outs stand on chequers."""
+    width, height, gap = columns * cell + 20, cell + 26, 6
+    sheet = Image.new("RGB", (2 * width + 10, -(-len(pictures) // 2) * height + 10), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for index, (folder, images) in enumerate(pictures.items()):
+        left, top = index % 2 * width + 15, index // 2 * height + 6
+        draw.text((left, top), folder, fill=_INK, font=font)
+        for column, image in enumerate(images[:columns]):
+            small = image.copy()
+            small.thumbnail((cell - gap, cell - gap), Image.Resampling.LANCZOS)
+            if small.mode == "RGBA":
+                small = Image.alpha_composite(_chequers(small.size), small)
+            sheet.paste(small, (left + column * cell + (cell - gap - small.width) // 2,
+                                top + 20 + (cell - gap - small.height) // 2))
+    return sheet
+
+
+def _chequers(size: tuple[int, int], tile: int = 8) -> Image.Image:
+    y, x = np.mgrid[:size[1], :size[0]]
+    grey = np.where((x // tile + y // tile) % 2, 236, 252).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGBA")
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -1,0 +1,255 @@
+"""The pictures of examples/: held-out objects and the held-out style, as a user might have photographed them.
+
+    python -m weights.recipe.examples [--out examples]
+
+A folder shows one thing in one art style, whole and well visible, in five views: a large square PNG, a square
+JPEG, a portrait JPEG whose pixels lie turned and whose EXIF data says so, a landscape PNG, and a cut-out on
+transparent ground. The things stand as in `world`, but drawn twice as large; its looks, pairs and filters are
+left out. Which background is behind which thing was chosen by eye; the rest is drawn from seeds made of the
+names, so that a folder stays as it is when others come or go.
+"""
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from ldm import InputError
+from weights.recipe import scenery, sheets
+from weights.recipe.artwork import FOLDER, Artwork
+from weights.recipe.backdrops import BACKDROPS
+from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE, article
+
+COMMAND = "python -m weights.recipe.examples"
+
+# Folder: the style, then the backgrounds of the first four views.
+_THINGS = {
+    "teapot": "cartoon room blue beach grass",
+    "fox": "cartoon snow green city purple",
+    "tractor": "glossy desert red mountains snow",
+    "mushroom": "glossy forest yellow night blue",
+    "pineapple": "cartoon beach purple moon red",
+    "panda": "cartoon forest orange mountains pink",
+    "cupcake": "glossy grass white room city",
+    "guitar": "glossy moon yellow beach black",
+    "sailboat": "cartoon sea purple beach yellow",
+    "robot": "glossy city yellow moon green",
+    "castle": "cartoon mountains pink grass desert",
+    "octopus": "glossy beach blue sea yellow",
+    "cactus": "glossy desert purple night orange",
+    "parrot": "cartoon grass pink forest beach",
+    "avocado": "cartoon room red grass blue",
+}
+
+# The folder of the held-out style: one object a view, none of them held out, and what is behind it.
+STYLE_FOLDER = f"{HELD_OUT_STYLE}-style"
+STYLE_INIT = "cartoon"      # a seen style
+_STYLE_VIEWS = "owl forest, car red, penguin snow, turtle beach, strawberry"
+
+_LICENCES = {
+    "cartoon": "Noto Emoji, Apache License 2.0",
+    "flat": "Twemoji, CC-BY 4.0",
+    "glossy": "Fluent Emoji, MIT License",
+    "inked": "Noto Emoji font, SIL Open Font License 1.1",
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """How a picture is taken. The thing lies within the middle square, the part that training cuts out."""
+    size: tuple[int, int]           # width and height of the upright picture
+    longest: tuple[int, int]        # the range of the thing's longest side
+    jpeg: bool = False
+    turned: bool = False            # by EXIF orientation 6 or 8
+
+
+VIEWS = (View((128, 128), (88, 104)),
+         View((128, 128), (72, 88), jpeg=True),
+         View((120, 160), (80, 96), jpeg=True, turned=True),
+         View((160, 120), (82, 98)),
+         View((128, 128), (90, 108)))
+_MARGIN = 4                         # between the thing and the rim of the middle square
+_ORIENTATION = 0x0112               # the EXIF tag; a viewer turns 6 clockwise and 8 counter-clockwise
+_TURNS = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}     # upright -> stored
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture to be taken."""
+    folder: str
+    name: str
+    thing: str
+    style: str
+    background: str                 # empty for a cut-out
+    view: View
+
+
+def shots() -> list[Shot]:
+    """All pictures, folder by folder, in the order of VIEWS."""
+    plan = []
+    for folder, row in _THINGS.items():
+        style, *backgrounds = row.split()
+        plan += [Shot(folder, background or "cutout", folder, style, background, view)
+                 for background, view in zip((*backgrounds, ""), VIEWS, strict=True)]
+    for row, view in zip(_STYLE_VIEWS.split(","), VIEWS, strict=True):
+        thing, background = (*row.split(), "")[:2]
+        plan.append(Shot(STYLE_FOLDER, thing, thing, HELD_OUT_STYLE, background, view))
+    return plan
+
+
+def take(shot: Shot, artwork: Artwork) -> Image.Image:
+    """The picture, upright: RGB, or RGBA for a cut-out."""
+    rng = np.random.default_rng(zlib.crc32(f"{shot.folder}/{shot.name}".encode()))
+    ground = BACKDROPS[shot.background].ground if shot.background else None
+    sprite = _posed(rng, artwork.sprite(shot.style, shot.thing), shot.view, upright=ground is not None)
+    x, y = _corner(rng, sprite.size, shot.view.size, ground)
+    if not shot.background:
+        image = Image.new("RGBA", shot.view.size)
+        image.paste(sprite, (x, y))
+        return image
+    image = _shaded(_backdrop(rng, shot.background, shot.view.size), sprite, x, y, ground is not None)
+    image.paste(sprite, (x, y), sprite)
+    return image
+
+
+def _backdrop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> Image.Image:
+    """A square of the longer side, cut to size at the top and, if it is narrower, on both sides."""
+    width, height = size
+    side = max(size)
+    if BACKDROPS[name].ground is None:
+        square = BACKDROPS[name].paint(rng).resize((side, side), Image.Resampling.BICUBIC)
+    else:                               # a little out of focus, which also smooths the canvas's edges
+        square = getattr(scenery, name)(rng).resize((side, side), Image.Resampling.BICUBIC)
+        square = square.filter(ImageFilter.GaussianBlur(0.7))
+    left = (side - width) // 2
+    return square.crop((left, side - height, left + width, side))
+
+
+def _posed(rng: np.random.Generator, sprite: Image.Image, view: View, upright: bool) -> Image.Image:
+    """The sprite mirrored, tilted (a little, if it is to stand) and scaled."""
+    if rng.random() < 0.5:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    tilt = rng.uniform(-3, 3) if upright else rng.choice((-1, 1)) * rng.uniform(4, 13)
+    # turned at four times its size, which costs no sharpness
+    sprite = sprite.resize([4 * side for side in sprite.size], Image.Resampling.LANCZOS)
+    sprite = sprite.rotate(tilt, Image.Resampling.BICUBIC, expand=True)
+    sprite = sprite.crop(sprite.getchannel("A").getbbox())
+    scale = rng.uniform(*view.longest) / max(sprite.size)
+    return sprite.resize([round(side * scale) for side in sprite.size], Image.Resampling.LANCZOS)
+
+
+def _corner(rng: np.random.Generator, size: tuple[int, int], frame: tuple[int, int],
+            ground: tuple[float, float] | None) -> tuple[int, int]:
+    """The top left corner of a thing of that size: anywhere in the middle square, or standing in it."""
+    side = min(frame)
+    left, top = ((length - side) // 2 + _MARGIN for length in frame)
+    right, bottom = (first + side - 2 * _MARGIN - length for first, length in zip((left, top), size))
+    x, y = (int(rng.uniform(*ends)) for ends in ((left, right), (top, bottom)))
+    if ground is not None:              # in parts of the square that the backdrop was cut from, at its bottom
+        feet = frame[1] - (1 - rng.uniform(*ground)) * max(frame)
+        y = int(min(max(feet - size[1], top), bottom))
+    return x, y
+
+
+def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: bool) -> Image.Image:
+    """The image with the sprite's shadow, as `world` casts it."""
+    shadow, alpha = Image.new("L", image.size), sprite.getchannel("A")
+    if standing:
+        height = max(6, sprite.width // 7)
+        flat = alpha.resize((sprite.width, height), Image.Resampling.BILINEAR)
+        shadow.paste(flat.point(lambda value: value * 0.5), (x, y + sprite.height - height // 2 - 2))
+    else:
+        shadow.paste(alpha.point(lambda value: value * 0.4), (x + 3, y + 4))
+    shadow = shadow.filter(ImageFilter.GaussianBlur(3))
+    return Image.composite(Image.new("RGB", image.size, (12, 12, 24)), image, shadow)
+
+
+def encode(image: Image.Image, view: View, orientation: int) -> bytes:
+    """The file's contents; `orientation` is how a turned one is stored."""
+    file = io.BytesIO()
+    if not view.jpeg:
+        image.save(file, format="PNG", optimize=True)
+    elif view.turned:
+        exif = Image.Exif()
+        exif[_ORIENTATION] = orientation
+        image.transpose(_TURNS[orientation]).save(file, format="JPEG", quality=92, exif=exif)
+    else:
+        image.save(file, format="JPEG", quality=92)
+    return file.getvalue()
+
+
+def readme() -> str:
+    """The table of the folders, in Markdown."""
+    rows = []
+    for folder, row in _THINGS.items():
+        style, init = row.split()[0], HELD_OUT[folder].init
+        rows.append(f"| `{folder}` | {article(folder)}, {style} | `{init}` | {_LICENCES[style]} |")
+    things = ", ".join(row.split()[0] for row in _STYLE_VIEWS.split(","))
+    rows.append(f"| `{STYLE_FOLDER}` | the style {HELD_OUT_STYLE} on five things ({things}) | `{STYLE_INIT}` "
+                f"| {_LICENCES[HELD_OUT_STYLE]} |")
+    return "\n".join((
+        "# Pictures to learn from", "",
+        "Things and one art style that the embedded model never saw in training, each in five pictures such",
+        "as a user might have: PNG and JPEG, two not square, one of them turned by its EXIF data, one with a",
+        "transparent ground.", "", "    python train.py --images examples/teapot --init cup", "",
+        "| folder | shows | init word | artwork |", "|---|---|---|---|", *rows, "",
+        "![All pictures](contact-sheet.png)", "",
+        "The pictures are composed from the artwork named; `NOTICE` in the folder above has the attributions",
+        f"and says what was changed. `{COMMAND}` makes them.", ""))
+
+
+def make(artwork: Artwork) -> dict[str, bytes]:
+    """Path below the folder -> contents, of everything."""
+    files: dict[str, bytes] = {}
+    pictures: dict[str, list[Image.Image]] = {}
+    for shot in shots():
+        image = take(shot, artwork)
+        beside = pictures.setdefault(shot.folder, [])
+        beside.append(image)
+        suffix = "jpg" if shot.view.jpeg else "png"
+        files[f"{shot.folder}/{shot.name}.{suffix}"] = encode(image, shot.view, 8 if len(pictures) % 2 else 6)
+    sheet = io.BytesIO()
+    sheets.by_folder(pictures).save(sheet, format="PNG", optimize=True)
+    return files | {"contact-sheet.png": sheet.getvalue(), "README.md": readme().encode()}
+
+
+def write(files: dict[str, bytes], out: Path) -> None:
+    """Raises InputError where a folder holds something else, which training would take for a picture of the
+    same thing, and where nothing can be written."""
+    try:
+        for folder in {(out / name).parent for name in files} - {out}:
+            folder.mkdir(parents=True, exist_ok=True)
+            if others := [path for path in folder.iterdir() if path.relative_to(out).as_posix() not in files]:
+                raise InputError(f"{others[0]}: is none of the examples: "
+                                 "move it away, or choose another --out")
+        for name, contents in files.items():
+            (out / name).write_bytes(contents)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror or error}): "
+                         "choose another --out") from error
+    print(f"wrote {len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB, to {out}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("examples"),
+                        help="where the folders go (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        write(make(Artwork(options.artwork)), options.out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
