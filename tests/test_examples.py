@@ -1,5 +1,6 @@
 """The pictures under examples/ are such as users have them, and what the README beside them says; and the stage
 that makes them says in one line why it cannot. None of this needs the artwork."""
+import io
 import re
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def test_turned_pictures_stand_upright():
             down = np.abs(x[:9].mean((0, 1)) - x[-9:].mean((0, 1))).sum()
             across = np.abs(x[:, :9].mean((0, 1)) - x[:, -9:].mean((0, 1))).sum()
             assert down > 1.5 * across, path
+
+
+def test_both_turns_are_undone_by_exif(sprites):
+    shot = next(shot for shot in examples.shots() if shot.view.turned)
+    upright = examples.take(shot, sprites)
+    for orientation in (6, 8):
+        image = opened(io.BytesIO(examples.encode(upright, shot.view, orientation)))
+        assert image.size == upright.size[::-1] and image.getexif()[ORIENTATION] == orientation
+        assert np.abs(np.asarray(ImageOps.exif_transpose(image), int) - np.asarray(upright)).mean() < 4
 
 
 def test_small():

@@ -8,6 +8,7 @@ templates, and what is trained on it. In the order of use:
     captions     a scene put into words
     world        a random scene, drawn and captioned; contact sheets to check it by
     vocabulary   the WordPiece vocabulary of the captions
+    examples     the pictures of examples/: held-out things as a user might have photographed them
 
 Nothing else in the project imports this package; its working files live in `recipe-work/`, which git ignores.
 """
