@@ -50,7 +50,8 @@ def solid(colour, size=(4, 4), mode="RGB"):
 def pixels_of(view):
     """x (3 S S) -> (S S 3) in 0 .. 255; every pixel must come from 8 bits."""
     pixels = (view.x.permute(1, 2, 0) + 1) * 127.5
-    assert view.x.dtype == torch.float32 and torch.allclose(pixels, pixels.round(), atol=1e-3)
+    assert view.x.dtype == torch.float32 and view.x.is_contiguous()
+    assert torch.allclose(pixels, pixels.round(), atol=1e-3)
     return pixels.round().int().numpy()
 
 
@@ -75,18 +76,20 @@ def png(width, height, bits, colour_type, data, chunks=()):
             + chunk(b"IEND", b""))
 
 
-def icc_profile(space, tags):
-    """An ICC profile, version 2.4, of a display (ICC.1:2001-04, sections 6.1 and 6.2)."""
+def icc_profile(space, tags, between=b"XYZ "):
+    """An ICC profile, version 2.4 (ICC.1:2001-04, sections 6.1 and 6.2). Values of tags: a point in XYZ, the
+    gamma of a curve, or the tag's bytes."""
     def fixed(*numbers):
         return b"".join(struct.pack(">i", round(n * 65536)) for n in numbers)
-    bodies = {name: b"XYZ \0\0\0\0" + fixed(*value) if isinstance(value, tuple)
+    bodies = {name: value if isinstance(value, bytes)
+              else b"XYZ \0\0\0\0" + fixed(*value) if isinstance(value, tuple)
               else b"curv\0\0\0\0" + struct.pack(">IH", 1, round(value * 256)) + b"\0\0"      # gamma
               for name, value in tags.items()}
     start, table, content = 128 + 4 + 12 * len(bodies), b"", b""
     for name, body in bodies.items():
         table += name + struct.pack(">II", start + len(content), len(body))
         content += body
-    header = (struct.pack(">III", start + len(content), 0, 0x02400000) + b"mntr" + space + b"XYZ "
+    header = (struct.pack(">III", start + len(content), 0, 0x02400000) + b"mntr" + space + between
               + struct.pack(">6H", 2024, 1, 1, 0, 0, 0) + b"acsp" + b"\0" * 28
               + fixed(0.9642, 1, 0.8249) + b"\0" * 48)
     return header + struct.pack(">I", len(bodies)) + table + content
@@ -97,6 +100,13 @@ R, G, B = (0.43607, 0.22250, 0.01393), (0.38506, 0.71688, 0.09710), (0.14308, 0.
 SWAPPED_LINEAR = icc_profile(b"RGB ", {b"wtpt": (0.9642, 1.0, 0.8249), b"rXYZ": B, b"gXYZ": G, b"bXYZ": R,
                                        b"rTRC": 1.0, b"gTRC": 1.0, b"bTRC": 1.0})
 GREY_LINEAR = icc_profile(b"GRAY", {b"wtpt": (0.9642, 1.0, 0.8249), b"kTRC": 1.0})
+
+# a printer out of cyan, magenta and yellow: white, or black where K is 255. A table (lut8Type, section 6.5.8)
+# from CMYK to L*a*b*: the matrix 1, straight curves, and the corners of the cube in between
+RAMP = bytes(range(256))
+NO_COLOUR = icc_profile(b"CMYK", {b"wtpt": (0.9642, 1.0, 0.8249), b"A2B0": (
+    b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(np.eye(3, dtype=int) * 65536).flat)
+    + RAMP * 4 + bytes([255, 128, 128, 0, 128, 128]) * 8 + RAMP * 3)}, between=b"Lab ")
 
 
 def srgb(linear):
@@ -215,6 +225,13 @@ def test_profile_of_grey_pictures(tmp_path):
     deep = Image.fromarray(np.full((4, 4), 257 * 55, np.uint16))
     path = save(tmp_path / "c.png", deep, icc_profile=GREY_LINEAR)
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
+
+
+def test_profile_of_cmyk_pictures(tmp_path):
+    path = save(tmp_path / "a.jpg", solid((255, 0, 55, 0), (16, 16), "CMYK"), icc_profile=NO_COLOUR)
+    assert abs(pixels_at(path, 16) - 255).max() < 4
+    path = save(tmp_path / "b.tif", solid((255, 0, 55, 0), mode="CMYK"), icc_profile=SWAPPED_LINEAR)
+    assert (pixels_at(path, 4) == (0, 255, 200)).all()      # not for inks, so ignored
 
 
 @pytest.mark.parametrize("profile", [b"junk", SWAPPED_LINEAR[:200], GREY_LINEAR])
@@ -343,6 +360,13 @@ def test_bad_mask(tmp_path, mask, message):
     assert message in error(path) and "a.mask.png" in error(path)
 
 
+def test_mask_is_not_turned_twice(tmp_path):
+    """An upright mask with a copy of its picture's EXIF data would end upside down."""
+    path = save(tmp_path / "a.jpg", STORED[6](WIDE), exif=exif(6))
+    save(tmp_path / "a.mask.png", GREY, exif=exif(6))
+    assert "a.mask.png is 6 x 10 but" in error(path) and "a.jpg is 10 x 6" in error(path)
+
+
 def test_more_bad_masks(tmp_path):
     path = save(tmp_path / "a.png", solid((0, 0, 0, 0), mode="RGBA"))
     assert f"{path}: this mask is black everywhere" in error(path, alpha_mask=True)
@@ -369,6 +393,13 @@ def test_caption(tmp_path, data, caption, warning):
     picture, = read_pictures(tmp_path, 6, warn=lines.append)
     assert picture.caption == caption and picture.path == path
     assert len(lines) == bool(warning) and all("cat.2.txt" in line and warning in line for line in lines)
+
+
+def test_caption_that_is_a_folder(tmp_path):
+    path, lines = save(tmp_path / "a.png", SQUARE), []
+    (tmp_path / "a.txt").mkdir()
+    picture, = read_pictures(path, 6, warn=lines.append)
+    assert picture.caption is None and lines == [f"{tmp_path / 'a.txt'}: caption ignored, Is a directory"]
 
 
 def test_folder(tmp_path):
@@ -416,7 +447,7 @@ def error(source, **options):
 NOISE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 BAD = {
     "notes.pdf": (b"%PDF-1.4\n%junk\n", "known format"), "text.jpg": (b"hello\nworld", "known format"),
-    "empty.png": (b"", "empty"), "bomb.png": (png(20000, 20000, 1, 0, b""), "bomb"),
+    "empty.png": (b"", "an empty file"), "bomb.png": (png(20000, 20000, 1, 0, b""), "exceeds limit"),
     "comment.png": (png(1, 1, 8, 0, b"\0\0", [(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 ** 21)))]), "large"),
     "half.jpg": (NOISE, "truncated"), "half.png": (NOISE, "truncated"), "half.gif": (NOISE, "truncated"),
     "half.tif": (NOISE, "truncated"), "half.webp": (NOISE, ""), "half.jp2": (NOISE, "broken"),
@@ -454,6 +485,18 @@ def test_what_is_not_a_file_is_skipped_by_name(tmp_path):
     assert lines == [f"{tmp_path / 'gone.png'}: skipped, not a regular file",
                      f"{tmp_path / 'old'}: skipped, a subfolder",
                      f"{tmp_path / 'pipe.png'}: skipped, not a regular file"]
+
+
+@pytest.mark.parametrize("raised, reason", [(ValueError("two\nlines"), "two lines"),
+                                            (MemoryError(), "MemoryError")])
+def test_reason_is_one_line(tmp_path, monkeypatch, raised, reason):
+    def fail(file):
+        raise raised
+    path, lines = save(tmp_path / "a.png", SQUARE), []
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(InputError):
+        read_pictures(path, 6, warn=lines.append)
+    assert lines == [f"{path}: skipped, {reason}"]
 
 
 def test_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
