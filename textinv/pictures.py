@@ -1,9 +1,9 @@
 """The user's pictures, read as the model wants them: upright, in sRGB, on white, square, in [-1, 1].
 
-They come straight from a phone, a scanner or a drawing program, so whatever Pillow can decode is accepted, and
-whatever it cannot is skipped by name instead of ending the run. Beside cat.jpg may lie a caption, cat.txt, and
-weights of the loss, cat.mask.png. Departure from the official code, which ignores orientation, alpha and colour
-profiles and squashes to a square: all of them are heeded here, and the middle square is cut out.
+They come straight from a phone, a scanner or a drawing program, so whatever Pillow can decode is accepted,
+and whatever it cannot is skipped by name instead of ending the run. Beside cat.jpg may lie its caption,
+cat.txt, and weights of the loss, cat.mask.png. Departure from the official code, which ignores orientation,
+alpha and colour profiles and squashes to a square: all are heeded here, and the middle square is cut out.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ldm.errors import InputError
 
 CROPS = ("center", "stretch", "random")
 RANDOM_VIEWS = 8
-ORIENTATION = 0x0112          # the tag of EXIF; its values: CIPA DC-008, section 4.6.4
+ORIENTATION = 0x0112      # tag of EXIF (CIPA DC-008, section 4.6.4); what sets each of its values upright:
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
         6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
@@ -89,7 +89,10 @@ def read_pictures(source: str | Path | Sequence[str | Path], size: int, crop: st
             raise InputError(f"{mask_path}: this mask is black{where}: white marks what is learned")
         pictures.append(Picture(path, views, _read_caption(path, warn), sha256))
     if not pictures:
-        raise InputError(_no_pictures(source, files))
+        where = source if isinstance(source, (str, Path)) else "the list of pictures"
+        found = ", ".join(path.name for path in files[:5]) or "nothing"
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        raise InputError(f"{where}: no picture that can be read (found {found}{more}); give PNG or JPEG")
     return pictures
 
 
@@ -110,12 +113,6 @@ def _list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
     return files
-
-
-def _no_pictures(source: str | Path | Sequence[str | Path], files: list[Path]) -> str:
-    where = source if isinstance(source, (str, Path)) else "the list of pictures"
-    names = ", ".join(path.name for path in files[:5]) + (f" and {len(files) - 5} more" if files[5:] else "")
-    return f"{where}: no picture that can be read (found {names or 'no file'}): give PNG or JPEG files"
 
 
 def _beside(path: Path, ending: str) -> Path:
@@ -148,7 +145,7 @@ def _reason(error: Exception) -> str:
 
 def _decode(path: Path) -> tuple[Image.Image, int]:
     """-> the first frame, upright, in the mode of the file, and the EXIF orientation that it had."""
-    if not path.is_file():       # a pipe would be waited for
+    if not path.is_file():                  # opening a pipe would wait for ever
         raise ValueError("a subfolder" if path.is_dir() else "not a regular file")
     if path.stat().st_size == 0:
         raise ValueError("an empty file")
@@ -178,22 +175,20 @@ def _colour(image: Image.Image) -> Image.Image:
     if image.mode in ("F", "I") or image.mode.startswith("I;16"):
         # Pillow's own conversion to 8 bits clips at 255 instead of scaling
         white = 1.0 if image.mode == "F" else 65535.0
-        values = np.asarray(image).astype(np.float64)     # h w
+        values = np.asarray(image).astype(np.float32)     # h w
         if not (values.min() >= 0 and values.max() <= white):     # also for NaN
             raise ValueError(f"its grey values go beyond 0 .. {white:g}")
         return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
-    if image.mode in ("1", "L", "LA"):
-        return image.convert("L")
-    if image.mode == "CMYK":
-        return image
+    if image.mode in ("1", "L", "LA", "CMYK"):
+        return image.convert("CMYK" if image.mode == "CMYK" else "L")
     # straight to RGB, a palette with transparent entries gives a warning
     return image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
     """Opacity as L: an alpha channel, or the transparent colour or palette entries of a PNG or GIF."""
-    if image.mode == "I;16" and "transparency" in image.info:     # Pillow compares what it has clipped to 255
-        return Image.fromarray(np.where(np.asarray(image) == image.info["transparency"], 0, 255).astype(np.uint8))
+    if image.mode == "I;16" and "transparency" in image.info:     # Pillow would compare clipped values
+        return Image.fromarray(np.asarray(image) != image.info["transparency"]).convert("L")
     return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
 
 
@@ -222,7 +217,7 @@ def _find_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Ima
         raise InputError(f"{file}: this mask cannot be read, {_reason(error)}") from None
     if alpha is not None:
         mask = ImageChops.multiply(mask, alpha)
-    if mask.size != size and own_orientation == 1 and orientation in TURN:
+    if mask.size != size and own_orientation not in TURN and orientation in TURN:
         mask = mask.transpose(TURN[orientation])
     if mask.size != size:
         raise InputError(f"{file} is {image.width} x {image.height} but {path} is {size[0]} x {size[1]}: "
@@ -245,10 +240,10 @@ def _boxes(width: int, height: int, crop: str, generator: torch.Generator | None
 
 def _view(rgb: Image.Image, mask: Image.Image | None, box: tuple[int, int, int, int], size: int) -> View:
     def pixels(image: Image.Image) -> Tensor:
-        # cropped first: resize(box=...) lets the pixels around the box leak in. Pillow widens the filter when
-        # it makes a picture smaller, so nothing aliases; bicubic is the official code's filter.
+        # cropped first: resize(box=...) lets pixels around the box leak in. Pillow widens the filter when it
+        # makes a picture smaller, so nothing aliases; bicubic is the official code's filter
         square = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.array(square)).float()
+        return torch.from_numpy(np.array(square)).float()     # h w (c)
 
     x = rearrange(pixels(rgb), "h w c -> c h w").contiguous() / 127.5 - 1
     return View(x, None if mask is None else pixels(mask) / 255)
