@@ -97,8 +97,8 @@ class Tokenizer:
                 if not token.startswith("##") and not re.fullmatch(r"\[.+\]", token)}
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of the text that the vocabulary does not have: those which become [UNK], and those of which
-        half or more is spelled letter by letter. "teapots", which is teapot ##s, is known."""
+        """The words of the text that the vocabulary does not have: those which become [UNK], and those of
+        which half or more is spelled letter by letter. "teapots", which is teapot ##s, is known."""
         unknown = []
         for part in self._split(text):
             if part.lower() in self.words:

@@ -18,7 +18,6 @@ import io
 import json
 import math
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,7 @@ def read(path: str | Path) -> list[Concept]:
     """The words of a file. Its content says which layout it has; the name's ending does not count.
     Raises InputError if it is damaged, of another kind, or for another kind of model."""
     path = Path(path)
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         content, metadata = read_checkpoint(path), {}
     else:
         file = open_tensors(path)
@@ -63,6 +62,14 @@ def read(path: str | Path) -> list[Concept]:
     if (total := sum(math.prod(shape) for shape in shapes.values())) > _MOST_NUMBERS:
         raise _foreign(path, f"{total:,} numbers are more than any words have")
     return [_concept(key, value, info, path) for key, (value, info) in words.items()]
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(2) == b"PK"
+    except OSError:
+        return False                            # `open_tensors` says what is wrong
 
 
 def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any, tuple[Any, dict]]:
