@@ -1,6 +1,11 @@
-"""Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time."""
+"""Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time; and the
+writing of any file whole.
+"""
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +49,28 @@ def open_tensors(path: Path) -> TensorFile:
                          "load it with torch and save it again")
     raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its "
                      f"beginning ({path.stat().st_size:,} bytes): download it again")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """For `with`: a temporary path beside `path`, to write to. At the end of the block it takes the place of `path`,
+    and until then, or if the block fails, what was there stays.
+
+    Raises InputError if the file cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, (OSError, safetensors.SafetensorError)):
+            raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}): "
+                             "check the folder and the free space") from error
+        raise
 
 
 def _open_safetensors(path: Path) -> TensorFile:

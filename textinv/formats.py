@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError
-from ldm.files import open_tensors
+from ldm.files import open_tensors, whole_file
 from ldm.pickles import LazyTensor, Parameters, read_checkpoint
 from textinv.concept import Concept
 
@@ -204,29 +203,13 @@ def write(path: str | Path, concepts: Sequence[Concept], format: str) -> None:
         raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
                          "wide: write them to different files")
     content = layout.content(concepts, path)
+    data = io.BytesIO()
     if path.suffix == ".safetensors":
         metadata = {"format": "pt"}
         if format == "native":
             metadata[_INFO] = json.dumps({concept.placeholder: concept.info for concept in concepts})
-        write_whole(path, safetensors.torch.save(content, metadata))
+        data.write(safetensors.torch.save(content, metadata))
     else:
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_whole(path, buffer.getvalue())
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that appears whole or not at all: until then what was there stays.
-    Raises InputError if it cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise InputError(f"{path}: cannot be written ({error.strerror}): check the folder "
-                         "and the free space") from error
+        torch.save(content, data)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.write(data.getvalue())

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ldm import InputError
+from ldm.files import whole_file
 
 _KEY = "textinv"        # of the text chunk that holds the recipe
 _GAP = 2
@@ -26,18 +26,14 @@ def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = None) -> None:
-    """Writes the picture, whole or not at all, with its recipe as JSON in a text chunk. Raises InputError if it cannot."""
+    """Writes the picture, whole or not at all, with its recipe as JSON in a text chunk.
+    Raises InputError if it cannot."""
     chunks = PngImagePlugin.PngInfo()
     if recipe is not None:
         chunks.add_text(_KEY, json.dumps(recipe))
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(partial, format="PNG", pnginfo=chunks)
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}): check the folder and the free "
-                         "space") from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from PIL import Image
 
 from ldm import InputError, LatentDiffusion
+from ldm.files import whole_file
 from textinv.concept import Concept, initial_vectors, patch, unpatch
 from textinv.config import InversionConfig
 from textinv.grids import grid, save_png
@@ -141,11 +141,10 @@ class RunFolder:
         record = {**dataclasses.asdict(config), "effective_lr": config.effective_lr,
                   "model_hash": setup.start.info["model_hash"], "torch": torch.__version__,
                   "pictures": {str(picture.path): picture.sha256 for picture in setup.pictures}}
-        partial = self.path / "config.json.partial"
-        try:
+        with whole_file(self.path / "config.json") as partial:
             self.path.mkdir(parents=True, exist_ok=True)
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, self.path / "config.json")
+        try:
             self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
         except OSError as error:
             raise self._unwritable(error) from error

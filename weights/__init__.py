@@ -7,7 +7,6 @@ shape, and what else is there must be on the list of known companions.
 """
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -23,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
 from ldm.tokenizer import check_vocabulary
 from weights import compvis, huggingface, hub
-from ldm.files import TensorFile, open_tensors
+from ldm.files import TensorFile, open_tensors, whole_file
 from ldm.pickles import LazyTensor
 
 TINY = Path(__file__).parent / "tiny" / "model.safetensors"
@@ -67,17 +66,8 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         pass                            # a model without a vocabulary is saved, and loaded, without one
     tensors = {compvis.rename(key): tensor.detach().cpu().contiguous()
                for key, tensor in model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         safetensors.torch.save_file(tensors, partial, metadata)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise InputError(f"{path}: cannot be written ({error}): check the folder "
-                         "and the free space") from error
 
 
 def _locate(source: str | Path) -> Path:

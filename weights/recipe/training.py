@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError
+from ldm.files import whole_file
 
 CHECKPOINT_SECONDS = 180
 
@@ -88,17 +89,12 @@ class Training:
 
     def save(self) -> None:
         """Writes the checkpoint, whole or not at all. Raises InputError if it cannot."""
-        partial = self.path.with_name(self.path.name + ".partial")
-        try:
+        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "averaged": self.averaged.state_dict(), "generator": self.generator.get_state(),
+                 "step": self.step, "minutes": self.minutes}
+        with whole_file(self.path) as partial:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(),
-                        "averaged": self.averaged.state_dict(), "generator": self.generator.get_state(),
-                        "step": self.step, "minutes": self.minutes}, partial)
-            partial.replace(self.path)
-        except (OSError, RuntimeError) as error:
-            partial.unlink(missing_ok=True)
-            raise InputError(f"{self.path}: cannot be written ({error}): "
-                             "check the folder and the free space") from error
+            torch.save(state, partial)
 
     def _resume(self) -> None:
         try:
