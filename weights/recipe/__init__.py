@@ -8,6 +8,8 @@ templates, and what is trained on it. In the order of use:
     captions     a scene put into words
     world        a random scene, drawn and captioned; contact sheets to check it by
     vocabulary   the WordPiece vocabulary of the captions
+    clip         trains the small CLIP that evaluates; judge reads it, augment varies its pictures
+    evaluate     measures the finished model; stopwatch its time and memory
 
 Nothing else in the project imports this package; its working files live in `recipe-work/`, which git ignores.
 """
