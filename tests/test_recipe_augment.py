@@ -1,5 +1,5 @@
-"""The changes that pictures undergo before the small CLIP sees them: seeded, within their limits, and such that
-the captions stay true."""
+"""The changes that pictures undergo before the small CLIP sees them: seeded, within their limits, and such
+that captions stay true."""
 import numpy as np
 import pytest
 import torch
