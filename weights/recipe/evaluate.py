@@ -3,9 +3,10 @@
     python -m weights.recipe.evaluate [--weights recipe|tiny] [--prompts 200]
 
 The PSNR of the autoencoder on pictures that it never saw; how often the small CLIP ranks the right object
-first among 20, and the right background among 10, in pictures generated for plain captions and in real ones of
-the same scenes; how far the CLIP itself can be trusted; time and memory. `recipe` are the checkpoints of the
-stages before, `tiny` what is shipped. Written to recipe-work/figures: figures.json, figures.md, samples.png.
+first among 20, and the right background among 10, in pictures generated for plain captions and in real ones
+of the same scenes; how far the CLIP itself can be trusted; time and memory, for which nothing else should be
+running. `recipe` are the checkpoints of the stages before, `tiny` what is shipped. Written to
+recipe-work/figures: figures.json, figures.md and samples.png.
 """
 from __future__ import annotations
 
