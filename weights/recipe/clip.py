@@ -1,0 +1,205 @@
+"""Stage 4: trains the small CLIP (Radford et al. 2021) that judges pictures of the small world, as OpenAI's
+judges those of the paper (section 5). It is transformers' own CLIPModel at a tiny size, and sees all objects
+and all styles, held-out ones too: what an inversion found is to be recognised.
+
+    python -m weights.recipe.clip --minutes 30 [--device cuda]
+
+The loss is the symmetric one of CLIP, without the negatives that are none: another picture's caption that
+reads the same. Pictures are composed as they are needed, then changed at random (augment.py). At the end the
+averaged weights go to recipe-work/clip in transformers' layout, half precision, and the command prints how
+often the right caption of a picture never seen ranks first among 100 different ones.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ldm import InputError
+from weights.recipe import diffusion, judge, vocabulary
+from weights.recipe.artwork import FOLDER as ARTWORK
+from weights.recipe.artwork import Artwork
+from weights.recipe.augment import augment, jpeg
+from weights.recipe.autoencoder import pictures_to_x
+from weights.recipe.backdrops import BACKDROPS, COLOURS
+from weights.recipe.captions import PICTURES, Scene, pick, plain_caption, wording
+from weights.recipe.objects import OBJECTS, STYLES, article
+from weights.recipe.scenery import SIZE
+from weights.recipe.sizes import CONFIG
+from weights.recipe.training import Training, averaged_weights
+from weights.recipe.world import Choices, compose
+
+CHECKPOINT = Path("recipe-work/clip.pt")
+EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES)
+JPEGS = 0.3                     # part of the training pictures that went through a JPEG file
+LARGEST_SCALE = 100.0           # of the similarities, as in CLIP
+RIVALS, ROUNDS, UNSEEN_SEED = 100, 10, 3        # of the figure at the end
+
+# The parts of all training captions: the world's free wording, its plain one, the object alone, the
+# background alone.
+KINDS = {"free": 0.5, "plain": 0.27, "object": 0.15, "background": 0.08}
+
+LAYER = {"num_attention_heads": 4, "hidden_act": "gelu", "projection_dim": 96}
+TEXT = LAYER | {"vocab_size": CONFIG.text.vocab_size, "max_position_embeddings": CONFIG.text.length,
+                "hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 2,
+                **{f"{name}_token_id": vocabulary.SPECIAL.index(token)
+                   for name, token in (("pad", "[PAD]"), ("bos", "[CLS]"), ("eos", "[SEP]"))}}
+VISION = LAYER | {"image_size": SIZE, "patch_size": 8, "hidden_size": 128, "intermediate_size": 384,
+                  "num_hidden_layers": 4}
+
+# Written beside the weights, for transformers' AutoProcessor. Pixels from 0 to 255 become [-1, 1].
+PROCESSORS = {
+    "preprocessor_config.json": {
+        "image_processor_type": "CLIPImageProcessor", "processor_class": "CLIPProcessor",
+        "do_convert_rgb": True, "do_resize": True, "size": {"shortest_edge": SIZE}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": SIZE, "width": SIZE}, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    "tokenizer_config.json": {
+        "tokenizer_class": "BertTokenizer", "do_lower_case": True,
+        "model_max_length": CONFIG.text.length,
+        "model_input_names": ["input_ids", "attention_mask"]}}
+
+
+def info_nce(similarity: Tensor, same: Tensor) -> Tensor:
+    """The symmetric loss of CLIP for scaled similarities of pictures to captions (b b), where those on the
+    diagonal belong together. `same` (b b): whether the captions of row and column are equal. Off the diagonal
+    such a pair is right as well, and counts in neither direction."""
+    none = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
+    logits, right = similarity.masked_fill(none, -torch.inf), torch.arange(len(same), device=same.device)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+def full_caption(scene: Scene) -> str:
+    """The plain caption with all that is to be seen."""
+    return plain_caption(scene, style=not _sketched(scene), background=_placed(scene))
+
+
+def caption(rng: np.random.Generator, scene: Scene) -> str:
+    """A caption to train on."""
+    kind = rng.choice(list(KINDS), p=list(KINDS.values()))
+    if kind == "plain":
+        return full_caption(scene)
+    if kind == "object":
+        return plain_caption(replace(scene, look="", effect=""), style=False, background=False)
+    if kind == "background" and _placed(scene):
+        return f"{article(pick(rng, PICTURES))} {pick(rng, BACKDROPS[scene.background].phrases)}"
+    return wording(rng, scene)
+
+
+def _sketched(scene: Scene) -> bool:
+    return scene.effect == "black and white sketch"
+
+
+def _placed(scene: Scene) -> bool:
+    """Whether the background is to be recognised: a sketch does not show the colour of a wall."""
+    return not (_sketched(scene) and scene.background in COLOURS)
+
+
+def batch(rng: np.random.Generator, artwork: Artwork, count: int) -> tuple[Tensor, list[str]]:
+    """x (b 3 H W) in [-1, 1], not changed but by JPEG, and its captions."""
+    pictures = [compose(rng, artwork, EVERYTHING) for _ in range(count)]
+    pixels = [jpeg(rng, picture.pixels) if rng.random() < JPEGS else picture.pixels for picture in pictures]
+    return pictures_to_x(np.stack(pixels)), [caption(rng, picture.scene) for picture in pictures]
+
+
+def unseen(rng: np.random.Generator, artwork: Artwork, count: int = RIVALS) -> dict[str, Image.Image]:
+    """Pictures by their full captions, all different."""
+    pictures: dict[str, Image.Image] = {}
+    while len(pictures) < count:
+        picture = compose(rng, artwork, EVERYTHING)
+        pictures.setdefault(full_caption(picture.scene), Image.fromarray(picture.pixels))
+    return pictures
+
+
+def own_figure(clip: judge.Clip, artwork: Artwork) -> float:
+    """The share of pictures never seen whose right caption ranks first among RIVALS different ones."""
+    rng, first = np.random.default_rng(UNSEEN_SEED), []
+    for _ in range(ROUNDS):
+        pictures = unseen(rng, artwork)
+        similarity = clip.images(list(pictures.values())) @ clip.texts(list(pictures)).T
+        right = torch.arange(len(similarity), device=similarity.device)
+        first.append(judge.right_first(similarity, right).float().mean().item())
+    return float(np.mean(first))
+
+
+def new_model() -> nn.Module:
+    library = judge.transformers()
+    return library.CLIPModel(library.CLIPConfig(text_config=TEXT, vision_config=VISION,
+                                                projection_dim=LAYER["projection_dim"]))
+
+
+def save(model: nn.Module, folder: Path) -> None:
+    """Writes model, vocabulary and processors in transformers' layout, all or nothing, in half precision:
+    `model` is converted. Raises InputError if it cannot."""
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        model.half().save_pretrained(partial)
+        shutil.copy(vocabulary.OUT, partial / judge.VOCABULARY)
+        for name, content in PROCESSORS.items():
+            (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{folder}: cannot be written ({error}): "
+                         "check the folder and the free space") from error
+
+
+def train(options: argparse.Namespace) -> None:
+    artwork, tokenizer, device = Artwork(options.artwork), diffusion.tokenizer(), options.device
+    torch.manual_seed(0)
+    model = new_model().to(device)
+    training = Training(model, CHECKPOINT)
+
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        seed = torch.randint(2 ** 62, (), generator=generator).item()
+        x, captions = batch(np.random.default_rng(seed), artwork, options.batch)
+        ids = tokenizer(captions).to(device)
+        images = judge.embed_x(model, augment(x.to(device), generator))
+        texts = judge.embed_ids(model, ids)
+        with torch.autocast(images.device.type, enabled=False):     # near the end digits matter
+            scale = model.logit_scale.exp().clamp(max=LARGEST_SCALE)
+            return info_nce(scale * images @ texts.T, (ids[:, None] == ids[None]).all(dim=-1))
+
+    for _ in training.run(options.minutes, options.lr, loss_of_batch):
+        pass
+    weights, minutes = averaged_weights(CHECKPOINT, judge.COMMAND)
+    model.load_state_dict(weights)
+    save(model, judge.FOLDER)
+    share = own_figure(judge.read(judge.FOLDER, device), artwork)
+    print(f"after {minutes:.0f} minutes, {training.step} steps: {share:.1%} of {ROUNDS * RIVALS} pictures "
+          f"never seen have their right caption first among {RIVALS}; "
+          f"{model.num_parameters():,} parameters in {judge.FOLDER}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=judge.COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--minutes", type=float, default=30, help="0 only measures (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    try:
+        if options.batch < 2:
+            raise InputError(f"--batch {options.batch}: give 2 or more, so that captions have rivals")
+        train(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""Stage 5: measures the embedded default, for its model card.
+
+    python -m weights.recipe.evaluate [--weights recipe|tiny] [--prompts 200]
+
+The PSNR of the autoencoder on pictures that it never saw; how often the small CLIP ranks the right object
+first among 20, and the right background among 10, in pictures generated for plain captions and in real ones
+of the same scenes; how far the CLIP itself can be trusted; time and memory, for which nothing else should be
+running. `recipe` are the checkpoints of the stages before, `tiny` what is shipped. Written to
+recipe-work/figures: figures.json, figures.md and samples.png.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import weights
+from ldm import InputError, LatentDiffusion
+from weights.recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
+from weights.recipe.artwork import FOLDER as ARTWORK
+from weights.recipe.artwork import Artwork
+from weights.recipe.backdrops import BACKDROPS
+from weights.recipe.captions import Scene, pick, plain_caption
+from weights.recipe.objects import SEEN, SEEN_STYLES
+from weights.recipe.world import draw
+
+COMMAND = "python -m weights.recipe.evaluate"
+OUT = Path("recipe-work/figures")
+CLIPS = {"recipe": judge.FOLDER, "tiny": weights.TINY.parent / "clip"}
+STEPS, GUIDANCE, SEED = 50, 5.0, 4
+OBJECT_RIVALS, BACKGROUND_RIVALS = 20, 10
+SAMPLES = 48                    # on the sheet
+
+
+@dataclass(frozen=True)
+class Figure:
+    words: str
+    form: str                       # how the number is written
+    at_least: float | None = None   # what is asked for; neither: it is there for comparison
+    at_most: float | None = None
+
+    def row(self, value: float) -> str:
+        """Its line of the table."""
+        asked = reached = ""
+        if self.at_least is not None:
+            asked, reached = f"≥ {self.form.format(self.at_least)}", _yes(value >= self.at_least)
+        if self.at_most is not None:
+            asked, reached = f"≤ {self.form.format(self.at_most)}", _yes(value <= self.at_most)
+        return f"| {self.words} | {self.form.format(value)} | {asked} | {reached} |"
+
+
+def _yes(reached: bool) -> str:
+    return "yes" if reached else "no"
+
+
+PERCENT = "{:.1%}"
+FIGURES = {
+    "psnr_seen": Figure("autoencoder, PSNR on new pictures of seen objects", "{:.2f} dB", at_least=28),
+    "psnr_held_out": Figure("the same on held-out objects, all styles", "{:.2f} dB", at_least=28),
+    "psnr_gap": Figure("by how much it is worse on these", "{:.2f} dB", at_most=1.5),
+    "generated_object": Figure(f"generated pictures: right object first among {OBJECT_RIVALS}",
+                               PERCENT, 0.85),
+    "generated_background": Figure(f"generated pictures: right background first among {BACKGROUND_RIVALS}",
+                                   PERCENT, 0.85),
+    "real_object": Figure("real pictures of the same scenes: right object first", PERCENT),
+    "real_background": Figure("real pictures of the same scenes: right background first", PERCENT),
+    "clip_caption": Figure(f"small CLIP, pictures never seen: right caption first among {clip.RIVALS}",
+                           PERCENT, 0.8),
+    "load_seconds": Figure("weights.load", "{:.2f} s", at_most=1.5),
+    "pictures_seconds": Figure(f"{stopwatch.PICTURES} pictures, {stopwatch.STEPS} steps, guidance, "
+                               f"{stopwatch.CORES} cores", "{:.1f} s", at_most=8),
+    "peak_gb": Figure("peak memory of loading and drawing these", "{:.2f} GB", at_most=1),
+}
+
+
+def scenes(rng: np.random.Generator, count: int) -> list[Scene]:
+    """Seen objects, each as often as the others as far as `count` allows, in random styles and places."""
+    names = np.resize(rng.permutation(list(SEEN)), count)
+    return [Scene((str(name),), pick(rng, SEEN_STYLES), pick(rng, tuple(BACKDROPS))) for name in names]
+
+
+def candidates(rng: np.random.Generator, right: str, pool: Iterable[str], count: int) -> list[str]:
+    """The right name first, then others of the pool; `count` in all, none twice."""
+    others = [name for name in pool if name != right]
+    return [right, *(others[i] for i in rng.choice(len(others), count - 1, replace=False))]
+
+
+def object_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
+    """Plain captions that differ in the object alone, the scene's own first."""
+    return [plain_caption(replace(scene, objects=(name,)))
+            for name in candidates(rng, scene.objects[0], SEEN, OBJECT_RIVALS)]
+
+
+def background_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
+    """Plain captions that differ in the background alone, the scene's own first."""
+    return [plain_caption(replace(scene, background=name))
+            for name in candidates(rng, scene.background, BACKDROPS, BACKGROUND_RIVALS)]
+
+
+def share_right(evaluator: judge.Clip, images: Sequence[Image.Image],
+                captions: Sequence[Sequence[str]]) -> float:
+    """The share of the n pictures whose first caption, of k each, fits them best."""
+    texts = torch.stack([evaluator.texts(some) for some in captions])               # n k d
+    similarity = torch.einsum("nd,nkd->nk", evaluator.images(images), texts)
+    right = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
+    return judge.right_first(similarity, right).float().mean().item()
+
+
+def autoencoder_figures(model: LatentDiffusion) -> dict[str, float]:
+    seen, held_out = (autoencoder.psnr(model.autoencoder, data.read(name).pixels, str(model.device))
+                      for name in ("seen", "held-out"))
+    return {"psnr_seen": seen, "psnr_held_out": held_out, "psnr_gap": seen - held_out}
+
+
+def ranking_figures(model: LatentDiffusion, evaluator: judge.Clip, artwork: Artwork,
+                    prompts: int) -> tuple[dict[str, float], Image.Image]:
+    """How often object and background are right, in generated and in real pictures; a sheet of samples."""
+    rng = np.random.default_rng(SEED)
+    some = scenes(rng, prompts)
+    rivals = {"object": [object_captions(rng, scene) for scene in some],
+              "background": [background_captions(rng, scene) for scene in some]}
+    texts = [plain_caption(scene) for scene in some]
+    images = {"generated": model.generate(texts, steps=STEPS, guidance=GUIDANCE, seed=SEED, batch=20),
+              "real": [Image.fromarray(draw(rng, scene, artwork)) for scene in some]}
+    figures = {f"{kind}_{what}": share_right(evaluator, images[kind], rivals[what])
+               for kind in images for what in rivals}
+    samples = [(np.asarray(image), text) for image, text in zip(images["generated"], texts)]
+    return figures, sheets.contact_sheet(samples[:SAMPLES])
+
+
+def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
+    """Time and memory. The recipe's model is first written as it will be shipped, in half precision."""
+    if source == "tiny":
+        return stopwatch.measure(source)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        weights.save(copy.deepcopy(model).half(), path)
+        return stopwatch.measure(str(path))
+
+
+def table(figures: dict[str, float]) -> str:
+    """The figures in markdown, each with what was asked for and whether it is reached."""
+    rows = [figure.row(figures[name]) for name, figure in FIGURES.items()]
+    return "\n".join(["| figure | measured | asked for | reached |", "|---|--:|--:|---|", *rows, ""])
+
+
+def write(text: str, path: Path) -> None:
+    """Writes the file whole or not at all. Raises InputError where it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another --out") from error
+    print(f"wrote {path}")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    if options.prompts < 1:
+        raise InputError(f"--prompts {options.prompts}: give 1 or more")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{options.out}: cannot be made ({error.strerror}): choose another --out") from error
+    artwork, evaluator = Artwork(options.artwork), judge.read(CLIPS[options.weights], options.device)
+    model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
+             weights.load("tiny", options.device))
+    figures = cost_figures(model, options.weights) | autoencoder_figures(model)
+    figures["clip_caption"] = clip.own_figure(evaluator, artwork)
+    ranked, sheet = ranking_figures(model, evaluator, artwork, options.prompts)
+    figures |= ranked
+    write(json.dumps(figures, indent=2) + "\n", options.out / "figures.json")
+    write(table(figures), options.out / "figures.md")
+    sheets.save(sheet, options.out / "samples.png")
+    print(table(figures), end="")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--weights", choices=list(CLIPS), default="recipe",
+                        help="what is measured (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=200, help="pictures generated (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the figures go (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    try:
+        evaluate(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

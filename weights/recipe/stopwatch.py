@@ -1,0 +1,67 @@
+"""What the embedded default costs its user, measured in a process of its own, on two cores: the seconds that
+`weights.load` takes and those of 8 pictures (50 steps, guidance 5), and the largest memory of it all, imports
+included.
+
+    python -m weights.recipe.stopwatch tiny
+
+prints the figures as JSON.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+import weights
+from ldm import InputError
+
+COMMAND = "python -m weights.recipe.stopwatch"
+CORES, PICTURES, STEPS, GUIDANCE = 2, 8, 50, 5.0
+
+
+def measure(source: str) -> dict[str, float]:
+    """The figures of that source in a fresh process. Raises InputError if that fails."""
+    done = subprocess.run([sys.executable, *COMMAND.split()[1:], source], capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"{COMMAND} {source} failed: {(done.stderr.splitlines() or ['without a word'])[-1]}")
+    return json.loads(done.stdout)
+
+
+def peak_gb() -> float:
+    """This process's largest resident memory in GB. Linux counts into ru_maxrss what the parent process had
+    when it started this one, so its own record comes first."""
+    status = Path("/proc/self/status")
+    if status.is_file() and (high := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(high[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("source", nargs="?", default="tiny", help="for weights.load (default: %(default)s)")
+    source = parser.parse_args(argv).source
+    torch.set_num_threads(CORES)
+    try:
+        start = time.perf_counter()
+        model = weights.load(source)
+        loaded = time.perf_counter()
+        model.generate(["a photo of a cat on the beach"] * PICTURES, steps=STEPS, guidance=GUIDANCE)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(json.dumps({"load_seconds": loaded - start, "pictures_seconds": time.perf_counter() - loaded,
+                      "peak_gb": peak_gb()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
