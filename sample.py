@@ -29,29 +29,35 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("text", nargs="*", metavar="PROMPT", help="what to draw; several prompts give a row each")
     p.add_argument("--prompts", metavar="FILE", help="file of prompts, one a line")
     p.add_argument("--concept", action="append", default=[], metavar="PATH[=WORD]",
-                   help="learned word: a run's folder or a file; =WORD gives it another placeholder. Repeatable")
+                   help="learned word: a run's folder or a file; =WORD gives it another placeholder. "
+                        "Repeatable")
     p.add_argument("--strength", type=float, default=1.0,
                    help="of the words: 0 is the init word, 1 the learned one, 1.5 goes beyond (default: 1)")
     p.add_argument("--negative", default="", help="what not to draw")
     p.add_argument("-n", type=int, default=4, help="pictures a prompt (default: 4)")
-    p.add_argument("--seed", type=int, default=0, help="of the first picture; the next has the next (default: 0)")
+    p.add_argument("--seed", type=int, default=0,
+                   help="of the first picture; the next has the next (default: 0)")
     p.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpm++ (default: ddim)")
     p.add_argument("--steps", type=int, default=50, help="of the sampler (default: 50)")
     p.add_argument("--guidance", type=float, default=5.0, help="(default: 5)")
     p.add_argument("--eta", type=float, default=0.0, help="of ddim (default: 0)")
     p.add_argument("--batch", type=int, default=8, help="pictures at a time (default: 8)")
-    p.add_argument("--weights", help="as for train.py (default: those that the first word was learned on, or tiny)")
+    p.add_argument("--weights",
+                   help="as for train.py (default: those that the first word was learned on, or tiny)")
     p.add_argument("--vocab", metavar="FILE", help="vocab.txt, for a checkpoint that has none")
     p.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of the weights")
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--out", metavar="FILE.png", help="the grid, or the only picture (default: a new one in samples/)")
-    p.add_argument("--from", dest="source", metavar="FILE.png", help="repeat this picture; only --out counts besides")
+    p.add_argument("--out", metavar="FILE.png",
+                   help="the grid, or the only picture (default: a new one in samples/)")
+    p.add_argument("--from", dest="source", metavar="FILE.png",
+                   help="repeat this picture; only --out counts besides")
     return p
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that a picture depends on. `index` is its place among all pictures of the run, None for the grid."""
+    """All that a picture depends on. `index` is its place among all pictures of the run, None
+    for the grid."""
     prompts: list[str]
     n: int
     concepts: list[dict[str, str]]          # path, placeholder, hash of the vectors
@@ -90,13 +96,15 @@ def asked(options: argparse.Namespace) -> Recipe:
         raise InputError('nothing to draw: give a prompt, such as "a photo of a * on the beach"')
     for name in ("n", "batch"):
         if getattr(options, name) < 1:
-            raise InputError(f"{'-n' if name == 'n' else '--batch'} is {getattr(options, name)}: give 1 or more")
+            raise InputError(f"{'-n' if name == 'n' else '--batch'} is {getattr(options, name)}: "
+                             "give 1 or more")
     concepts, source = [], options.weights
     for text in options.concept:
         path, _, word = text.partition("=")
         concept = Concept.load(path)
         source = source or concept.info.get("model")
-        concepts.append({"path": path, "placeholder": word or concept.placeholder, "hash": fingerprint(concept)})
+        concepts.append({"path": path, "placeholder": word or concept.placeholder,
+                         "hash": fingerprint(concept)})
     for prompt in prompts:
         if concepts and not any(one["placeholder"].lower() in prompt.lower() for one in concepts):
             print(f"sample.py: {prompt!r} holds no learned word: write "
@@ -117,7 +125,8 @@ def read_prompts(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts {path}: cannot be read ({error}): give a text file, one prompt a line") from error
+        raise InputError(f"prompts {path}: cannot be read ({error}): "
+                         "give a text file, one prompt a line") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -126,10 +135,11 @@ def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
     for entry in recipe.concepts:
         concept = Concept.load(entry["path"])
         if fingerprint(concept) != entry["hash"]:
-            raise InputError(f"{entry['path']}: holds another word than the one that this picture was drawn with")
+            raise InputError(f"{entry['path']}: holds another word than the one that this picture "
+                             "was drawn with")
         if concept.info.get("model_hash", model_hash(model)) != model_hash(model):
-            print(f"sample.py: {entry['path']}: this word was learned on another model ({concept.info.get('model')})",
-                  file=sys.stderr)
+            print(f"sample.py: {entry['path']}: this word was learned on another model "
+                  f"({concept.info.get('model')})", file=sys.stderr)
         patch(model, Concept(entry["placeholder"], at_strength(concept, recipe.strength, entry["path"])))
     return model
 
@@ -149,16 +159,17 @@ def fingerprint(concept: Concept) -> str:
 
 
 def draw(model: LatentDiffusion, recipe: Recipe, out: Path) -> list[Path]:
-    """Draws and writes the pictures, the grid last. A single picture of a run is drawn within its batch, as it was:
-    the size of a batch decides the last bits of rounding."""
+    """Draws and writes the pictures, the grid last. A single picture of a run is drawn within its batch, as
+    it was: the size of a batch decides the last bits of rounding."""
     texts = [prompt for prompt in recipe.prompts for _ in range(recipe.n)]
     starts = range(0, len(texts), recipe.batch)
     if recipe.index is not None:
         starts = [recipe.index // recipe.batch * recipe.batch]
     images: dict[int, Image.Image] = {}
     for start in tqdm(starts, unit="batch", disable=len(starts) == 1):
-        some = model.generate(texts[start:start + recipe.batch], recipe.negative, recipe.steps, recipe.guidance,
-                              recipe.eta, recipe.sampler, recipe.seed + start, recipe.batch)
+        some = model.generate(texts[start:start + recipe.batch], recipe.negative, recipe.steps,
+                              recipe.guidance, recipe.eta, recipe.sampler, recipe.seed + start,
+                              recipe.batch)
         images.update(enumerate(some, start))
     if recipe.index is not None:
         return [save(images[recipe.index], out, recipe)]

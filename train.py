@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(config)
         setup = prepare(model, config.images, config)
         folder.begin(config, setup)
-        for note in (*setup.notes, f"frozen model on {model.device}, {str(model.dtype).removeprefix('torch.')}"):
+        for note in (*setup.notes,
+                     f"frozen model on {model.device}, {str(model.dtype).removeprefix('torch.')}"):
             print(note)
         with contextlib.closing(folder):
             train(config, setup, folder)
@@ -46,8 +47,9 @@ def load_model(config: InversionConfig) -> LatentDiffusion:
 
 
 def faster_dtype(device: str) -> torch.dtype:
-    """bfloat16, except on a CPU without instructions for it, where it is emulated at a fraction of the speed. There is
-    no public way to ask PyTorch, so a small product is timed: the two differ by a factor of 4 one way or the other."""
+    """bfloat16, except on a CPU without instructions for it, where it is emulated at a fraction of the speed.
+    There is no public way to ask PyTorch, so a small product is timed: the two differ by a factor of 4 one
+    way or the other."""
     if torch.device(device).type != "cpu":
         return torch.bfloat16
     seconds = {}
@@ -70,8 +72,9 @@ def train(config: InversionConfig, setup: Setup, folder: RunFolder) -> None:
             for progress in inversion:
                 folder.log(progress, config.effective_lr)
                 bar.update()
-                bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}", cos=f"{progress.cosine:.2f}",
-                                lr=f"{config.effective_lr:g}", refresh=False)
+                bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}",
+                                cos=f"{progress.cosine:.2f}", lr=f"{config.effective_lr:g}",
+                                refresh=False)
                 if config.preview_every and progress.step % config.preview_every == 0:
                     folder.preview(progress.step, setup.previews(config.style))
     except KeyboardInterrupt:
@@ -81,7 +84,8 @@ def train(config: InversionConfig, setup: Setup, folder: RunFolder) -> None:
     if inversion.skipped:
         print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
     word = config.placeholder
-    prompts = ([f"a painting in the style of {word}", f"a drawing of a dog in the style of {word}"] if config.style else
+    prompts = ([f"a painting in the style of {word}", f"a drawing of a dog in the style of {word}"]
+               if config.style else
                [f"a photo of a {word} on the beach", f"a black and white sketch of a {word}"])
     print(f"{path}\nuse it:")
     for prompt in prompts:

@@ -1,8 +1,8 @@
 """`python -m bench train`: seconds of one step of the inversion, and what of it the loop itself costs.
 
-With --vs diffusers, beside the default loop of diffusers' textual inversion example, rebuilt here on its modules
-with the same weights, pictures, batch and threads: float32, every picture encoded in every step, AdamW over the
-whole embedding table, the other rows restored after each step.
+With --vs diffusers, beside the default loop of diffusers' textual inversion example, rebuilt here on its
+modules with the same weights, pictures, batch and threads: float32, every picture encoded in every step,
+AdamW over the whole embedding table, the other rows restored after each step.
 """
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="mid", help="source of weights, or with --random a size: "
                         f"{', '.join(SIZES)} (default: %(default)s)")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=None,
-                        help="random weights of that size, without any file (default: for the names of sizes)")
+                        help="random weights of that size, without any file "
+                             "(default: for the names of sizes)")
     parser.add_argument("--vs", choices=["diffusers"], help="measure its default loop too")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of our frozen weights")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32",
+                        help="of our frozen weights")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=10, help="in one measurement (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=5)
@@ -55,12 +57,13 @@ def main(args: argparse.Namespace) -> None:
     print(f"{args.weights}, batch {args.batch}, {args.steps} steps a measurement; seconds a step")
     for run in runs.values():
         run()
-    figures = compare({name: lambda run=run: seconds(run, args.device) / args.steps for name, run in runs.items()},
-                      args.pairs)
+    figures = compare({name: lambda run=run: seconds(run, args.device) / args.steps
+                       for name, run in runs.items()}, args.pairs)
     step = statistics.median(next(iter(figures.values())))
     print(f"  {1 / step:.2f} steps a second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
     core = statistics.median(core_seconds(model, latents, prompts, args) for _ in range(args.pairs))
-    print(f"  text encoder and UNet alone {core:.4f} s; the loop's own part {100 * (1 - core / step):.1f} % of a step")
+    print(f"  text encoder and UNet alone {core:.4f} s; "
+          f"the loop's own part {100 * (1 - core / step):.1f} % of a step")
     print(f"  peak memory of this process {peak_memory(args.device) / 2 ** 30:.2f} GiB")
 
 
@@ -90,7 +93,8 @@ def our_loop(model: LatentDiffusion, latents: Latents, prompts: Prompts,
     return run
 
 
-def core_seconds(model: LatentDiffusion, latents: Latents, prompts: Prompts, args: argparse.Namespace) -> float:
+def core_seconds(model: LatentDiffusion, latents: Latents, prompts: Prompts,
+                 args: argparse.Namespace) -> float:
     """Seconds of forward and backward alone, on one batch that is there already."""
     v = torch.randn(K, model.config.text.width, device=model.device, requires_grad=True)
     batch = draw(latents, prompts, model.schedule.timesteps, args.batch, torch.Generator().manual_seed(0))
@@ -119,7 +123,8 @@ def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
         for _ in range(args.steps):
             rows = torch.randint(len(x), (args.batch,))
             z0 = vae.encode(x[rows].to(device)).latent_dist.sample() * model.config.diffusion.scale_factor
-            eps, t = torch.randn_like(z0), torch.randint(model.schedule.timesteps, (args.batch,), device=device)
+            eps, t = torch.randn_like(z0), torch.randint(model.schedule.timesteps, (args.batch,),
+                                                         device=device)
             z_t = alphas[t].sqrt() * z0 + (1 - alphas[t]).sqrt() * eps
             c = bert(ids.expand(args.batch, -1).to(device))[0]
             loss = F.mse_loss(unet(z_t, t, c).sample, eps)

@@ -21,8 +21,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (
             k.requires_grad or q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES):
-        # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three times;
-        # wherever a gradient is computed, v of Equation 2 or a weight is behind the keys
+        # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three
+        # times; wherever a gradient is computed, v of Equation 2 or a weight is behind the keys
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                         # b h n m
         out = scores.softmax(dim=-1) @ v                                                 # b h n d
     else:

@@ -1,5 +1,5 @@
-"""Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time; and the
-writing of any file whole.
+"""Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time;
+and the writing of any file whole.
 """
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def open_tensors(path: Path) -> TensorFile:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """For `with`: a temporary path beside `path`, to write to. At the end of the block it takes the place of `path`,
-    and until then, or if the block fails, what was there stays.
+    """For `with`: a temporary path beside `path`, to write to. At the end of the block it takes the place of
+    `path`, and until then, or if the block fails, what was there stays.
 
     Raises InputError if the file cannot be written.
     """

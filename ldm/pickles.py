@@ -100,7 +100,8 @@ class Unpickler(pickle.Unpickler):
         self._storage_bytes = storage_bytes
         self._globals: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): Dict,
-            ("torch.nn.modules.container", "ParameterDict"): type("Parameters", (Parameters,), {"__slots__": ()}),
+            ("torch.nn.modules.container", "ParameterDict"):
+                type("Parameters", (Parameters,), {"__slots__": ()}),
             ("torch._utils", "_rebuild_tensor_v2"): Rebuild(self._tensor),
             ("torch._utils", "_rebuild_parameter"): Rebuild(lambda data, *_: data),
             ("torch.nn.parameter", "Parameter"): Rebuild(lambda data, *_: data),

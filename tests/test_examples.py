@@ -1,5 +1,5 @@
-"""The pictures under examples/ are such as users have them, and what the README beside them says; and the stage
-that makes them says in one line why it cannot. None of this needs the artwork."""
+"""The pictures under examples/ are such as users have them, and what the README beside them says; and the
+stage that makes them says in one line why it cannot. None of this needs the artwork."""
 import io
 import re
 from pathlib import Path
@@ -65,8 +65,8 @@ def test_five_pictures_of_all_kinds(folder):
 
 
 def test_turned_pictures_stand_upright():
-    """All of them show scenes: sky or wall above, the ground below, so top and bottom differ more than the two
-    sides do. Of the stored pixels the contrary would be true."""
+    """All of them show scenes: sky or wall above, the ground below, so top and bottom differ more than the
+    two sides do. Of the stored pixels the contrary would be true."""
     for folder in FOLDERS:
         for path in folder.glob("*.jpg"):
             image = opened(path)
@@ -114,7 +114,8 @@ def test_thing_is_whole_and_in_the_middle_square(sprites):
         y, x = np.nonzero(away < 40)
         side, (width, height) = min(image.size), image.size
         assert len(x) > 0.12 * side * side                              # well visible, not cut off
-        assert 2 * abs(x - (width - 1) / 2).max() < side - 2 and 2 * abs(y - (height - 1) / 2).max() < side - 2
+        assert (2 * abs(x - (width - 1) / 2).max() < side - 2
+                and 2 * abs(y - (height - 1) / 2).max() < side - 2)
 
 
 def test_bad_input(sprites, tmp_path, capsys):

@@ -1,5 +1,5 @@
-"""The loop of Equation 2: against the original code's own steps, and its promises: only v moves, a seed is a word,
-steps without a finite gradient change nothing, words and variants do not disturb each other."""
+"""The loop of Equation 2: against the original code's own steps, and its promises: only v moves, a seed is a
+word, steps without a finite gradient change nothing, words and variants do not disturb each other."""
 import pytest
 import torch
 from conftest import DATA, assert_close
@@ -41,8 +41,8 @@ def start(k=1):
 
 
 def loop(model, **changes):
-    return Inversion(**{"model": model, "latents": latents(), "prompts": prompts(), "v0": start(), "ids": [200],
-                        "steps": 3, "batch": 2, "lr": 0.02, **changes})
+    return Inversion(**{"model": model, "latents": latents(), "prompts": prompts(), "v0": start(),
+                        "ids": [200], "steps": 3, "batch": 2, "lr": 0.02, **changes})
 
 
 @pytest.mark.parametrize("reference", ["compvis-tiny", "compvis-tiny-3vec"])
@@ -98,11 +98,13 @@ def test_progress_measures_v(model):
     *_, last = inversion
     v, v0 = inversion.v.detach(), start(2)
     assert last.v_norm == pytest.approx(v.norm(dim=-1).mean().item())
-    assert last.cosine == pytest.approx(torch.cosine_similarity(v, v0, dim=-1).mean().item()) and last.cosine < 0.999
+    assert (last.cosine == pytest.approx(torch.cosine_similarity(v, v0, dim=-1).mean().item())
+            and last.cosine < 0.999)
 
 
 def test_draws():
-    """Equation 2's expectation: views, prompts and timesteps uniform, z0 from its posterior, eps standard normal."""
+    """Equation 2's expectation: views, prompts and timesteps uniform, z0 from its posterior,
+    eps standard normal."""
     several = Prompts(torch.arange(5)[:, None], torch.tensor([0, 4, 0]), torch.tensor([4, 1, 4]))
     posterior = Latents(torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 1, 2, 2),
                         torch.full((3, 1, 2, 2), 0.5), None, torch.tensor([0, 1, 2]))
@@ -121,8 +123,8 @@ def test_draws():
 
 def test_weights_of_a_view_go_with_it():
     weight = torch.tensor([0.0, 2.0])[:, None, None, None].expand(2, 1, 8, 8)
-    marked = Latents(torch.tensor([-9.0, 9.0])[:, None, None, None].expand(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), weight,
-                     torch.arange(2))
+    marked = Latents(torch.tensor([-9.0, 9.0])[:, None, None, None].expand(2, 4, 8, 8),
+                     torch.zeros(2, 4, 8, 8), weight, torch.arange(2))
     batch = draw(marked, prompts(count=2), 1000, 50, torch.Generator().manual_seed(0))
     assert torch.equal(batch.weight[:, 0, 0, 0], (batch.z0[:, 0, 0, 0] > 0) * 2.0)
 
@@ -130,7 +132,8 @@ def test_weights_of_a_view_go_with_it():
 def test_weighted_loss(model):
     """Positions without weight have no say; a weight of 1 everywhere changes nothing."""
     generator = torch.Generator().manual_seed(0)
-    z0, eps, c = (torch.randn(shape, generator=generator) for shape in ((2, 4, 8, 8), (2, 4, 8, 8), (2, 77, 64)))
+    z0, eps, c = (torch.randn(shape, generator=generator)
+                  for shape in ((2, 4, 8, 8), (2, 4, 8, 8), (2, 77, 64)))
     t, half = torch.tensor([10, 700]), torch.ones(2, 1, 8, 8)
     assert_close(model.loss(z0, c, eps, t, half), model.loss(z0, c, eps, t), 1e-6)
     half[..., :4] = 0
@@ -147,7 +150,8 @@ def test_encode_caches_views_and_their_mirror_images(model):
         posterior = model.autoencoder.encode(picture[None])
         assert_close(cached.mean[row], 0.18215 * posterior.mean[0], 1e-5)
         assert_close(cached.std[row], 0.18215 * posterior.std[0], 1e-5)
-    assert torch.equal(cached.weight[:, 0], torch.stack([torch.ones(8, 8), torch.ones(8, 8), ramp, ramp.flip(-1)]))
+    assert torch.equal(cached.weight[:, 0],
+                       torch.stack([torch.ones(8, 8), torch.ones(8, 8), ramp, ramp.flip(-1)]))
     plain = encode(model, list(x), [0, 1], False, [None, None])
     assert plain.weight is None and len(plain.mean) == 2 and not plain.mean.requires_grad
 
@@ -169,7 +173,8 @@ def test_accumulated_batches_are_one_large_batch(monkeypatch, model):
 
 def test_steps_without_a_finite_gradient_change_nothing(monkeypatch, model):
     def poisoned(model, v, batch, good=inversion_loss):
-        return good(model, v, batch) * (float("nan") if step in (2, 3) else float("inf") if step == 5 else 1.0)
+        return good(model, v, batch) * (
+            float("nan") if step in (2, 3) else float("inf") if step == 5 else 1.0)
 
     monkeypatch.setattr(textinv.inversion, "inversion_loss", poisoned)
     inversion, step, words = loop(model, steps=6), 1, [start()]
@@ -204,11 +209,13 @@ def test_other_words_keep_their_vectors(model):
     inversion.teach()
     learned = model.text_encoder.learned
     assert torch.equal(learned[[0, 3]], known[[0, 3]]) and torch.equal(learned[1:3], inversion.v)
-    assert not torch.equal(learned[1], known[1]) and learned.device.type == "cpu" and not learned.requires_grad
+    assert (not torch.equal(learned[1], known[1]) and learned.device.type == "cpu"
+            and not learned.requires_grad)
 
 
 class Recorder(Variant):
-    """A variant that uses every hook: the first vector stays out of the prompts, v is pulled to 0 and kept at norm 1."""
+    """A variant that uses every hook: the first vector stays out of the prompts, v is pulled to 0 and kept
+    at norm 1."""
 
     def __init__(self):
         self.calls = []

@@ -1,4 +1,5 @@
-"""Options and prompts: the command line made from InversionConfig's fields, presets, and the paper's templates."""
+"""Options and prompts: the command line made from InversionConfig's fields, presets, and
+the paper's templates."""
 import dataclasses
 
 import pytest
@@ -30,7 +31,8 @@ def test_every_field_is_an_option_and_keeps_its_default():
 
 
 def test_options_have_the_fields_types():
-    given = options("--steps", "7", "--lr", "0.01", "--no-flip", "--alpha-mask", "--crop", "random", "--vectors", "3")
+    given = options("--steps", "7", "--lr", "0.01", "--no-flip", "--alpha-mask", "--crop", "random",
+                    "--vectors", "3")
     assert (given.steps, given.lr, given.flip, given.alpha_mask, given.crop, given.vectors) == (
         7, 0.01, False, True, "random", 3)
 
@@ -45,7 +47,8 @@ def test_preset_of_the_paper_and_what_is_given_beside_it():
 
 @pytest.mark.parametrize("argv, message", [
     (["--steps", "0"], "--steps is 0"), (["--batch", "-1"], "--batch is -1"), (["--lr", "0"], "--lr is 0"),
-    (["--lr", "nan"], "--lr is nan"), (["--decay", "-1"], "--decay is -1"), (["--vectors", "0"], "--vectors is 0"),
+    (["--lr", "nan"], "--lr is nan"), (["--decay", "-1"], "--decay is -1"),
+    (["--vectors", "0"], "--vectors is 0"),
     (["--accumulate", "0"], "--accumulate is 0"), (["--preview-every", "-1"], "--preview-every is -1"),
     (["--seed", "-1"], "--seed is -1"), (["--style", "--templates", "x"], "give one of them")])
 def test_values_without_meaning_are_refused(argv, message):
@@ -53,7 +56,8 @@ def test_values_without_meaning_are_refused(argv, message):
         options(*argv)
 
 
-@pytest.mark.parametrize("argv", [["--steps", "many"], ["--crop", "round"], ["--preset", "fast"], ["--colour", "red"]])
+@pytest.mark.parametrize("argv", [["--steps", "many"], ["--crop", "round"], ["--preset", "fast"],
+                                  ["--colour", "red"]])
 def test_wrong_options_end_with_status_2(argv, capsys):
     with pytest.raises(SystemExit) as end:
         options(*argv)
@@ -80,7 +84,8 @@ def test_own_templates(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"a photo\n", "line 1: 'a photo' holds 0 times"), (b"a {} and {}\n", "holds 2 times"), (b"\n \n", "holds none"),
+    (b"a photo\n", "line 1: 'a photo' holds 0 times"), (b"a {} and {}\n", "holds 2 times"),
+    (b"\n \n", "holds none"),
     (b"\xff\xfe\x00", "cannot be read")])
 def test_bad_templates_are_named(tmp_path, content, message):
     file = tmp_path / "templates.txt"

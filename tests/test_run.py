@@ -1,5 +1,5 @@
-"""The main job, end to end on a small random model: `train.py` and `sample.py` as a user calls them, what they write,
-and what they refuse."""
+"""The main job, end to end on a small random model: `train.py` and `sample.py` as a user calls them, what
+they write, and what they refuse."""
 import json
 from pathlib import Path
 
@@ -38,8 +38,8 @@ def model():
 
 
 def run(*argv):
-    return train.main(["--weights", MODEL, "--steps", "3", "--batch", "2", "--preview-every", "0", "--dtype", "float32",
-                       *map(str, argv)])
+    return train.main(["--weights", MODEL, "--steps", "3", "--batch", "2", "--preview-every", "0",
+                       "--dtype", "float32", *map(str, argv)])
 
 
 def draw(*argv):
@@ -64,15 +64,18 @@ def learned(pictures, tmp_path):
 
 def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
     out = tmp_path / "run"
-    assert run("--images", pictures, "--init", "cat", "--out", out, "--preview-every", "2", "--vectors", "2") == 0
+    assert run("--images", pictures, "--init", "cat", "--out", out, "--preview-every", "2",
+               "--vectors", "2") == 0
     said = capsys.readouterr().out
-    assert "3 pictures (6 views), 27 prompts" in said and "effective learning rate 0.01 = 0.005 x batch 2" in said
+    assert ("3 pictures (6 views), 27 prompts" in said
+            and "effective learning rate 0.01 = 0.005 x batch 2" in said)
     assert said.count("python sample.py") == 2 and str(out / "concept.safetensors") in said
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
         "concept.safetensors", "config.json", "metrics.jsonl", "previews/step-000002.png"]
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3]
-    assert all(line.keys() == {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"} for line in metrics)
+    assert all(line.keys() == {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"}
+               for line in metrics)
     assert metrics[0]["lr"] == pytest.approx(0.01)
     written = json.loads((out / "config.json").read_text())
     assert written["init"] == "cat" and written["steps"] == 3 and len(written["pictures"]) == 3
@@ -82,7 +85,8 @@ def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
 def test_the_word_says_what_made_it(learned, model):
     concept = textinv.Concept.load(learned)
     assert concept.placeholder == "*" and concept.vectors.shape == (1, 64)
-    assert concept.info["init"] == "cat" and concept.info["step"] == 3 and concept.info["model_hash"] == model_hash(model)
+    assert (concept.info["init"] == "cat" and concept.info["step"] == 3
+            and concept.info["model_hash"] == model_hash(model))
     start = torch.tensor(concept.info["init_vectors"])
     cat = model.text_encoder.token_emb.weight[model.tokenizer.tokenize("cat")]
     assert torch.equal(start, cat) and not torch.equal(concept.vectors, start)
@@ -100,7 +104,8 @@ def test_two_runs_with_one_seed_are_one_word(pictures, tmp_path):
 
 def test_previews_do_not_change_the_word(pictures, tmp_path):
     for name, every in (("a", 0), ("b", 1)):
-        assert run("--images", pictures, "--init", "cat", "--out", tmp_path / name, "--preview-every", every) == 0
+        assert run("--images", pictures, "--init", "cat", "--out", tmp_path / name,
+                   "--preview-every", every) == 0
     assert torch.equal(*(textinv.Concept.load(tmp_path / name).vectors for name in "ab"))
 
 
@@ -153,8 +158,10 @@ def test_a_folder_that_holds_a_run_is_refused_and_kept(learned, pictures, capsys
 
 def test_what_goes_wrong_early_leaves_no_folder(pictures, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    for argv in (["--images", tmp_path / "empty", "--init", "cat"], ["--images", tmp_path / "nowhere", "--init", "cat"],
-                 ["--images", pictures, "--init", " "], ["--images", pictures, "--init", "cat", "--placeholder", "a b"],
+    for argv in (["--images", tmp_path / "empty", "--init", "cat"],
+                 ["--images", tmp_path / "nowhere", "--init", "cat"],
+                 ["--images", pictures, "--init", " "],
+                 ["--images", pictures, "--init", "cat", "--placeholder", "a b"],
                  ["--images", pictures, "--init", "cat", "--steps", "0"],
                  ["--images", pictures, "--init", "cat", "--device", "cuda:9"]):
         assert run(*argv, "--out", tmp_path / "run") == 2
@@ -185,7 +192,8 @@ def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
 
 
 def test_run_names(pictures):
-    assert run_name(pictures) == "cat" and run_name(f"{pictures}/") == "cat" and run_name(pictures / "0.png") == "0"
+    assert (run_name(pictures) == "cat" and run_name(f"{pictures}/") == "cat"
+            and run_name(pictures / "0.png") == "0")
 
 
 def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):
@@ -207,8 +215,9 @@ def test_the_word_reaches_the_picture(learned, tmp_path):
 
 def test_a_picture_can_be_repeated_exactly(learned, tmp_path):
     out = tmp_path / "x.png"
-    assert draw("a photo of *", "*", "--concept", learned, "-n", 3, "--batch", 2, "--seed", 5, "--strength", 0.5,
-                "--sampler", "dpm++", "--negative", "dark", "--guidance", 3, "--out", out) == 0
+    assert draw("a photo of *", "*", "--concept", learned, "-n", 3, "--batch", 2, "--seed", 5,
+                "--strength", 0.5, "--sampler", "dpm++", "--negative", "dark", "--guidance", 3,
+                "--out", out) == 0
     for name in ("x.png", "x-000.png", "x-003.png", "x-005.png"):
         assert sample.main(["--from", str(tmp_path / name), "--out", str(tmp_path / "again/y.png")]) == 0
         assert np.array_equal(pixels(tmp_path / "again/y.png"), pixels(tmp_path / name))
@@ -225,15 +234,18 @@ def test_a_changed_word_is_not_repeated(learned, tmp_path, capsys):
 
 def test_several_concepts_under_other_names(learned, tmp_path):
     out = tmp_path / "x.png"
-    assert draw("* next to <b>", "--concept", learned, "--concept", f"{learned}=<b>", "-n", 1, "--out", out) == 0
+    assert draw("* next to <b>", "--concept", learned, "--concept", f"{learned}=<b>", "-n", 1,
+                "--out", out) == 0
     assert [entry["placeholder"] for entry in read_recipe(out)["concepts"]] == ["*", "<b>"]
 
 
 def test_the_model_is_the_one_that_the_word_was_learned_on(learned, tmp_path, capsys):
-    assert sample.main(["*", "--concept", str(learned), "-n", "1", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
+    assert sample.main(["*", "--concept", str(learned), "-n", "1", "--steps", "1",
+                        "--out", str(tmp_path / "x.png")]) == 0
     assert read_recipe(tmp_path / "x.png")["weights"] == MODEL and capsys.readouterr().err == ""
     concept = textinv.Concept.load(learned)
-    textinv.Concept("*", concept.vectors, {**concept.info, "model_hash": "0"}).save(tmp_path / "other.safetensors")
+    textinv.Concept("*", concept.vectors,
+                    {**concept.info, "model_hash": "0"}).save(tmp_path / "other.safetensors")
     assert draw("*", "--concept", tmp_path / "other.safetensors", "-n", 1, "--out", tmp_path / "y.png") == 0
     assert "learned on another model" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
-"""Every option of the inversion, one field each, with the line of help that `train.py --help` prints: the command
-line is made from these fields, so that a notebook and a shell know the same options by the same names.
+"""Every option of the inversion, one field each, with the line of help that `train.py --help` prints:
+the command line is made from these fields, so that a notebook and a shell know the same options by
+the same names.
 """
 from __future__ import annotations
 
@@ -24,10 +25,12 @@ class InversionConfig:
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
     vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
     placeholder: str = option("*", "what stands for the new word in prompts")
-    out: str | None = option(None, "run folder (default: runs/ and the name of the pictures' folder)", metavar="DIR")
+    out: str | None = option(None, "run folder (default: runs/ and the name of the pictures' folder)",
+                             metavar="DIR")
     vectors: int = option(1, "vectors of the word, all trained", metavar="K")
     style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
-    templates: str | None = option(None, "file of own prompts, one a line, with {} for the word", metavar="FILE")
+    templates: str | None = option(None, "file of own prompts, one a line, with {} for the word",
+                                   metavar="FILE")
     crop: str = option("center", "of pictures that are not square", choices=("center", "stretch", "random"))
     flip: bool = option(True, "train on mirrored pictures too")
     alpha_mask: bool = option(False, "weight the loss by the pictures' alpha channel")
@@ -45,8 +48,8 @@ class InversionConfig:
     preview_every: int = option(100, "steps between grids of previews; 0: none")
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("vectors", 1), ("preview_every", 0),
-                            ("seed", 0)):
+        for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("vectors", 1),
+                            ("preview_every", 0), ("seed", 0)):
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"--{_dashed(name)} is {value}: give {least} or more")
@@ -81,14 +84,15 @@ def parse(argv: Sequence[str] | None, prog: str, description: str) -> InversionC
             options["type"] = {"int": int, "float": float}.get(field.type, str)
             if field.default not in ("", None):
                 options["help"] += " (default: %(default)s)"
-        parser.add_argument(f"--{_dashed(field.name)}", default=argparse.SUPPRESS, required=field.default == "",
-                            **_shown_default(options, field.default))
+        parser.add_argument(f"--{_dashed(field.name)}", default=argparse.SUPPRESS,
+                            required=field.default == "", **_shown_default(options, field.default))
     given = vars(parser.parse_args(argv))
     return InversionConfig(**{**PRESETS[given.get("preset", "default")], **given})
 
 
 def _shown_default(options: dict[str, Any], default: Any) -> dict[str, Any]:
-    """argparse knows only the options that were given (defaults are suppressed), so the help names them itself."""
+    """argparse knows only the options that were given (defaults are suppressed), so the help
+    names them itself."""
     return {**options, "help": options["help"].replace("%(default)s", str(default).replace("%", "%%"))}
 
 

@@ -1,10 +1,11 @@
-"""The inversion (Gal et al. 2022, Equation 2): find the vectors v of a new word that minimise the model's own training
-loss on a few pictures, everything else frozen.
+"""The inversion (Gal et al. 2022, Equation 2): find the vectors v of a new word that minimise the model's own
+training loss on a few pictures, everything else frozen.
 
-    v* = argmin_v  E over z0 ~ E(x), prompt, eps, t  of  || eps - eps_theta(z_t, t, c_theta(prompt with v)) ||^2
+    v* = argmin_v  E over z0 ~ E(x), prompt, eps, t
+                   of  || eps - eps_theta(z_t, t, c_theta(prompt with v)) ||^2
 
-`Inversion` is the one loop. It yields after every step, so progress, previews and saving are its callers' business;
-variants of the method are small objects that it calls at the points that `Variant` names.
+`Inversion` is the one loop. It yields after every step, so progress, previews and saving are its callers'
+business; variants of the method are small objects that it calls at the points that `Variant` names.
 """
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Latents:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Token ids of every training prompt (p n), and for each picture the first of its prompts and their number."""
+    """Token ids of every training prompt (p n), and for each picture the first of its prompts
+    and their number."""
     ids: Tensor
     first: Tensor
     count: Tensor
@@ -50,7 +52,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step did. `loss` and `grad_norm` are of this step's draws; norm and cosine are means over the vectors."""
+    """What a step did. `loss` and `grad_norm` are of this step's draws; norm and cosine are means
+    over the vectors."""
     step: int                   # from 1
     loss: float
     grad_norm: float
@@ -60,7 +63,8 @@ class Progress:
 
 
 class Variant:
-    """A variation of the method: a subclass overrides what it changes. All of a run's variants are called, in order."""
+    """A variation of the method: a subclass overrides what it changes. All of a run's variants are
+    called, in order."""
 
     def active(self, v: Tensor, step: int) -> Tensor:
         """The vectors (k d) that stand in the prompts at this step, differentiable in v."""
@@ -78,13 +82,15 @@ class Variant:
 @torch.no_grad()
 def encode(model: LatentDiffusion, views: Sequence[Tensor], pictures: Sequence[int], flip: bool,
            weights: Sequence[Tensor | None]) -> Latents:
-    """Posteriors of the views x (3 H W) and, if `flip`, of their mirror images; weights (h w) or None for each."""
+    """Posteriors of the views x (3 H W) and, if `flip`, of their mirror images; weights (h w) or
+    None for each."""
     scale = model.config.diffusion.scale_factor
     means, stds, maps, owners = [], [], [], []
-    for x, picture, weight in tqdm(zip(views, pictures, weights), "encoding pictures", len(views), leave=False,
-                                   disable=len(views) < 20):
+    for x, picture, weight in tqdm(zip(views, pictures, weights), "encoding pictures", len(views),
+                                   leave=False, disable=len(views) < 20):
         for mirrored in (False, True) if flip else (False,):
-            posterior = model.autoencoder.encode((x.flip(-1) if mirrored else x)[None].to(model.device, model.dtype))
+            posterior = model.autoencoder.encode(
+                (x.flip(-1) if mirrored else x)[None].to(model.device, model.dtype))
             means.append(scale * posterior.mean[0].float())
             stds.append(scale * posterior.std[0].float())
             one = torch.ones(posterior.mean.shape[-2:]) if weight is None else weight
@@ -97,8 +103,8 @@ def encode(model: LatentDiffusion, views: Sequence[Tensor], pictures: Sequence[i
 
 
 def draw(latents: Latents, prompts: Prompts, timesteps: int, b: int, generator: torch.Generator) -> Batch:
-    """The expectation of Equation 2, sampled: views, one prompt of each picture, a fresh z0, eps and t. Everything
-    comes from the one generator, on the CPU, so that a seed means the same on every device."""
+    """The expectation of Equation 2, sampled: views, one prompt of each picture, a fresh z0, eps and t.
+    Everything comes from the one generator, on the CPU, so that a seed means the same on every device."""
     rows = torch.randint(len(latents.mean), (b,), generator=generator)
     chosen = latents.picture[rows]
     prompt = prompts.first[chosen] + (torch.rand(b, generator=generator) * prompts.count[chosen]).long()
@@ -122,9 +128,9 @@ class Inversion:
     ids: the word's private ids; words that the model knows besides it keep their vectors.
     """
 
-    def __init__(self, model: LatentDiffusion, latents: Latents, prompts: Prompts, v0: Tensor, ids: Sequence[int],
-                 steps: int, batch: int, lr: float, decay: float = 0.0, accumulate: int = 1, seed: int = 0,
-                 variants: Sequence[Variant] = ()):
+    def __init__(self, model: LatentDiffusion, latents: Latents, prompts: Prompts, v0: Tensor,
+                 ids: Sequence[int], steps: int, batch: int, lr: float, decay: float = 0.0,
+                 accumulate: int = 1, seed: int = 0, variants: Sequence[Variant] = ()):
         self.model, self.latents, self.prompts = model, latents, prompts
         self.steps, self.batch, self.accumulate, self.variants = steps, batch, accumulate, tuple(variants)
         self.v0 = v0.detach().to(model.device, torch.float32)
@@ -135,8 +141,8 @@ class Inversion:
         self.step = self.skipped = 0
 
     def __iter__(self) -> Iterator[Progress]:
-        """Runs the remaining steps. Raises InputError if the gradient is not finite many times in a row; v then is
-        what the last good step left."""
+        """Runs the remaining steps. Raises InputError if the gradient is not finite many times in a row; v
+        then is what the last good step left."""
         in_a_row = 0
         while self.step < self.steps:
             self.step += 1
@@ -150,8 +156,9 @@ class Inversion:
                 self.skipped += 1
             yield self._progress(loss, grad_norm, not finite)
             if in_a_row == MOST_SKIPPED:
-                raise InputError(f"{MOST_SKIPPED} steps in a row, to step {self.step}, gave no finite gradient: the last "
-                                 "good word is kept; use --dtype float32 or a smaller --lr")
+                raise InputError(f"{MOST_SKIPPED} steps in a row, to step {self.step}, gave no finite "
+                                 "gradient: the last good word is kept; use --dtype float32 or a "
+                                 "smaller --lr")
 
     def rows(self, v: Tensor) -> Tensor:
         """The vectors of all learned words (m d), with v in this word's place."""
@@ -161,13 +168,16 @@ class Inversion:
         return torch.cat([learned[:start], v, learned[start + len(v):]]) if len(learned) != len(v) else v
 
     def _gradient(self) -> tuple[float, float]:
-        """Loss and gradient norm of a step; the gradient is left in v.grad. One synchronisation with the device."""
+        """Loss and gradient norm of a step; the gradient is left in v.grad. One synchronisation
+        with the device."""
         self.optimizer.zero_grad()
         total = torch.zeros((), device=self.v.device)
         for _ in range(self.accumulate):
-            batch = draw(self.latents, self.prompts, self.model.schedule.timesteps, self.batch, self.generator)
+            batch = draw(self.latents, self.prompts, self.model.schedule.timesteps, self.batch,
+                         self.generator)
             loss = inversion_loss(self.model, self.rows(self.v), batch) / self.accumulate
-            objective = loss + sum(variant.penalty(self.v, self.step) for variant in self.variants) / self.accumulate
+            objective = loss + sum(variant.penalty(self.v, self.step)
+                                   for variant in self.variants) / self.accumulate
             objective.backward()
             total = total + loss.detach()
         return tuple(torch.stack([total, self.v.grad.norm()]).tolist())

@@ -1,5 +1,5 @@
-"""What the training prompts say: the paper's templates (Gal et al. 2022, Appendix D, and section 4.3 for styles),
-a user's own, or the captions beside the pictures.
+"""What the training prompts say: the paper's templates (Gal et al. 2022, Appendix D, and section 4.3 for
+styles), a user's own, or the captions beside the pictures.
 """
 from __future__ import annotations
 
@@ -67,11 +67,12 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"templates {path}: cannot be read ({error}): give a text file, one template a line") from error
+        raise InputError(f"templates {path}: cannot be read ({error}): "
+                         "give a text file, one template a line") from error
     for number, line in enumerate(lines, 1):
         if line.strip() and line.count("{}") != 1:
-            raise InputError(f"templates {path}, line {number}: {line.strip()!r} holds {line.count('{}')} times {{}}: "
-                             "write it once, where the placeholder goes")
+            raise InputError(f"templates {path}, line {number}: {line.strip()!r} holds "
+                             f"{line.count('{}')} times {{}}: write it once, where the placeholder goes")
     templates = tuple(line.strip() for line in lines if line.strip())
     if not templates:
         raise InputError(f"templates {path}: holds none: write one a line, such as 'a photo of a {{}}'")

@@ -1,6 +1,7 @@
 """From options to a word: reads the pictures, sets the loop up, and keeps a run's folder.
 
-    runs/NAME/  config.json      every option, and what the word depends on: model, pictures, effective learning rate
+    runs/NAME/  config.json      every option, and what the word depends on: model, pictures,
+                                 effective learning rate
                 metrics.jsonl    a line a step
                 previews/        grids of pictures with the word, always from the same seeds
                 concept.safetensors
@@ -33,7 +34,8 @@ PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
 
 @dataclass(frozen=True)
 class Setup:
-    """A word that is about to be learned: the loop, the concept that it starts from, and notes for the user."""
+    """A word that is about to be learned: the loop, the concept that it starts from, and notes
+    for the user."""
     inversion: Inversion
     start: Concept
     pictures: list[Picture]
@@ -42,7 +44,8 @@ class Setup:
     def concept(self) -> Concept:
         """The word as it is now, with what made it."""
         inversion = self.inversion
-        return Concept(self.start.placeholder, inversion.v.detach().cpu(), {**self.start.info, "step": inversion.step})
+        return Concept(self.start.placeholder, inversion.v.detach().cpu(),
+                       {**self.start.info, "step": inversion.step})
 
     def previews(self, style: bool, each: int = 4) -> Image.Image:
         """A row for each preview prompt, from the same seeds every time."""
@@ -53,38 +56,43 @@ class Setup:
         return grid(images, columns=each)
 
 
-def prepare(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig) -> Setup:
-    """Reads and encodes the pictures and teaches the model the word to be learned. Raises InputError on whatever the
-    pictures, the prompts or the init word lack; the model then is as it was."""
+def prepare(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
+            config: InversionConfig) -> Setup:
+    """Reads and encodes the pictures and teaches the model the word to be learned. Raises InputError on
+    whatever the pictures, the prompts or the init word lack; the model then is as it was."""
     generator = torch.Generator().manual_seed(config.seed)
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     pictures = read_pictures(images, size, config.crop, config.alpha_mask, generator)
     v0, note = initial_vectors(model, config.init, config.vectors, generator)
-    info = {"model": config.weights, "model_hash": model_hash(model), "width": v0.shape[-1], "init": config.init,
-            "init_vectors": v0.tolist(), "seed": config.seed, "effective_lr": config.effective_lr,
-            "batch": config.batch * config.accumulate, "images": [picture.sha256 for picture in pictures]}
+    info = {"model": config.weights, "model_hash": model_hash(model), "width": v0.shape[-1],
+            "init": config.init, "init_vectors": v0.tolist(), "seed": config.seed,
+            "effective_lr": config.effective_lr, "batch": config.batch * config.accumulate,
+            "images": [picture.sha256 for picture in pictures]}
     start = Concept(config.placeholder, v0, info)
     ids = patch(model, start)
     try:
         prompts = token_prompts(model, pictures, config)
         latents = encode_pictures(model, pictures, config.flip)
-        inversion = Inversion(model, latents, prompts, v0, ids, config.steps, config.batch, config.effective_lr,
-                              config.decay, config.accumulate, config.seed)
+        inversion = Inversion(model, latents, prompts, v0, ids, config.steps, config.batch,
+                              config.effective_lr, config.decay, config.accumulate, config.seed)
     except BaseException:
         unpatch(model, config.placeholder)
         raise
     views = len(latents.mean)
-    notes = (f"{len(pictures)} picture{'s' * (len(pictures) != 1)} ({views} views), {len(prompts.ids)} prompts", note,
+    notes = (f"{len(pictures)} picture{'s' * (len(pictures) != 1)} ({views} views), "
+             f"{len(prompts.ids)} prompts", note,
              f"effective learning rate {config.effective_lr:g} = {config.lr:g} x batch {config.batch}"
              + (f" x {config.accumulate} batches" if config.accumulate > 1 else ""))
     if len(pictures) == 1:
-        notes += ("one picture: the word will hold on to its background and pose; 3 to 5 different ones are better",)
+        notes += ("one picture: the word will hold on to its background and pose; "
+                  "3 to 5 different ones are better",)
     return Setup(inversion, start, pictures, notes)
 
 
-def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig) -> Concept:
-    """Learns a word from pictures: a folder, or a list of paths. The model is left as it was; teach it the word with
-    `patch`. `config.images`, `.weights` and `.out` are only recorded here."""
+def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
+           config: InversionConfig) -> Concept:
+    """Learns a word from pictures: a folder, or a list of paths. The model is left as it was; teach it the
+    word with `patch`. `config.images`, `.weights` and `.out` are only recorded here."""
     setup = prepare(model, images, config)
     try:
         for _ in setup.inversion:
@@ -102,8 +110,8 @@ def encode_pictures(model: LatentDiffusion, pictures: Sequence[Picture], flip: b
 
 
 def token_prompts(model: LatentDiffusion, pictures: Sequence[Picture], config: InversionConfig) -> Prompts:
-    """A picture's prompts are its caption, or else all templates. Raises InputError where one lacks the word, or is so
-    long that the word is cut off."""
+    """A picture's prompts are its caption, or else all templates. Raises InputError where one lacks the word,
+    or is so long that the word is cut off."""
     templates = read_templates(config.templates) if config.templates else STYLE if config.style else OBJECT
     texts = [template.replace("{}", config.placeholder) for template in templates]
     sources = [f"template {template!r}" for template in templates]
@@ -123,7 +131,8 @@ def token_prompts(model: LatentDiffusion, pictures: Sequence[Picture], config: I
 
 
 def model_hash(model: LatentDiffusion) -> str:
-    """Says whether two models share their embedding table, whatever the precision that they were loaded in."""
+    """Says whether two models share their embedding table, whatever the precision that they
+    were loaded in."""
     table = model.text_encoder.token_emb.weight.detach().to("cpu", torch.bfloat16).contiguous()
     return hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
 
@@ -135,7 +144,8 @@ class RunFolder:
         """Only looks: nothing is written before there is something to write."""
         self.path = path
         if (path / "config.json").exists() or (path / "concept.safetensors").exists():
-            raise InputError(f"{path} already holds a run: name another folder with --out, or move this one away")
+            raise InputError(f"{path} already holds a run: name another folder with --out, "
+                             "or move this one away")
 
     def begin(self, config: InversionConfig, setup: Setup) -> None:
         record = {**dataclasses.asdict(config), "effective_lr": config.effective_lr,
@@ -171,8 +181,8 @@ class RunFolder:
         self._metrics.close()
 
     def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self.path}: cannot be written ({error.strerror}): check the folder and the free space, or "
-                          "choose another with --out")
+        return InputError(f"{self.path}: cannot be written ({error.strerror}): check the folder and the "
+                          "free space, or choose another with --out")
 
 
 def run_name(images: Any) -> str:

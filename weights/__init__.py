@@ -83,9 +83,9 @@ def _locate(source: str | Path) -> Path:
                    or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors"))
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         return hub.download_folder(str(source))
-    raise InputError(f"{str(source) or 'the empty name'}: there is no such file or folder: give 'tiny', a checkpoint (.ckpt, .pt, "
-                     ".safetensors), a folder in Hugging Face layout, or a hub id such as "
-                     "CompVis/ldm-text2im-large-256")
+    raise InputError(f"{str(source) or 'the empty name'}: there is no such file or folder: give 'tiny', "
+                     "a checkpoint (.ckpt, .pt, .safetensors), a folder in Hugging Face layout, "
+                     "or a hub id such as CompVis/ldm-text2im-large-256")
 
 
 def _load_file(path: Path, device: torch.device, dtype: torch.dtype,
@@ -130,8 +130,8 @@ def _with_vocabulary(model: LatentDiffusion, find: Callable[[], tokenizers.Token
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Modules built inside get no initial weights. On "meta" those would be no work, but their first use imports
-    symbolic mathematics for more than a second."""
+    """Modules built inside get no initial weights. On "meta" those would be no work, but their first use
+    imports symbolic mathematics for more than a second."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if getattr(function, "__module__", None) == "torch.nn.init":

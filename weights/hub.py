@@ -70,7 +70,8 @@ def find_vocabulary(vocab: str | Path | None, vocab_size: int) -> Callable[[], t
             return read_vocabulary(download_file(BERT, ["vocab.txt"]))
         except InputError as error:
             raise InputError(f"this checkpoint holds no vocabulary, and that of {BERT} is neither cached nor "
-                             "can be downloaded (offline?): give the path of its vocab.txt as vocab=") from error
+                             "can be downloaded (offline?): give the path of its vocab.txt "
+                             "as vocab=") from error
     return find
 
 

@@ -37,28 +37,32 @@ SNR_CAP = 5.0
 SHEET_SECONDS = 600
 PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog on the beach",
            "a photo of a cartoon hamburger in the city", "a photo of a glossy car on the moon",
-           "a dark photo of a frog on a blue background", "a photo of a small flat tiger on a white background",
+           "a dark photo of a frog on a blue background",
+           "a photo of a small flat tiger on a white background",
            "a close-up photo of a strawberry", "a photo of a cartoon rocket in the snow",
            "a photo of a penguin on a yellow background", "a photo of a glossy house on the grass")
 
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
-    """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file that is
-    written first unless it is there. Raises InputError if it does not fit the pictures or cannot be written."""
+    """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file
+    that is written first unless it is there. Raises InputError if it does not fit the pictures or
+    cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
     if not LATENTS.exists():
         partial = LATENTS.with_suffix(".partial")
         try:
             latents = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
             with torch.no_grad():
-                for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1), desc="encoding"):
+                for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1),
+                                 desc="encoding"):
                     x = autoencoder.pictures_to_x(pixels[rows]).to(device)
                     posterior = encoder.encode(x)
                     latents[rows] = torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy()
             latents.flush()
             partial.replace(LATENTS)
         except OSError as error:
-            raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): check the free space") from error
+            raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): "
+                             "check the free space") from error
     latents = np.load(LATENTS, mmap_mode="r")
     if latents.shape != shape:
         raise InputError(f"{LATENTS}: belongs to other pictures: delete it, it will be made again")
@@ -72,8 +76,8 @@ def scale_factor(latents: np.ndarray) -> float:
 
 
 def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[LatentDiffusion, float]:
-    """The model of all stages with averaged weights, and the minutes that stage 3 trained. Raises InputError before
-    stage 3."""
+    """The model of all stages with averaged weights, and the minutes that stage 3 trained. Raises InputError
+    before stage 3."""
     minutes = 0.0
     if weights_of is None:
         weights_of, minutes = averaged_weights(CHECKPOINT, COMMAND)
@@ -83,7 +87,8 @@ def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[Late
     model.autoencoder = autoencoder.load()[0]
     for part in ("unet", "text_encoder"):
         getattr(model, part).load_state_dict({name.removeprefix(f"{part}."): tensor
-                                              for name, tensor in weights_of.items() if name.startswith(part)})
+                                              for name, tensor in weights_of.items()
+                                              if name.startswith(part)})
     model.tokenizer = tokenizer()
     return model.eval().requires_grad_(False).to(device), minutes
 
@@ -131,10 +136,12 @@ def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=120, help="0 only draws samples (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=120,
+                        help="0 only draws samples (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--decay", type=float, default=0.999, help="of the averaged weights (default: %(default)s)")
+    parser.add_argument("--decay", type=float, default=0.999,
+                        help="of the averaged weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     try:

@@ -22,13 +22,15 @@ CLIP = Path("recipe-work/clip")
 
 
 def ship(folder: Path) -> list[Path]:
-    """Writes model.safetensors, vocab.txt and samples.png, and the CLIP where it has been trained; returns the files.
-    Raises InputError before the stages that come first, or if a weight overflows half precision."""
+    """Writes model.safetensors, vocab.txt and samples.png, and the CLIP where it has been trained;
+    returns the files. Raises InputError before the stages that come first, or if a weight
+    overflows half precision."""
     model, _ = diffusion.load("cpu")
     half = model.half()
     overflowed = [name for name, tensor in half.state_dict().items() if not tensor.isfinite().all()]
     if overflowed:
-        raise InputError(f"{overflowed[0]} overflows half precision: train further, or with more weight decay")
+        raise InputError(f"{overflowed[0]} overflows half precision: "
+                         "train further, or with more weight decay")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(vocabulary.OUT, folder / "vocab.txt")
