@@ -1,7 +1,6 @@
 """Contact sheets, by which a person checks the small world: captioned pictures, all sprites, the examples."""
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm import InputError
+from ldm.files import whole_file
 from weights.recipe.artwork import Artwork
 from weights.recipe.objects import OBJECTS, STYLES
 
@@ -71,12 +70,6 @@ def _chequers(size: tuple[int, int], tile: int = 8) -> Image.Image:
 
 def save(image: Image.Image, path: Path) -> None:
     """Writes a PNG whole or not at all. Raises InputError where it cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         image.save(partial, format="PNG")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}): "
-                         "choose another place") from error
     print(f"wrote {path}")

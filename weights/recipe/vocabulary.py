@@ -11,13 +11,13 @@ nothing before they are learned.
 from __future__ import annotations
 
 import argparse
-import os
 import string
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from ldm import InputError
+from ldm.files import whole_file
 from weights.recipe import captions
 
 COMMAND = "python -m weights.recipe.vocabulary"
@@ -51,14 +51,10 @@ def tokens() -> list[str]:
 
 def write(path: Path) -> int:
     """Writes vocab.txt, whole or not at all, and returns its number of tokens."""
-    vocabulary, partial = tokens(), path.with_name(path.name + ".partial")
-    try:
+    vocabulary = tokens()
+    with whole_file(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"vocabulary {path}: cannot be written ({error.strerror}): "
-                         "choose another --out") from error
     return len(vocabulary)
 
 

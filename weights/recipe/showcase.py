@@ -1,0 +1,66 @@
+"""The picture of the README: for some of the examples the five pictures, and what the word learned from them
+draws in three prompts.
+
+    python -m weights.recipe.showcase [NAME ...] [--out examples/showcase.png]
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+import textinv
+import weights
+from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
+from textinv.grids import grid, save_png
+from textinv.pictures import read_pictures
+from weights.recipe.objects import HELD_OUT
+
+COMMAND = "python -m weights.recipe.showcase"
+EXAMPLES = Path("examples")
+PROMPTS = ("a photo of a *", "a photo of a * on the beach", "a photo of a * on a red background")
+EACH = 3                # pictures a prompt
+
+
+def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
+    """The pictures of an example as the model sees them, then samples with the word learned from them."""
+    if name not in HELD_OUT:
+        raise InputError(f"{name} is no held-out object: choose from {', '.join(HELD_OUT)}")
+    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    inputs = [to_images(picture.views[0].x[None])[0] for picture in read_pictures(EXAMPLES / name, size)]
+    start = time.perf_counter()
+    config = textinv.InversionConfig(init=HELD_OUT[name].init, steps=steps)
+    concept = textinv.invert(model, EXAMPLES / name, config)
+    print(f"{name}, from {HELD_OUT[name].init!r}: {steps} steps in {time.perf_counter() - start:.0f} s")
+    textinv.patch(model, concept)
+    samples = model.generate([prompt for prompt in PROMPTS for _ in range(EACH)], steps=50, batch=9)
+    textinv.unpatch(model, "*")
+    return inputs + samples
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("names", nargs="*", default=["teapot", "fox", "mushroom", "pineapple"])
+    parser.add_argument("--steps", type=int, default=textinv.InversionConfig.steps,
+                        help="(default: %(default)s)")
+    parser.add_argument("--weights", default="tiny", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=EXAMPLES / "showcase.png", help="(default: %(default)s)")
+    options = parser.parse_args(argv)
+    try:
+        model = weights.load(options.weights)
+        rows = [image for name in options.names for image in row(model, name, options.steps)]
+        save_png(grid(rows, columns=len(rows) // len(options.names)), options.out)
+        print(options.out)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
