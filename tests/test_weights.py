@@ -740,8 +740,3 @@ def test_torch_files_of_something_else(tmp_path, content):
 
 def test_learned_words_are_not_a_checkpoint():
     assert "not a" in error_of(weights.load, DATA / "compvis-tiny/embeddings_gs-5.pt")
-
-
-def test_tiny_is_not_there_yet():
-    """Goes when weights/tiny comes."""
-    assert "path of a checkpoint" in error_of(weights.load)

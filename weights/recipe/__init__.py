@@ -19,6 +19,7 @@ templates, and what is trained on it. In the order of use; each with a command o
     evaluate     measures the finished model; stopwatch its time and memory (stage)
     examples     the pictures of examples/: held-out things as a user might have photographed them (stage)
     ship         puts it all into weights/tiny (stage)
+    restore      makes checkpoints from weights/tiny, to train on from there (stage)
     showcase     the picture of the README (stage)
 
 Nothing else in the project imports this package; its working files live in `recipe-work/`, which git ignores.

@@ -1,7 +1,7 @@
 """The picture of the README: for some of the examples the five pictures, and what the word learned from them
 draws in three prompts.
 
-    python -m weights.recipe.showcase [NAME ...] [--out examples/showcase.png]
+    python -m weights.recipe.showcase [NAME ...] [--out weights/tiny/showcase.png]
 """
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=textinv.InversionConfig.steps,
                         help="(default: %(default)s)")
     parser.add_argument("--weights", default="tiny", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=EXAMPLES / "showcase.png", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=weights.TINY.with_name("showcase.png"), help="(default: %(default)s)")
     options = parser.parse_args(argv)
     try:
         model = weights.load(options.weights)
