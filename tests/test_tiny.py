@@ -1,4 +1,4 @@
-"""The embedded default as it ships: it loads without a network, draws, can be inverted, and is small enough."""
+"""The embedded default as it ships: it loads without a network, draws, can be inverted, and is small."""
 from pathlib import Path
 
 import numpy as np

@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=textinv.InversionConfig.steps,
                         help="(default: %(default)s)")
     parser.add_argument("--weights", default="tiny", help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=weights.TINY.with_name("showcase.png"), help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=weights.TINY.with_name("showcase.png"),
+                        help="(default: %(default)s)")
     options = parser.parse_args(argv)
     try:
         model = weights.load(options.weights)
