@@ -97,7 +97,7 @@ def rename(key: str, config: LDMConfig) -> str:
 
 
 def _unet_name(key: str, config: LDMConfig) -> str:
-    n, levels = config.unet.num_res_blocks, len(config.unet.channels)
+    n = config.unet.num_res_blocks
     kinds = ("resnets", "attentions")
     if match := re.match(r"(input|output)_blocks\.(\d+)\.(\d)\.(.*)", key):
         way, block, layer, rest = match[1], int(match[2]), int(match[3]), match[4]

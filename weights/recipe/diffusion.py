@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion, Tokenizer
-from ldm.model import to_images
 from ldm.tokenizer import read_vocabulary
 from weights.recipe import autoencoder, data, vocabulary
 from weights.recipe.sizes import CONFIG
