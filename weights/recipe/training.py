@@ -50,7 +50,8 @@ class Training:
     def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
                  seed: int = 0):
         self.module, self.path = module, path
-        self.optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99),
+                                           weight_decay=weight_decay, fused=True)
         self.averaged = Averaged(module, decay)
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.minutes = 0, 0.0
