@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import weights
 from ldm import InputError, LatentDiffusion
+from ldm.errors import command
 from textinv import Concept, patch
 from textinv.grids import grid, read_recipe, save_png
 from textinv.run import model_hash
@@ -75,18 +76,14 @@ class Recipe:
     index: int | None = None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
-    try:
-        recipe = repeated(Path(options.source)) if options.source else asked(options)
-        model = weights.load(recipe.weights, options.device, getattr(torch, recipe.dtype), recipe.vocab)
-        out = Path(options.out) if options.out else free_name(recipe)
-        for path in draw(teach(model, recipe), recipe, out):
-            print(path)
-    except InputError as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    recipe = repeated(Path(options.source)) if options.source else asked(options)
+    model = weights.load(recipe.weights, options.device, getattr(torch, recipe.dtype), recipe.vocab)
+    out = Path(options.out) if options.out else free_name(recipe)
+    for path in draw(teach(model, recipe), recipe, out):
+        print(path)
 
 
 def asked(options: argparse.Namespace) -> Recipe:
@@ -107,7 +104,7 @@ def asked(options: argparse.Namespace) -> Recipe:
                          "hash": fingerprint(concept)})
     for prompt in prompts:
         if concepts and not any(one["placeholder"].lower() in prompt.lower() for one in concepts):
-            print(f"sample.py: {prompt!r} holds no learned word: write "
+            print(f"warning: {prompt!r} holds no learned word: write "
                   f"{' or '.join(one['placeholder'] for one in concepts)} where it goes", file=sys.stderr)
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
               if hasattr(options, field.name)}
@@ -138,7 +135,7 @@ def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
             raise InputError(f"{entry['path']}: holds another word than the one that this picture "
                              "was drawn with")
         if concept.info.get("model_hash", model_hash(model)) != model_hash(model):
-            print(f"sample.py: {entry['path']}: this word was learned on another model "
+            print(f"warning: {entry['path']}: this word was learned on another model "
                   f"({concept.info.get('model')})", file=sys.stderr)
         patch(model, Concept(entry["placeholder"], at_strength(concept, recipe.strength, entry["path"])))
     return model

@@ -16,27 +16,24 @@ import torch
 from tqdm import tqdm
 
 import weights
-from ldm import InputError, LatentDiffusion
+from ldm import LatentDiffusion
+from ldm.errors import command
 from textinv.config import InversionConfig, parse
 from textinv.run import RunFolder, Setup, prepare, run_name
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        config = parse(argv, "train.py", __doc__.split("\n\n")[0])
-        folder = RunFolder(Path(config.out or Path("runs") / run_name(config.images)))
-        model = load_model(config)
-        setup = prepare(model, config.images, config)
-        folder.begin(config, setup)
-        for note in (*setup.notes,
-                     f"frozen model on {model.device}, {str(model.dtype).removeprefix('torch.')}"):
-            print(note)
-        with contextlib.closing(folder):
-            train(config, setup, folder)
-    except InputError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    config = parse(argv, "train.py", __doc__.split("\n\n")[0])
+    folder = RunFolder(Path(config.out or Path("runs") / run_name(config.images)))
+    model = load_model(config)
+    setup = prepare(model, config.images, config)
+    folder.begin(config, setup)
+    for note in (*setup.notes,
+                 f"frozen model on {model.device}, {str(model.dtype).removeprefix('torch.')}"):
+        print(note)
+    with contextlib.closing(folder):
+        train(config, setup, folder)
 
 
 def load_model(config: InversionConfig) -> LatentDiffusion:

@@ -6,12 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from bench import attention, load, sample, train
-from ldm import InputError
+from ldm.errors import command
 
 COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench",
                                      description="Benchmarks, beside diffusers where installed.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -19,12 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0],
                                                  description=module.__doc__))
     args = parser.parse_args(argv)
-    try:
-        COMMANDS[args.command].main(args)
-    except InputError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return 2
-    return 0
+    COMMANDS[args.command].main(args)
 
 
 if __name__ == "__main__":

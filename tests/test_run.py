@@ -166,7 +166,7 @@ def test_what_goes_wrong_early_leaves_no_folder(pictures, tmp_path, capsys):
                  ["--images", pictures, "--init", "cat", "--device", "cuda:9"]):
         assert run(*argv, "--out", tmp_path / "run") == 2
         error = capsys.readouterr().err
-        assert error.startswith("train.py: ") and error.count("\n") == 1
+        assert error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -275,7 +275,7 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("sample.py: ") and message in error and error.count("\n") == 1
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import weights
 from ldm import InputError, LatentDiffusion
+from ldm.errors import command
 from textinv import formats
 from textinv.concept import Concept, load_all, nearest_words
 
@@ -73,13 +74,9 @@ def _write(path: str, concepts: Sequence[Concept], format: str) -> None:
     print(f"{path}: {', '.join(concept.placeholder for concept in formats.read(Path(path)))} ({format})")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        run(parser().parse_args(argv))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    run(parser().parse_args(argv))
 
 
 if __name__ == "__main__":

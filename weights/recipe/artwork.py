@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe.objects import OBJECTS, STYLES, Thing
 
 FOLDER = Path("recipe-work/artwork")
@@ -178,16 +179,12 @@ def font_painter(font: bytes) -> Callable[[str], Image.Image]:
     return paint
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sprites go (default: %(default)s)")
-    try:
-        fetch(parser.parse_args(argv).folder)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    fetch(parser.parse_args(argv).folder)
 
 
 if __name__ == "__main__":

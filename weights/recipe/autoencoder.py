@@ -20,7 +20,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from ldm import Autoencoder, InputError
+from ldm import Autoencoder
+from ldm.errors import command
 from ldm.model import to_images
 from weights.recipe import data
 from weights.recipe.sizes import CONFIG
@@ -83,37 +84,33 @@ def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str 
     picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="0 only measures (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    try:
-        train, seen, held_out = (data.read(name).pixels for name in ("train", "seen", "held-out"))
-        torch.manual_seed(0)
-        autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
-        training = Training(autoencoder, CHECKPOINT)
+    train, seen, held_out = (data.read(name).pixels for name in ("train", "seen", "held-out"))
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
+    training = Training(autoencoder, CHECKPOINT)
 
-        def loss_of_batch(generator: torch.Generator) -> Tensor:
-            rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values
-            x = pictures_to_x(train[rows.numpy()])
-            x = torch.where(torch.rand(options.batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
-            return loss(autoencoder, x.to(options.device), generator)
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values
+        x = pictures_to_x(train[rows.numpy()])
+        x = torch.where(torch.rand(options.batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
+        return loss(autoencoder, x.to(options.device), generator)
 
-        for _ in training.run(options.minutes, options.lr, loss_of_batch):
-            pass
-        averaged, minutes = load(options.device)
-        print(f"after {minutes:.0f} minutes, {training.step} steps: PSNR "
-              f"{psnr(averaged, seen, options.device):.2f} dB on new pictures of seen objects, "
-              f"{psnr(averaged, held_out, options.device):.2f} dB on held-out objects")
-        sheet(averaged, np.concatenate([seen[:8], held_out[:8]]), CHECKPOINT.with_suffix(".png"),
-              options.device)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    for _ in training.run(options.minutes, options.lr, loss_of_batch):
+        pass
+    averaged, minutes = load(options.device)
+    print(f"after {minutes:.0f} minutes, {training.step} steps: PSNR "
+          f"{psnr(averaged, seen, options.device):.2f} dB on new pictures of seen objects, "
+          f"{psnr(averaged, held_out, options.device):.2f} dB on held-out objects")
+    sheet(averaged, np.concatenate([seen[:8], held_out[:8]]), CHECKPOINT.with_suffix(".png"),
+          options.device)
 
 
 if __name__ == "__main__":

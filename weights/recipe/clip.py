@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe import diffusion, judge, vocabulary
 from weights.recipe.artwork import FOLDER as ARTWORK
 from weights.recipe.artwork import Artwork
@@ -183,7 +184,8 @@ def train(options: argparse.Namespace) -> None:
           f"{model.num_parameters():,} parameters in {judge.FOLDER}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=judge.COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=30, help="0 only measures (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -191,14 +193,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    try:
-        if options.batch < 2:
-            raise InputError(f"--batch {options.batch}: give 2 or more, so that captions have rivals")
-        train(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if options.batch < 2:
+        raise InputError(f"--batch {options.batch}: give 2 or more, so that captions have rivals")
+    train(options)
 
 
 if __name__ == "__main__":

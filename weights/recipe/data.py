@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe.artwork import FOLDER as ARTWORK
 from weights.recipe.artwork import Artwork
 from weights.recipe.objects import HELD_OUT, STYLES
@@ -64,7 +65,8 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Artwork, 
                          "check the folder and the free space") from error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--pictures", type=int, default=60_000,
                         help="in the training set (default: %(default)s)")
@@ -74,21 +76,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sets go (default: %(default)s)")
     options = parser.parse_args(argv)
-    try:
-        if options.pictures < 1 or not (0 <= options.pairs and 0 <= options.effects
-                                        and options.pairs + options.effects <= 1):
-            raise InputError("give --pictures of 1 or more, and --pairs and --effects that are parts of 1")
-        artwork = Artwork(options.artwork)
-        seen = Choices(pairs=options.pairs, effects=options.effects,
-                       looks=min(0.45, 1 - options.pairs - options.effects))
-        held_out = Choices(objects=tuple(HELD_OUT), styles=STYLES)
-        write("train", options.pictures, 0, seen, artwork, options.folder)
-        write("seen", CHECKED, 1, seen, artwork, options.folder)
-        write("held-out", CHECKED, 2, held_out, artwork, options.folder)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if options.pictures < 1 or not (0 <= options.pairs and 0 <= options.effects
+                                    and options.pairs + options.effects <= 1):
+        raise InputError("give --pictures of 1 or more, and --pairs and --effects that are parts of 1")
+    artwork = Artwork(options.artwork)
+    seen = Choices(pairs=options.pairs, effects=options.effects,
+                   looks=min(0.45, 1 - options.pairs - options.effects))
+    held_out = Choices(objects=tuple(HELD_OUT), styles=STYLES)
+    write("train", options.pictures, 0, seen, artwork, options.folder)
+    write("seen", CHECKED, 1, seen, artwork, options.folder)
+    write("held-out", CHECKED, 2, held_out, artwork, options.folder)
 
 
 if __name__ == "__main__":

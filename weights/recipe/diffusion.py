@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion, Tokenizer
+from ldm.errors import command
 from ldm.tokenizer import read_vocabulary
 from weights.recipe import autoencoder, data, vocabulary
 from weights.recipe.sizes import CONFIG
@@ -133,7 +134,8 @@ def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5
     image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=120,
                         help="0 only draws samples (default: %(default)s)")
@@ -143,12 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="of the averaged weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    try:
-        train(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    train(options)
 
 
 def train(options: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from PIL import Image
 
 import weights
 from ldm import InputError, LatentDiffusion
+from ldm.errors import command
 from weights.recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
 from weights.recipe.artwork import FOLDER as ARTWORK
 from weights.recipe.artwork import Artwork
@@ -185,7 +186,8 @@ def evaluate(options: argparse.Namespace) -> None:
     print(table(figures), end="")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", choices=list(CLIPS), default="recipe",
                         help="what is measured (default: %(default)s)")
@@ -194,12 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="where the figures go (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    try:
-        evaluate(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    evaluate(options)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe import scenery, sheets
 from weights.recipe.artwork import FOLDER, Artwork
 from weights.recipe.backdrops import BACKDROPS
@@ -237,18 +238,14 @@ def write(files: dict[str, bytes], out: Path) -> None:
     print(f"wrote {len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB, to {out}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("examples"),
                         help="where the folders go (default: %(default)s)")
     parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
     options = parser.parse_args(argv)
-    try:
-        write(make(Artwork(options.artwork)), options.out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    write(make(Artwork(options.artwork)), options.out)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import nn
 
 import weights
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe import autoencoder, diffusion
 from weights.recipe.training import Training
 
@@ -42,14 +43,10 @@ def _save(module: nn.Module, path: Path) -> None:
     training.save()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0]).parse_args(argv)
-    try:
-        restore()
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    restore()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 
 import weights
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe import diffusion, vocabulary
 
 COMMAND = "python -m weights.recipe.ship"
@@ -43,16 +44,12 @@ def ship(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=weights.TINY.parent, help="(default: weights/tiny)")
-    try:
-        for path in ship(parser.parse_args(argv).folder):
-            print(f"{path.stat().st_size / 1e6:6.2f} MB  {path}")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    for path in ship(parser.parse_args(argv).folder):
+        print(f"{path.stat().st_size / 1e6:6.2f} MB  {path}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 import textinv
 import weights
 from ldm import InputError, LatentDiffusion
+from ldm.errors import command
 from ldm.model import to_images
 from textinv.grids import grid, save_png
 from textinv.pictures import read_pictures
@@ -43,7 +44,8 @@ def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
     return inputs + samples
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("names", nargs="*", default=["teapot", "fox", "mushroom", "pineapple"])
     parser.add_argument("--steps", type=int, default=textinv.InversionConfig.steps,
@@ -52,15 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=weights.TINY.with_name("showcase.png"),
                         help="(default: %(default)s)")
     options = parser.parse_args(argv)
-    try:
-        model = weights.load(options.weights)
-        rows = [image for name in options.names for image in row(model, name, options.steps)]
-        save_png(grid(rows, columns=len(rows) // len(options.names)), options.out)
-        print(options.out)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    model = weights.load(options.weights)
+    rows = [image for name in options.names for image in row(model, name, options.steps)]
+    save_png(grid(rows, columns=len(rows) // len(options.names)), options.out)
+    print(options.out)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 
 import weights
 from ldm import InputError
+from ldm.errors import command
 
 COMMAND = "python -m weights.recipe.stopwatch"
 CORES, PICTURES, STEPS, GUIDANCE = 2, 8, 50, 5.0
@@ -45,22 +46,18 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("source", nargs="?", default="tiny", help="for weights.load (default: %(default)s)")
     source = parser.parse_args(argv).source
     torch.set_num_threads(CORES)
-    try:
-        start = time.perf_counter()
-        model = weights.load(source)
-        loaded = time.perf_counter()
-        model.generate(["a photo of a cat on the beach"] * PICTURES, steps=STEPS, guidance=GUIDANCE)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
+    start = time.perf_counter()
+    model = weights.load(source)
+    loaded = time.perf_counter()
+    model.generate(["a photo of a cat on the beach"] * PICTURES, steps=STEPS, guidance=GUIDANCE)
     print(json.dumps({"load_seconds": loaded - start, "pictures_seconds": time.perf_counter() - loaded,
                       "peak_gb": peak_gb()}))
-    return 0
 
 
 if __name__ == "__main__":

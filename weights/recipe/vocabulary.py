@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm import InputError
+from ldm.errors import command
 from ldm.files import whole_file
 from weights.recipe import captions
 
@@ -58,16 +58,12 @@ def write(path: Path) -> int:
     return len(vocabulary)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=OUT, help="where it goes (default: %(default)s)")
     options = parser.parse_args(argv)
-    try:
-        print(f"wrote {write(options.out)} tokens to {options.out}")
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    print(f"wrote {write(options.out)} tokens to {options.out}")
 
 
 if __name__ == "__main__":

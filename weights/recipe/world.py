@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
+from ldm.errors import command
 from weights.recipe import looks, sheets
 from weights.recipe.artwork import FOLDER, Artwork
 from weights.recipe.backdrops import BACKDROPS, Backdrop
@@ -194,7 +195,8 @@ def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: b
     return Image.composite(Image.new("RGB", image.size, (12, 12, 24)), image, shadow)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
     parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
@@ -203,25 +205,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    try:
-        if not (options.sheet or options.catalogue):
-            raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
-        if options.count < 1 or options.seed < 0:
-            raise InputError(f"--count {options.count} --seed {options.seed}: "
-                             "give a count of 1 or more and a seed of 0 or more")
-        artwork = Artwork(options.artwork)
-        if options.catalogue:
-            sheets.save(sheets.catalogue(artwork), options.catalogue)
-        if options.sheet:
-            rng, start = np.random.default_rng(options.seed), time.perf_counter()
-            choices = Choices(objects=tuple(HELD_OUT), styles=STYLES) if options.held_out else Choices()
-            pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
-            print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
-            sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if not (options.sheet or options.catalogue):
+        raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
+    if options.count < 1 or options.seed < 0:
+        raise InputError(f"--count {options.count} --seed {options.seed}: "
+                         "give a count of 1 or more and a seed of 0 or more")
+    artwork = Artwork(options.artwork)
+    if options.catalogue:
+        sheets.save(sheets.catalogue(artwork), options.catalogue)
+    if options.sheet:
+        rng, start = np.random.default_rng(options.seed), time.perf_counter()
+        choices = Choices(objects=tuple(HELD_OUT), styles=STYLES) if options.held_out else Choices()
+        pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
+        print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
+        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)
 
 
 if __name__ == "__main__":
