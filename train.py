@@ -7,48 +7,62 @@ The loop is `textinv.Inversion`; this script loads the model, shows what happens
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import signal
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import torch
 from tqdm import tqdm
 
 import weights
-from ldm import LatentDiffusion
 from ldm.errors import command
+from textinv.concept import RUN_FILE
 from textinv.config import InversionConfig, parse
-from textinv.run import RunFolder, Setup, prepare, run_name
+from textinv.folder import RunFolder, restore
+from textinv.inversion import Inversion, Progress
+from textinv.processes import Processes, join, own_device
+from textinv.run import Setup, prepare
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    config = parse(argv, "train.py", __doc__.split("\n\n")[0])
-    folder = RunFolder(Path(config.out or Path("runs") / run_name(config.images)))
-    model = load_model(config)
-    setup = prepare(model, config.images, config)
-    folder.begin(config, setup)
-    for note in (*setup.notes,
-                 f"frozen model on {model.device}, {str(model.dtype).removeprefix('torch.')}"):
-        print(note)
+    config, processes = resolve(parse(argv, "train.py", __doc__.split("\n\n")[0]))
+    # of several processes the first one writes
+    folder = RunFolder(config) if processes.rank == 0 else None
+    model = weights.load(config.weights, config.device, getattr(torch, config.dtype), config.vocab)
+    setup = prepare(model, config.images, config, processes)
+    if folder is None:
+        if config.resume:
+            restore(config.folder, setup)
+        run(setup, None)
+        return
     with contextlib.closing(folder):
-        train(config, setup, folder)
+        note = folder.resume(setup) if config.resume else folder.begin(setup)
+        for line in (*setup.notes, f"frozen model on {model.device}, {config.dtype}", note):
+            print(line)
+        run(setup, folder)
 
 
-def load_model(config: InversionConfig) -> LatentDiffusion:
-    """The frozen model, on the device and in the precision that the options ask for."""
+def resolve(config: InversionConfig) -> tuple[InversionConfig, Processes]:
+    """The options without "auto", so that the run's record says what was used; and the processes that share
+    the run."""
     device = config.device if config.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, config.dtype) if config.dtype != "auto" else faster_dtype(device)
-    return weights.load(config.weights, device, dtype, config.vocab)
+    device = own_device(device)
+    processes, dtype = join(device), config.dtype
+    if dtype == "auto":
+        votes = processes.mean(torch.tensor(float(bfloat16_is_faster(device)), device=device))
+        dtype = "bfloat16" if votes > 0.5 else "float32"
+    return dataclasses.replace(config, device=device, dtype=dtype), processes
 
 
-def faster_dtype(device: str) -> torch.dtype:
-    """bfloat16, except on a CPU without instructions for it, where it is emulated at a fraction of the speed.
+def bfloat16_is_faster(device: str) -> bool:
+    """It is, except on a CPU without instructions for it, where it is emulated at a fraction of the speed.
     There is no public way to ask PyTorch, so a small product is timed: the two differ by a factor of 4 one
     way or the other."""
     if torch.device(device).type != "cpu":
-        return torch.bfloat16
+        return True
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.ones(512, 512, dtype=dtype)
@@ -58,33 +72,75 @@ def faster_dtype(device: str) -> torch.dtype:
             x @ x
             times.append(time.perf_counter() - start)
         seconds[dtype] = min(times)
-    return torch.bfloat16 if seconds[torch.bfloat16] * 1.5 < seconds[torch.float32] else torch.float32
+    return seconds[torch.bfloat16] * 1.5 < seconds[torch.float32]
 
 
-def train(config: InversionConfig, setup: Setup, folder: RunFolder) -> None:
-    """Runs the loop with its bar, metrics and previews. The word is saved also where it ends early."""
-    inversion = setup.inversion
+def run(setup: Setup, folder: RunFolder | None) -> None:
+    """Runs the loop with its bar, metrics, previews and states. What there is is saved also where it ends
+    early."""
+    config, inversion = setup.config, setup.inversion
     try:
-        with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
-            for progress in inversion:
-                folder.log(progress, config.effective_lr)
+        with (stopping_on_signals(inversion) as signals,
+              tqdm(initial=inversion.step, total=config.steps, unit="step", dynamic_ncols=True,
+                   disable=folder is None) as bar):
+            for progress in setup.learn():
                 bar.update()
                 bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}",
-                                cos=f"{progress.cosine:.2f}", lr=f"{config.effective_lr:g}",
-                                refresh=False)
-                if config.preview_every and progress.step % config.preview_every == 0:
-                    folder.preview(progress.step, setup.previews(config.style))
-    except KeyboardInterrupt:
-        print(f"stopped at step {inversion.step} of {config.steps}", file=sys.stderr)
+                                cos=f"{progress.cosine:.2f}", lr=f"{setup.lr:g}", refresh=False)
+                if folder is not None:
+                    keep(setup, folder, progress)
     finally:
-        path = folder.save(setup.concept())
+        if folder is not None:
+            folder.save(setup)
+    if folder is not None:
+        report(setup, folder)
+    if signals:
+        sys.exit(128 + signals[0])          # as a shell says it
+
+
+def keep(setup: Setup, folder: RunFolder, progress: Progress) -> None:
+    """Writes what is due after a step."""
+    config = setup.config
+    folder.log(progress, setup.lr)
+    if config.preview_every and progress.step % config.preview_every == 0:
+        folder.preview(progress.step, setup.previews())
+    if progress.step % config.save_every == 0:
+        folder.save(setup)
+
+
+@contextlib.contextmanager
+def stopping_on_signals(inversion: Inversion) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM lets the step end, and with it the loop; the second ends the process at
+    once. Yields the signals that came."""
+    signals: list[int] = []
+
+    def ask(number: int, _) -> None:
+        inversion.stop_asked = True
+        signals.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report(setup: Setup, folder: RunFolder) -> None:
+    """Says how the run ended, where the word is, and how to use it."""
+    config, inversion, word = setup.config, setup.inversion, setup.config.placeholder
     if inversion.skipped:
         print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
-    word = config.placeholder
+    if setup.settled():
+        print(f"the loss on the fixed batch has ceased to move: done after step {inversion.step}")
+    elif inversion.step < config.steps:
+        print(f"stopped after step {inversion.step} of {config.steps}; "
+              f"go on with: python train.py --resume --out {folder.path}")
     prompts = ([f"a painting in the style of {word}", f"a drawing of a dog in the style of {word}"]
                if config.style else
                [f"a photo of a {word} on the beach", f"a black and white sketch of a {word}"])
-    print(f"{path}\nuse it:")
+    print(f"{folder.path / RUN_FILE}\nuse it:")
     for prompt in prompts:
         print(f'  python sample.py "{prompt}" --concept {folder.path}')
 

@@ -2,8 +2,10 @@
 random weights, and the models loaded from the weights beside them."""
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import weights
@@ -29,3 +31,14 @@ def compvis():
 def diffusers_tiny():
     """(model, expected tensors) of diffusers' reference. Tests must not change either."""
     return weights.load(DATA / "diffusers-tiny"), load_file(DATA / "diffusers-tiny/expected.safetensors")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of three."""
+    folder = tmp_path / "cat"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder

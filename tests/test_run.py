@@ -17,19 +17,10 @@ import weights
 from ldm import InputError
 from textinv.config import InversionConfig
 from textinv.grids import read_recipe
-from textinv.run import RunFolder, model_hash, prepare, run_name
+from textinv.folder import RunFolder
+from textinv.run import model_hash, prepare
 
 MODEL = str(DATA / "diffusers-tiny")
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "cat"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
 
 
 @pytest.fixture
@@ -65,17 +56,19 @@ def learned(pictures, tmp_path):
 def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
     out = tmp_path / "run"
     assert run("--images", pictures, "--init", "cat", "--out", out, "--preview-every", "2",
-               "--vectors", "2") == 0
+               "--vectors", "2", "--look-every", "2") == 0
     said = capsys.readouterr().out
     assert ("3 pictures (6 views), 27 prompts" in said
             and "effective learning rate 0.01 = 0.005 x batch 2" in said)
     assert said.count("python sample.py") == 2 and str(out / "concept.safetensors") in said
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
-        "concept.safetensors", "config.json", "metrics.jsonl", "previews/step-000002.png"]
+        ".lock", "best.safetensors", "concept.safetensors", "config.json", "metrics.jsonl",
+        "previews/step-000002.png", "state.safetensors"]
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3]
-    assert all(line.keys() == {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"}
-               for line in metrics)
+    usual = {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"}
+    assert [line.keys() - usual for line in metrics] == [set(), {"fixed_loss", "nearest"}, set()]
+    assert all(usual <= line.keys() for line in metrics) and len(metrics[1]["nearest"]) == 2
     assert metrics[0]["lr"] == pytest.approx(0.01)
     written = json.loads((out / "config.json").read_text())
     assert written["init"] == "cat" and written["steps"] == 3 and len(written["pictures"]) == 3
@@ -170,20 +163,10 @@ def test_what_goes_wrong_early_leaves_no_folder(pictures, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupt_keeps_the_word(pictures, tmp_path, monkeypatch, capsys):
-    def interrupted(self, progress, lr):
-        if progress.step == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(RunFolder, "log", interrupted)
-    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
-    assert "stopped at step 2 of 3" in capsys.readouterr().err
-    assert textinv.Concept.load(tmp_path / "run").info["step"] == 2
-
-
 def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     def full(self, progress, lr):
-        raise self._unwritable(OSError(28, "No space left on device"))
+        with self._writing():
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "log", full)
     assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
@@ -191,9 +174,11 @@ def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     assert textinv.Concept.load(tmp_path / "run").info["step"] == 1
 
 
-def test_run_names(pictures):
-    assert (run_name(pictures) == "cat" and run_name(f"{pictures}/") == "cat"
-            and run_name(pictures / "0.png") == "0")
+def test_runs_are_named_after_their_pictures(pictures):
+    names = [InversionConfig(images=str(images)).folder for images in
+             (pictures, f"{pictures}/", pictures / "0.png")]
+    assert names == [Path("runs/cat"), Path("runs/cat"), Path("runs/0")]
+    assert InversionConfig(images=str(pictures), out="elsewhere/x").folder == Path("elsewhere/x")
 
 
 def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):

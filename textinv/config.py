@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ldm import InputError
@@ -45,25 +47,44 @@ class InversionConfig:
     device: str = option("auto", "cpu, cuda, ..., or auto")
     dtype: str = option("auto", "of the frozen weights; auto: the faster one",
                         choices=("auto", "float32", "bfloat16"))
+    fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm")
+    pull: float = option(0.0, "weight of a pull to the start: of |v - v0|^2 / |v0|^2, added to the loss")
+    cross_init: bool = option(False, "start from the text encoder's output for the init word, "
+                              "not from its embedding")
+    look_every: int = option(50, "steps between looks at the loss on a fixed batch; 0: none")
+    stop: str = option("never", "dvar: stop when that loss has ceased to move", choices=("never", "dvar"))
     preview_every: int = option(100, "steps between grids of previews; 0: none")
+    save_every: int = option(100, "steps between saved states; the last step is always saved")
+    resume: bool = option(False, "go on with the run in --out; options that are not given are its own")
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("batch", 1), ("accumulate", 1), ("vectors", 1),
-                            ("preview_every", 0), ("seed", 0)):
+                            ("preview_every", 0), ("seed", 0), ("look_every", 0), ("save_every", 1)):
             value = getattr(self, name)
             if value < least:
                 raise InputError(f"--{_dashed(name)} is {value}: give {least} or more")
         if not 0 < self.lr < float("inf"):
             raise InputError(f"--lr is {self.lr}: give a number above 0")
-        if not 0 <= self.decay < float("inf"):
-            raise InputError(f"--decay is {self.decay}: give 0 or more")
+        for name in ("decay", "pull"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"--{name} is {getattr(self, name)}: give 0 or more")
+        if self.stop == "dvar" and not self.look_every:
+            raise InputError("--stop dvar needs looks at the loss: give a --look-every above 0")
         if self.style and self.templates:
             raise InputError("--style and --templates both choose the prompts: give one of them")
 
     @property
     def effective_lr(self) -> float:
-        """As in the paper and its code: base rate x pictures that share one step."""
+        """As in the paper and its code: base rate x pictures that share one step of one process."""
         return self.lr * self.batch * self.accumulate
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept: by default named after the pictures' folder, or the picture."""
+        if self.out:
+            return Path(self.out)
+        path = Path(self.images).resolve()
+        return Path("runs") / (path.stem if path.is_file() else path.name)
 
 
 # what a preset changes; an option given beside it wins
@@ -71,6 +92,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01},
 }
+
+# What may be another when a run is resumed: the steps that are done do not depend on it. (Pictures may have
+# moved, not changed; on another device the steps to come are not the same to the bit.)
+MAY_CHANGE = ("images", "out", "resume", "steps", "device", "preview_every", "save_every")
 
 
 def parse(argv: Sequence[str] | None, prog: str, description: str) -> InversionConfig:
@@ -85,9 +110,45 @@ def parse(argv: Sequence[str] | None, prog: str, description: str) -> InversionC
             if field.default not in ("", None):
                 options["help"] += " (default: %(default)s)"
         parser.add_argument(f"--{_dashed(field.name)}", default=argparse.SUPPRESS,
-                            required=field.default == "", **_shown_default(options, field.default))
+                            **_shown_default(options, field.default))
     given = vars(parser.parse_args(argv))
+    if given.get("resume"):
+        return resumed(given)
+    if missing := [f"--{name}" for name in ("images", "init") if name not in given]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
     return InversionConfig(**{**PRESETS[given.get("preset", "default")], **given})
+
+
+def resumed(given: dict[str, Any]) -> InversionConfig:
+    """The options of the run that is to go on, with those of `given` that may change. Raises InputError
+    where others differ, or if there is no such run."""
+    if not given.get("out") and not given.get("images"):
+        raise InputError("--resume: which run? give its folder as --out, or its --images")
+    folder = InversionConfig(**{name: given[name] for name in ("out", "images") if name in given}).folder
+    record = read_record(folder)
+    names = {field.name for field in dataclasses.fields(InversionConfig)}
+    theirs = dataclasses.asdict(InversionConfig(**{n: v for n, v in record.items() if n in names}))
+    differ = [f"--{_dashed(name)} {value} (was {theirs[name]})" for name, value in given.items()
+              if name not in MAY_CHANGE and value != theirs[name]]
+    if differ:
+        raise InputError(f"{folder}: cannot be resumed with {', '.join(differ)}: leave that away, or begin "
+                         "another run with --out; what may change: "
+                         + ", ".join(f"--{_dashed(name)}" for name in MAY_CHANGE if name != "resume"))
+    return InversionConfig(**{**theirs, **given, "out": str(folder)})
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a run's config.json says. Raises InputError if there is none."""
+    path = folder / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return dict(record)
+    except OSError as error:
+        raise InputError(f"{folder}: there is no run to go on with ({path.name}: {error.strerror}): "
+                         "check --out, or begin without --resume") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}): begin another run with --out") from error
+
 
 
 def _shown_default(options: dict[str, Any], default: Any) -> dict[str, Any]:

@@ -9,15 +9,18 @@ business; variants of the method are small objects that it calls at the points t
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
+from textinv.processes import Processes
 
 MOST_SKIPPED = 10       # steps in a row without a finite gradient, after which going on is hopeless
 
@@ -60,6 +63,8 @@ class Progress:
     v_norm: float
     cosine: float               # between v and where it started
     skipped: bool               # the gradient was not finite, v has not moved
+    fixed_loss: float | None = None         # on the fixed batch, where the word was looked at
+    nearest: list[str] | None = None        # the vocabulary's nearest word to each vector then
 
 
 class Variant:
@@ -122,70 +127,87 @@ def inversion_loss(model: LatentDiffusion, v: Tensor, batch: Batch) -> Tensor:
     return model.loss(batch.z0, c, batch.eps, batch.t, batch.weight)
 
 
+def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
+    """What a step draws depends on these three alone, not on the steps before it: a resumed run draws what
+    it would have drawn, and no process needs to know another's generator."""
+    mixed = np.random.SeedSequence([seed, rank, step]).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
 class Inversion:
-    """The loop and its state: v (k d) in fp32, AdamW on v alone, the generator, the count of steps.
+    """The loop and its state: v (k d) in fp32, AdamW on v alone, the count of steps.
 
     ids: the word's private ids; words that the model knows besides it keep their vectors.
+    lr is the effective learning rate, batch that of one process.
     """
 
     def __init__(self, model: LatentDiffusion, latents: Latents, prompts: Prompts, v0: Tensor,
                  ids: Sequence[int], steps: int, batch: int, lr: float, decay: float = 0.0,
-                 accumulate: int = 1, seed: int = 0, variants: Sequence[Variant] = ()):
-        self.model, self.latents, self.prompts = model, latents, prompts
-        self.steps, self.batch, self.accumulate, self.variants = steps, batch, accumulate, tuple(variants)
+                 accumulate: int = 1, seed: int = 0, variants: Sequence[Variant] = (),
+                 processes: Processes = Processes()):
+        self.model, self.latents, self.prompts, self.processes = model, latents, prompts, processes
+        self.steps, self.batch, self.accumulate, self.seed = steps, batch, accumulate, seed
+        self.variants = tuple(variants)
         self.v0 = v0.detach().to(model.device, torch.float32)
         self.v = self.v0.clone().requires_grad_()
         self.optimizer = torch.optim.AdamW([self.v], lr=lr, weight_decay=decay)
-        self.generator = torch.Generator().manual_seed(seed)
         self.first_row = ids[0] - model.text_encoder.vocab_size
-        self.step = self.skipped = 0
+        self.step = self.skipped = self.skipped_in_a_row = 0        # of steps that are complete
+        # the caller of any process asks; after the next step all processes have stopped
+        self.stop_asked = self.stopped = False
 
     def __iter__(self) -> Iterator[Progress]:
         """Runs the remaining steps. Raises InputError if the gradient is not finite many times in a row; v
         then is what the last good step left."""
-        in_a_row = 0
-        while self.step < self.steps:
-            self.step += 1
-            loss, grad_norm = self._gradient()
-            finite = grad_norm < float("inf") and loss == loss      # false for NaN, too
-            in_a_row = 0 if finite else in_a_row + 1
+        while self.step < self.steps and not self.stopped:
+            step = self.step + 1
+            loss, grad_norm = self._gradient(step)
+            finite = math.isfinite(grad_norm) and math.isfinite(loss)
             if finite:
                 self.optimizer.step()
-                self._project()
-            else:
-                self.skipped += 1
+                self._project(step)
+            self.step = step
+            self.skipped += not finite
+            self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             yield self._progress(loss, grad_norm, not finite)
-            if in_a_row == MOST_SKIPPED:
-                raise InputError(f"{MOST_SKIPPED} steps in a row, to step {self.step}, gave no finite "
+            if self.skipped_in_a_row == MOST_SKIPPED:
+                raise InputError(f"{MOST_SKIPPED} steps in a row, to step {step}, gave no finite "
                                  "gradient: the last good word is kept; use --dtype float32 or a "
                                  "smaller --lr")
 
     def rows(self, v: Tensor) -> Tensor:
         """The vectors of all learned words (m d), with v in this word's place."""
+        return self._rows(v, self.step)
+
+    def _rows(self, v: Tensor, step: int) -> Tensor:
         for variant in self.variants:
-            v = variant.active(v, self.step)
+            v = variant.active(v, step)
         learned, start = self.model.text_encoder.learned.to(v.device), self.first_row
         return torch.cat([learned[:start], v, learned[start + len(v):]]) if len(learned) != len(v) else v
 
-    def _gradient(self) -> tuple[float, float]:
-        """Loss and gradient norm of a step; the gradient is left in v.grad. One synchronisation
-        with the device."""
+    def _gradient(self, step: int) -> tuple[float, float]:
+        """Loss and gradient norm of a step over all processes; the gradient is left in v.grad. One
+        synchronisation with the device."""
         self.optimizer.zero_grad()
+        generator = step_generator(self.seed, self.processes.rank, step)
         total = torch.zeros((), device=self.v.device)
         for _ in range(self.accumulate):
-            batch = draw(self.latents, self.prompts, self.model.schedule.timesteps, self.batch,
-                         self.generator)
-            loss = inversion_loss(self.model, self.rows(self.v), batch) / self.accumulate
-            objective = loss + sum(variant.penalty(self.v, self.step)
-                                   for variant in self.variants) / self.accumulate
-            objective.backward()
+            batch = draw(self.latents, self.prompts, self.model.schedule.timesteps, self.batch, generator)
+            loss = inversion_loss(self.model, self._rows(self.v, step), batch) / self.accumulate
+            penalty = sum(variant.penalty(self.v, step) for variant in self.variants) / self.accumulate
+            (loss + penalty).backward()
             total = total + loss.detach()
-        return tuple(torch.stack([total, self.v.grad.norm()]).tolist())
+        stop = torch.full_like(total, self.stop_asked)
+        common = self.processes.mean(torch.cat([self.v.grad.flatten(), total[None], stop[None]]))
+        self.v.grad.copy_(common[:-2].view_as(self.v))
+        loss, stops, norm = torch.stack([common[-2], common[-1], self.v.grad.norm()]).tolist()
+        self.stopped = stops > 0
+        return loss, norm
 
     @torch.no_grad()
-    def _project(self) -> None:
+    def _project(self, step: int) -> None:
         for variant in self.variants:
-            self.v.copy_(variant.project(self.v, self.step))
+            self.v.copy_(variant.project(self.v, step))
 
     @torch.no_grad()
     def _progress(self, loss: float, grad_norm: float, skipped: bool) -> Progress:
@@ -196,3 +218,20 @@ class Inversion:
     def teach(self) -> None:
         """Lets the model use the word as it is now, in the prompts that it is given."""
         self.model.text_encoder.learned = self.rows(self.v).detach().cpu()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the steps to come depend on besides the constructor's arguments; copies."""
+        adam, zeros = self.optimizer.state[self.v], torch.zeros_like(self.v)
+        tensors = {"v": self.v, "step": adam.get("step", torch.zeros(())),
+                   "exp_avg": adam.get("exp_avg", zeros), "exp_avg_sq": adam.get("exp_avg_sq", zeros),
+                   "counts": torch.tensor([self.step, self.skipped, self.skipped_in_a_row])}
+        return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from what `state` returned."""
+        self.v.copy_(state["v"])
+        self.optimizer.state[self.v] = {"step": state["step"].clone(),
+                                        **{name: state[name].to(self.v.device, copy=True)
+                                           for name in ("exp_avg", "exp_avg_sq")}}
+        self.step, self.skipped, self.skipped_in_a_row = state["counts"].tolist()

@@ -1,32 +1,27 @@
-"""From options to a word: reads the pictures, sets the loop up, and keeps a run's folder.
-
-    runs/NAME/  config.json      every option, and what the word depends on: model, pictures,
-                                 effective learning rate
-                metrics.jsonl    a line a step
-                previews/        grids of pictures with the word, always from the same seeds
-                concept.safetensors
-"""
+"""From options to a word: reads the pictures, chooses the prompts, and sets the loop up with all that a run
+of it needs."""
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
-from ldm.files import whole_file
-from textinv.concept import Concept, initial_vectors, patch, unpatch
+from textinv.concept import Concept, initial_vectors, nearest_words, patch, unpatch, vocabulary_norm
 from textinv.config import InversionConfig
-from textinv.grids import grid, save_png
-from textinv.inversion import Inversion, Latents, Progress, Prompts, encode
+from textinv.grids import grid
+from textinv.inversion import Inversion, Latents, Progress, Prompts, Variant, encode
 from textinv.pictures import Picture, latent_mask, read_pictures
+from textinv.processes import Processes
 from textinv.prompts import OBJECT, STYLE, read_templates
+from textinv.stopping import Dvar, Watch
+from textinv.variants import Direction, Pull
 
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
@@ -34,12 +29,45 @@ PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
 
 @dataclass(frozen=True)
 class Setup:
-    """A word that is about to be learned: the loop, the concept that it starts from, and notes
-    for the user."""
+    """A word that is about to be learned: the loop, the concept that it starts from, the watch over it, and
+    notes for the user."""
+    config: InversionConfig
     inversion: Inversion
     start: Concept
     pictures: list[Picture]
     notes: tuple[str, ...]
+    watch: Watch | None         # None: no looks at a fixed batch
+
+    @property
+    def lr(self) -> float:
+        """The effective learning rate."""
+        return self.inversion.optimizer.param_groups[0]["lr"]
+
+    def learn(self) -> Iterator[Progress]:
+        """The loop's remaining steps, with a look at the fixed batch where one is due. Ends early where
+        the config says so and the loss has ceased to move."""
+        if self.settled():
+            return
+        for progress in self.inversion:
+            look = self.watch is not None and progress.step % self.config.look_every == 0
+            yield self._with_look(progress) if look else progress
+            if look and self.settled():
+                return
+
+    def settled(self) -> bool:
+        """Whether DVAR's test ends the run where it is."""
+        config = self.config
+        return config.stop == "dvar" and Dvar(config.look_every).stops(self.watch.losses)
+
+    def _with_look(self, progress: Progress) -> Progress:
+        near = nearest_words(self.inversion.model, self.inversion.v.detach(), 1)
+        return replace(progress, fixed_loss=self.watch.look(), nearest=[words[0][0] for words in near])
+
+    def best(self) -> Concept:
+        """The word with the smallest loss on the fixed batch."""
+        watch = self.watch
+        return Concept(self.start.placeholder, watch.best_v.cpu(),
+                       {**self.start.info, "step": watch.best_step, "fixed_loss": watch.best_loss})
 
     def concept(self) -> Concept:
         """The word as it is now, with what made it."""
@@ -47,46 +75,87 @@ class Setup:
         return Concept(self.start.placeholder, inversion.v.detach().cpu(),
                        {**self.start.info, "step": inversion.step})
 
-    def previews(self, style: bool, each: int = 4) -> Image.Image:
+    def previews(self, each: int = 4) -> Image.Image:
         """A row for each preview prompt, from the same seeds every time."""
-        model, prompts = self.inversion.model, PREVIEW_PROMPTS[style]
+        model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
         self.inversion.teach()
+        model.autoencoder.to(model.device)
         images = [image for prompt in prompts for image in model.generate(
             [prompt.format(self.start.placeholder)] * each, steps=20, sampler="dpm++", seed=0, batch=each)]
+        model.autoencoder.to("cpu")
         return grid(images, columns=each)
 
+    def record(self) -> dict[str, Any]:
+        """What the word depends on besides the options."""
+        return {"effective_lr": self.lr,
+                "model_hash": self.start.info["model_hash"], "processes": self.inversion.processes.count,
+                "pictures": {str(picture.path): picture.sha256 for picture in self.pictures}}
 
-def prepare(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
-            config: InversionConfig) -> Setup:
+    def state(self) -> dict[str, Tensor]:
+        """All that the remaining steps depend on."""
+        watch = {} if self.watch is None else self.watch.state()
+        return {**self.inversion.state(), **{f"watch.{name}": tensor for name, tensor in watch.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Goes on from what `state` returned. Raises KeyError or RuntimeError if it is another setup's."""
+        self.inversion.restore(state)
+        if self.watch is not None:
+            self.watch.restore({name.removeprefix("watch."): tensor for name, tensor in state.items()})
+
+    def close(self) -> None:
+        """Leaves the model as it was before `prepare`."""
+        model = self.inversion.model
+        unpatch(model, self.start.placeholder)
+        model.autoencoder.to(model.device)
+
+
+def prepare(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig,
+            processes: Processes = Processes()) -> Setup:
     """Reads and encodes the pictures and teaches the model the word to be learned. Raises InputError on
     whatever the pictures, the prompts or the init word lack; the model then is as it was."""
     generator = torch.Generator().manual_seed(config.seed)
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     pictures = read_pictures(images, size, config.crop, config.alpha_mask, generator)
-    v0, note = initial_vectors(model, config.init, config.vectors, generator)
+    v0, note = initial_vectors(model, config.init, config.vectors, generator, config.cross_init)
+    variants, v0 = make_variants(model, v0, config)
+    lr = config.effective_lr * processes.count
     info = {"model": config.weights, "model_hash": model_hash(model), "width": v0.shape[-1],
-            "init": config.init, "init_vectors": v0.tolist(), "seed": config.seed,
-            "effective_lr": config.effective_lr, "batch": config.batch * config.accumulate,
+            "init": config.init, "init_vectors": v0.tolist(), "seed": config.seed, "effective_lr": lr,
+            "batch": config.batch * config.accumulate * processes.count,
             "images": [picture.sha256 for picture in pictures]}
     start = Concept(config.placeholder, v0, info)
     ids = patch(model, start)
     try:
         prompts = token_prompts(model, pictures, config)
         latents = encode_pictures(model, pictures, config.flip)
-        inversion = Inversion(model, latents, prompts, v0, ids, config.steps, config.batch,
-                              config.effective_lr, config.decay, config.accumulate, config.seed)
+        inversion = Inversion(model, latents, prompts, v0, ids, config.steps, config.batch, lr, config.decay,
+                              config.accumulate, config.seed, variants, processes)
+        watch = Watch(inversion) if config.look_every else None
     except BaseException:
         unpatch(model, config.placeholder)
         raise
-    views = len(latents.mean)
-    notes = (f"{len(pictures)} picture{'s' * (len(pictures) != 1)} ({views} views), "
+    model.autoencoder.to("cpu")             # until a preview needs it
+    notes = (f"{len(pictures)} picture{'s' * (len(pictures) != 1)} ({len(latents.mean)} views), "
              f"{len(prompts.ids)} prompts", note,
-             f"effective learning rate {config.effective_lr:g} = {config.lr:g} x batch {config.batch}"
-             + (f" x {config.accumulate} batches" if config.accumulate > 1 else ""))
+             f"effective learning rate {lr:g} = {config.lr:g} x batch {config.batch}"
+             + f" x {config.accumulate} batches" * (config.accumulate > 1)
+             + f" x {processes.count} processes" * (processes.count > 1))
     if len(pictures) == 1:
         notes += ("one picture: the word will hold on to its background and pose; "
                   "3 to 5 different ones are better",)
-    return Setup(inversion, start, pictures, notes)
+    return Setup(config, inversion, start, pictures, notes, watch)
+
+
+def make_variants(model: LatentDiffusion, v0: Tensor,
+                  config: InversionConfig) -> tuple[tuple[Variant, ...], Tensor]:
+    """The variations of the method that the options ask for, and the start that goes with them."""
+    variants: tuple[Variant, ...] = ()
+    if config.fix_norm:
+        direction = Direction(vocabulary_norm(model))
+        variants, v0 = (direction,), direction.project(v0, 0)
+    if config.pull:
+        variants += (Pull(config.pull, v0.to(model.device)),)
+    return variants, v0
 
 
 def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
@@ -95,11 +164,11 @@ def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
     word with `patch`. `config.images`, `.weights` and `.out` are only recorded here."""
     setup = prepare(model, images, config)
     try:
-        for _ in setup.inversion:
+        for _ in setup.learn():
             pass
         return setup.concept()
     finally:
-        unpatch(model, config.placeholder)
+        setup.close()
 
 
 def encode_pictures(model: LatentDiffusion, pictures: Sequence[Picture], flip: bool) -> Latents:
@@ -135,57 +204,3 @@ def model_hash(model: LatentDiffusion) -> str:
     were loaded in."""
     table = model.text_encoder.token_emb.weight.detach().to("cpu", torch.bfloat16).contiguous()
     return hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
-
-
-class RunFolder:
-    """Where a run is written. Raises InputError if it cannot be, or if it holds another run."""
-
-    def __init__(self, path: Path):
-        """Only looks: nothing is written before there is something to write."""
-        self.path = path
-        if (path / "config.json").exists() or (path / "concept.safetensors").exists():
-            raise InputError(f"{path} already holds a run: name another folder with --out, "
-                             "or move this one away")
-
-    def begin(self, config: InversionConfig, setup: Setup) -> None:
-        record = {**dataclasses.asdict(config), "effective_lr": config.effective_lr,
-                  "model_hash": setup.start.info["model_hash"], "torch": torch.__version__,
-                  "pictures": {str(picture.path): picture.sha256 for picture in setup.pictures}}
-        with whole_file(self.path / "config.json") as partial:
-            self.path.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        try:
-            self._metrics = (self.path / "metrics.jsonl").open("w", encoding="utf-8")
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def log(self, progress: Progress, lr: float) -> None:
-        try:
-            self._metrics.write(json.dumps({**dataclasses.asdict(progress), "lr": lr}) + "\n")
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def preview(self, step: int, image: Image.Image) -> None:
-        save_png(image, self.path / "previews" / f"step-{step:06d}.png")
-
-    def save(self, concept: Concept) -> Path:
-        """Writes the word, and what the metrics still hold back."""
-        try:
-            self._metrics.flush()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        concept.save(self.path / "concept.safetensors")
-        return self.path / "concept.safetensors"
-
-    def close(self) -> None:
-        self._metrics.close()
-
-    def _unwritable(self, error: OSError) -> InputError:
-        return InputError(f"{self.path}: cannot be written ({error.strerror}): check the folder and the "
-                          "free space, or choose another with --out")
-
-
-def run_name(images: Any) -> str:
-    """The name of a run's folder: that of the pictures' folder, or of the picture."""
-    path = Path(images).resolve()
-    return path.stem if path.is_file() else path.name

@@ -127,25 +127,36 @@ def unpatch(model: LatentDiffusion, placeholder: str) -> None:
         words[word] = [new_id[i] for i in ids]
 
 
-def initial_vectors(model: LatentDiffusion, init: str, k: int,
-                    generator: torch.Generator) -> tuple[Tensor, str]:
+def vocabulary_norm(model: LatentDiffusion) -> float:
+    """The mean norm of the vocabulary's vectors."""
+    return model.text_encoder.token_emb.weight.float().norm(dim=1).mean().item()
+
+
+def initial_vectors(model: LatentDiffusion, init: str, k: int, generator: torch.Generator,
+                    output: bool = False) -> tuple[Tensor, str]:
     """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
 
     init: a word or phrase; the path of a learned word (anything with a slash or the ending of such a file);
         or "random": directions drawn from `generator`, with the mean norm of the vocabulary.
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
+    output: take what the text encoder makes of the word or phrase, not its embeddings (Cross Initialization,
+        arXiv 2312.15905; a context is as wide as an embedding).
 
     Raises InputError if init is empty, if a word of it is not in the vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"{k} vectors: a word has 1 or more")
     encoder = model.text_encoder
+    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
+    if output and (is_file or init == "random"):
+        raise InputError(f"init: {init!r} does not go through the text encoder: give words, "
+                         "or leave --cross-init away")
     if init == "random":
-        norm = encoder.token_emb.weight.float().norm(dim=1).mean().cpu()
+        norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, encoder.config.width, generator=generator), dim=1) * norm
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
-    if "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin"):
+    if is_file:
         concept = Concept.load(init)
         _check_width(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
@@ -157,9 +168,10 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int,
     if not ids:
         raise InputError("init is empty: give a word for what the pictures show, such as 'cup', or 'random'")
     with torch.no_grad():
-        vectors = encoder.embed(torch.tensor([ids], device=model.device))[0].float().cpu()       # m d
+        rows = (model.context([init])[0, 1:len(ids) + 1] if output else           # after [CLS]
+                encoder.embed(torch.tensor([ids], device=model.device))[0])                      # m d
     names = [model.tokenizer.backend.id_to_token(i) or "a learned word" for i in ids]
-    return _spread(vectors, names, k)
+    return _spread(rows.float().cpu(), names, k)
 
 
 @torch.no_grad()
@@ -168,8 +180,8 @@ def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[l
     cosine, best first."""
     words = list(model.tokenizer.whole_words.items())
     weight = model.text_encoder.token_emb.weight
-    table = weight[torch.tensor([i for _, i in words], device=weight.device)].float().cpu()
-    cosines = F.normalize(vectors.float().cpu(), dim=1) @ F.normalize(table, dim=1).T            # k words
+    table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
+    cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words
     best = cosines.topk(min(n, len(words)), dim=1)
     return [[(words[i][0], cosine) for i, cosine in zip(*row)]
             for row in zip(best.indices.tolist(), best.values.tolist())]

@@ -1,0 +1,249 @@
+"""Going on with a run: after a signal, a kill at any moment, a damaged state or a full disk, the word and its
+metrics are to the bit those of a run that nothing disturbed."""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+from test_run import MODEL, run
+
+import textinv
+import textinv.folder
+import train
+from textinv.folder import RunFolder
+
+STEPS = 8
+ROOT = Path(train.__file__).parent
+
+
+def options(pictures, out, **more):
+    given = {"images": pictures, "init": "cat", "out": out, "steps": STEPS, "save-every": 3, "look-every": 2,
+             "vectors": 2, **more}
+    return [text for name, value in given.items() for text in (f"--{name}", str(value))]
+
+
+@pytest.fixture
+def whole(pictures, tmp_path):
+    """A run that nothing disturbed."""
+    assert run(*options(pictures, tmp_path / "whole")) == 0
+    return tmp_path / "whole"
+
+
+def same(a: Path, b: Path) -> None:
+    """All that a run is worth, to the bit."""
+    for name in ("concept.safetensors", "best.safetensors"):
+        one, other = textinv.Concept.load(a / name), textinv.Concept.load(b / name)
+        assert torch.equal(one.vectors, other.vectors) and one.info == other.info
+    assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    assert (a / "state.safetensors").read_bytes() == (b / "state.safetensors").read_bytes()
+
+
+def stop_at(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal after a step has been logged."""
+    log = RunFolder.log
+
+    def logged(self, progress, lr):
+        log(self, progress, lr)
+        if progress.step == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunFolder, "log", logged)
+
+
+@pytest.mark.parametrize("number, step", [(signal.SIGTERM, 1), (signal.SIGINT, 4), (signal.SIGTERM, 6)])
+def test_a_signal_saves_and_stops(whole, pictures, tmp_path, monkeypatch, capsys, number, step):
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, number)
+        with pytest.raises(SystemExit) as end:
+            run(*options(pictures, out))
+    assert end.value.code == 128 + number
+    # one step more: that in which all processes learn of it
+    assert f"stopped after step {step + 1} of {STEPS}" in capsys.readouterr().out
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert f"resumed after step {step + 1}" in capsys.readouterr().out
+    same(whole, out)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_many_kills_leave_no_trace(whole, pictures, tmp_path):
+    """SIGKILL in the midst of steps, writes and looks, at random moments."""
+    out, rng, kills = tmp_path / "killed", random.Random(0), 0
+    begin = [sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--preview-every", "0",
+             "--dtype", "float32", *options(pictures, out, **{"save-every": 1, "steps": 60})]
+    while True:
+        resume = (out / "config.json").exists()
+        process = subprocess.Popen([*begin, *["--resume"] * resume], cwd=ROOT, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)
+        before = size(out / "metrics.jsonl")
+        while process.poll() is None and (kills == 4 or size(out / "metrics.jsonl") <= before):
+            time.sleep(0.01)
+        if process.poll() is None:
+            time.sleep(rng.random() * 0.3)
+            process.kill()
+            kills += 1
+        said = process.communicate()[0].decode()
+        if process.returncode != -signal.SIGKILL:
+            break
+    assert process.returncode == 0 and kills >= 2, said
+    undisturbed = tmp_path / "undisturbed"
+    assert run(*options(pictures, undisturbed, **{"save-every": 1, "steps": 60})) == 0
+    same(undisturbed, out)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_more_steps_are_the_steps_of_a_longer_run(whole, pictures, tmp_path):
+    out = tmp_path / "longer"
+    assert run(*options(pictures, out, steps=5)) == 0
+    assert train.main(["--resume", "--out", str(out), "--steps", str(STEPS)]) == 0
+    same(whole, out)
+
+
+def test_a_finished_run_has_nothing_to_do(whole, capsys):
+    before = {path: path.read_bytes() for path in whole.rglob("*.jsonl")}
+    assert train.main(["--resume", "--out", str(whole)]) == 0
+    assert "resumed after step 8" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in whole.rglob("*.jsonl")} == before
+
+
+def test_a_killed_runs_last_lines_are_written_again(whole, pictures, tmp_path):
+    """What was logged after the state, even half a line, does not stay."""
+    out = tmp_path / "killed"
+    assert run(*options(pictures, out, steps=3)) == 0
+    with (out / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 4, "loss": 0.1}\n{"step": 5, "lo')
+    assert train.main(["--resume", "--out", str(out), "--steps", str(STEPS)]) == 0
+    same(whole, out)
+    lines = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines == list(range(1, STEPS + 1))
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def of_another_shape(path):
+    from safetensors.torch import load_file, save_file
+    tensors = load_file(path)
+    save_file({**tensors, "v": tensors["v"][:, :5].contiguous()}, path, {"metrics_bytes": "0"})
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, truncated, emptied, of_another_shape])
+def test_a_damaged_state_is_replaced_by_the_one_before(whole, damage, tmp_path, capsys):
+    out = tmp_path / "damaged"
+    shutil.copytree(whole, out)
+    damage(out / "state.safetensors")
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert "resumed from the state before it, after step 6" in capsys.readouterr().out
+    same(whole, out)
+
+
+def test_two_damaged_states_are_refused_and_nothing_is_lost(whole, capsys):
+    for name in ("state.safetensors", "state.previous.safetensors"):
+        truncated(whole / name)
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    assert train.main(["--resume", "--out", str(whole)]) == 2
+    assert "holds no state that can be read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_a_state_begins_at_its_beginning(whole, tmp_path, capsys):
+    out = tmp_path / "early"
+    shutil.copytree(whole, out)
+    for name in ("state.safetensors", "state.previous.safetensors", "concept.safetensors", "metrics.jsonl"):
+        (out / name).unlink()
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert "begins at its beginning" in capsys.readouterr().out
+    same(whole, out)
+
+
+def test_a_full_disk_keeps_the_state_before(whole, pictures, tmp_path, monkeypatch, capsys):
+    out, save_file = tmp_path / "full", textinv.folder.save_file
+
+    def full(tensors, path, metadata):
+        if tensors["counts"][0] > 3:
+            Path(path).write_bytes(b"half a sta")
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path, metadata)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(textinv.folder, "save_file", full)
+        assert run(*options(pictures, out)) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not list(out.glob("*.partial"))
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert "resumed after step 3" in capsys.readouterr().out
+    same(whole, out)
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--lr", "0.5"], "--lr 0.5 (was 0.005)"),
+    (["--batch", "3", "--seed", "4"], "--batch 3 (was 2), --seed 4"),
+    (["--init", "dog"], "--init dog (was cat)"), (["--preset", "paper"], "--preset paper (was default)")])
+def test_other_settings_are_named(whole, argv, message, capsys):
+    assert train.main(["--resume", "--out", str(whole), *argv]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error and "what may change: --images, --out, --steps" in error
+
+
+def test_the_same_command_with_resume_goes_on(pictures, tmp_path):
+    assert run(*options(pictures, tmp_path / "a")) == 0
+    assert run(*options(pictures, tmp_path / "a"), "--resume") == 0
+
+
+def test_other_pictures_are_refused_and_moved_ones_are_not(whole, pictures, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    pictures.rename(moved)
+    assert train.main(["--resume", "--out", str(whole), "--images", str(moved)]) == 0
+    (moved / "0.png").write_bytes((moved / "1.png").read_bytes())
+    assert train.main(["--resume", "--out", str(whole), "--images", str(moved)]) == 2
+    assert "pictures is not what it was" in capsys.readouterr().err
+
+
+def test_resume_without_a_run(tmp_path, capsys):
+    assert train.main(["--resume", "--out", str(tmp_path / "none")]) == 2
+    assert "there is no run to go on with" in capsys.readouterr().err
+    assert train.main(["--resume"]) == 2
+    assert "which run?" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("{")
+    assert train.main(["--resume", "--out", str(tmp_path)]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_run_in_use_is_left_alone(whole, pictures, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    with filelock.FileLock(whole / ".lock"), filelock.FileLock(tmp_path / "new/.lock"):
+        assert train.main(["--resume", "--out", str(whole)]) == 2
+        assert "another process is writing this run" in capsys.readouterr().err
+        assert run(*options(pictures, tmp_path / "new")) == 2
+        assert "another process is writing this run" in capsys.readouterr().err
+    assert train.main(["--resume", "--out", str(whole)]) == 0
+
+
+def test_dvar_ends_a_run_and_its_resumption(pictures, tmp_path, monkeypatch, capsys):
+    """Steps so small that the loss does not move at all after the first ones: stopped by the test's rule."""
+    from textinv.stopping import Dvar
+    monkeypatch.setattr(Dvar, "stops", lambda self, losses: len(losses) == 2)
+    assert run(*options(pictures, tmp_path / "a", stop="dvar")) == 0
+    assert "ceased to move: done after step 4" in capsys.readouterr().out
+    assert train.main(["--resume", "--out", str(tmp_path / "a")]) == 0
+    assert textinv.Concept.load(tmp_path / "a").info["step"] == 4
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "b", "--stop", "dvar",
+               "--look-every", "0") == 2
+    assert "--look-every above 0" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""When to stop, and which word to keep. The loss of a step says nothing: its noise and timesteps differ from
+the last one's. The loss on one fixed batch (pictures, prompts, eps and t drawn once) can be compared between
+steps: DVAR (Voronov et al. 2023, arXiv 2302.04841) stops when it has ceased to move.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from textinv.inversion import Batch, Inversion, draw, inversion_loss
+
+EXAMPLES = 32           # in the fixed batch
+SEED = 2_718_281        # of the fixed batch: the same for every run on the same pictures
+
+
+@dataclass(frozen=True)
+class Dvar:
+    """DVAR's test (section 3.2): the variance of the losses in the last `window` steps, measured every
+    `every` steps, is under `threshold` of the variance of all."""
+    every: int
+    window: int = 310
+    threshold: float = 0.15
+
+    def stops(self, losses: list[float]) -> bool:
+        """losses: one for every `every` steps, from step `every` on."""
+        count = max(2, round(self.window / self.every))
+        if len(losses) <= count:
+            return False
+        values = torch.tensor(losses, dtype=torch.float64)
+        return bool(values[-count:].var(correction=0) < self.threshold * values.var(correction=0))
+
+
+class Watch:
+    """Looks at a word that is being learned: its losses on the fixed batch, and the best word so far."""
+
+    def __init__(self, inversion: Inversion):
+        self.inversion = inversion
+        self.batch = fixed_batch(inversion)
+        self.losses: list[float] = []
+        self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
+
+    @torch.no_grad()
+    def look(self) -> float:
+        """Measures the word as it is now, and returns its loss on the fixed batch. Of several processes each
+        takes a part of the batch."""
+        inversion, (rank, count) = self.inversion, (self.inversion.processes.rank,
+                                                    self.inversion.processes.count)
+        rows, total = inversion.rows(inversion.v), torch.zeros((), device=inversion.v.device)
+        own = range(rank, EXAMPLES, count)
+        for start in range(0, len(own), inversion.batch):
+            part = list(own[start:start + inversion.batch])
+            total += inversion_loss(inversion.model, rows, select(self.batch, part)) * len(part)
+        loss = (inversion.processes.mean(total) * count / EXAMPLES).item()
+        self.losses.append(loss)
+        if loss < self.best_loss:
+            self.best_v, self.best_loss, self.best_step = inversion.v.detach().clone(), loss, inversion.step
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs to go on from here; copies."""
+        return {"losses": torch.tensor(self.losses, dtype=torch.float64), "best_v": self.best_v.cpu().clone(),
+                "best": torch.tensor([self.best_loss, self.best_step], dtype=torch.float64)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.losses = state["losses"].tolist()
+        self.best_v = state["best_v"].to(self.inversion.v.device, copy=True)
+        self.best_loss, self.best_step = state["best"][0].item(), int(state["best"][1])
+
+
+def fixed_batch(inversion: Inversion) -> Batch:
+    """A draw of Equation 2, of which the timesteps are spread evenly over the schedule: few are enough."""
+    timesteps = inversion.model.schedule.timesteps
+    batch = draw(inversion.latents, inversion.prompts, timesteps, EXAMPLES,
+                 torch.Generator().manual_seed(SEED))
+    even = (torch.arange(EXAMPLES) + 0.5) / EXAMPLES * timesteps
+    return replace(batch, t=even.long().to(batch.t.device))
+
+
+def select(batch: Batch, rows: list[int]) -> Batch:
+    """Some examples of a batch."""
+    weight = None if batch.weight is None else batch.weight[rows]
+    return Batch(batch.z0[rows], batch.ids[rows], batch.eps[rows], batch.t[rows], weight)
