@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import itertools
 import re
 import sys
@@ -21,6 +20,7 @@ import weights
 from ldm import InputError, LatentDiffusion
 from ldm.errors import command
 from textinv import Concept, patch
+from textinv.concept import fingerprint
 from textinv.grids import grid, read_recipe, save_png
 from textinv.run import model_hash
 
@@ -149,10 +149,6 @@ def at_strength(concept: Concept, strength: float, path: str) -> torch.Tensor:
         raise InputError(f"{path}: does not say where its word started, so --strength must be 1")
     start = torch.tensor(concept.info["init_vectors"])
     return start + strength * (concept.vectors - start)
-
-
-def fingerprint(concept: Concept) -> str:
-    return hashlib.sha256(concept.vectors.numpy().tobytes()).hexdigest()[:16]
 
 
 def draw(model: LatentDiffusion, recipe: Recipe, out: Path) -> list[Path]:

@@ -218,7 +218,7 @@ def test_other_pictures_are_refused_and_moved_ones_are_not(whole, pictures, tmp_
 
 def test_resume_without_a_run(tmp_path, capsys):
     assert train.main(["--resume", "--out", str(tmp_path / "none")]) == 2
-    assert "there is no run to go on with" in capsys.readouterr().err
+    assert "holds no run" in capsys.readouterr().err
     assert train.main(["--resume"]) == 2
     assert "which run?" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")

@@ -144,8 +144,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         return dict(record)
     except OSError as error:
-        raise InputError(f"{folder}: there is no run to go on with ({path.name}: {error.strerror}): "
-                         "check --out, or begin without --resume") from error
+        raise InputError(f"{folder}: holds no run ({path.name}: {error.strerror}): check the path, "
+                         "or begin one without --resume") from error
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged ({error}): begin another run with --out") from error
 

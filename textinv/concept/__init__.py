@@ -8,6 +8,7 @@ no frozen tensor is written, and any string can be a placeholder. `initial_vecto
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -77,6 +78,11 @@ class Concept:
         from textinv import formats             # here: it imports this module
 
         formats.write(path, [self], formats.by_suffix(path))
+
+
+def fingerprint(concept: Concept) -> str:
+    """Says whether two words are the same vectors, to the bit."""
+    return hashlib.sha256(concept.vectors.numpy().tobytes()).hexdigest()[:16]
 
 
 def load_all(path: str | Path) -> list[Concept]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from ldm import InputError
 from ldm.errors import command
+from textinv.clip import Clip, embed_ids, embed_x, transformers
 from weights.recipe import diffusion, judge, vocabulary
 from weights.recipe.artwork import FOLDER as ARTWORK
 from weights.recipe.artwork import Artwork
@@ -123,7 +124,7 @@ def unseen(rng: np.random.Generator, artwork: Artwork, count: int = RIVALS) -> d
     return pictures
 
 
-def own_figure(clip: judge.Clip, artwork: Artwork) -> float:
+def own_figure(clip: Clip, artwork: Artwork) -> float:
     """The share of pictures never seen whose right caption ranks first among RIVALS different ones."""
     rng, first = np.random.default_rng(UNSEEN_SEED), []
     for _ in range(ROUNDS):
@@ -135,7 +136,7 @@ def own_figure(clip: judge.Clip, artwork: Artwork) -> float:
 
 
 def new_model() -> nn.Module:
-    library = judge.transformers()
+    library = transformers()
     return library.CLIPModel(library.CLIPConfig(text_config=TEXT, vision_config=VISION,
                                                 projection_dim=LAYER["projection_dim"]))
 
@@ -147,7 +148,7 @@ def save(model: nn.Module, folder: Path) -> None:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         model.half().save_pretrained(partial)
-        shutil.copy(vocabulary.OUT, partial / judge.VOCABULARY)
+        shutil.copy(vocabulary.OUT, partial / "vocab.txt")
         for name, content in PROCESSORS.items():
             (partial / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -167,8 +168,8 @@ def train(options: argparse.Namespace) -> None:
         seed = torch.randint(2 ** 62, (), generator=generator).item()
         x, captions = batch(np.random.default_rng(seed), artwork, options.batch)
         ids = tokenizer(captions).to(device)
-        images = judge.embed_x(model, augment(x.to(device), generator))
-        texts = judge.embed_ids(model, ids)
+        images = embed_x(model, augment(x.to(device), generator))
+        texts = embed_ids(model, ids)
         with torch.autocast(images.device.type, enabled=False):     # near the end digits matter
             scale = model.logit_scale.exp().clamp(max=LARGEST_SCALE)
             return info_nce(scale * images @ texts.T, (ids[:, None] == ids[None]).all(dim=-1))

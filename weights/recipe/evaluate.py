@@ -27,6 +27,7 @@ from PIL import Image
 import weights
 from ldm import InputError, LatentDiffusion
 from ldm.errors import command
+from textinv.clip import Clip
 from weights.recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
 from weights.recipe.artwork import FOLDER as ARTWORK
 from weights.recipe.artwork import Artwork
@@ -108,7 +109,7 @@ def background_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
             for name in candidates(rng, scene.background, BACKDROPS, BACKGROUND_RIVALS)]
 
 
-def share_right(evaluator: judge.Clip, images: Sequence[Image.Image],
+def share_right(evaluator: Clip, images: Sequence[Image.Image],
                 captions: Sequence[Sequence[str]]) -> float:
     """The share of the n pictures whose first caption, of k each, fits them best."""
     texts = torch.stack([evaluator.texts(some) for some in captions])               # n k d
@@ -123,7 +124,7 @@ def autoencoder_figures(model: LatentDiffusion) -> dict[str, float]:
     return {"psnr_seen": seen, "psnr_held_out": held_out, "psnr_gap": seen - held_out}
 
 
-def ranking_figures(model: LatentDiffusion, evaluator: judge.Clip, artwork: Artwork,
+def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
                     prompts: int) -> tuple[dict[str, float], Image.Image]:
     """How often object and background are right, in generated and in real pictures; a sheet of samples."""
     rng = np.random.default_rng(SEED)
