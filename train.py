@@ -18,11 +18,13 @@ from tqdm import tqdm
 
 import weights
 from ldm.errors import command
+from textinv import report
 from textinv.concept import RUN_FILE
 from textinv.config import InversionConfig, parse
 from textinv.folder import RunFolder, restore
 from textinv.inversion import Inversion, Progress
 from textinv.processes import Processes, join, own_device
+from textinv.prompts import use_prompts
 from textinv.run import Setup, prepare
 
 
@@ -80,6 +82,8 @@ def run(setup: Setup, folder: RunFolder | None) -> None:
     early."""
     config, inversion = setup.config, setup.inversion
     try:
+        if folder is not None and config.preview_every and inversion.step == 0:
+            folder.preview(0, setup.previews())
         with (stopping_on_signals(inversion) as signals,
               tqdm(initial=inversion.step, total=config.steps, unit="step", dynamic_ncols=True,
                    disable=folder is None) as bar):
@@ -93,7 +97,7 @@ def run(setup: Setup, folder: RunFolder | None) -> None:
         if folder is not None:
             folder.save(setup)
     if folder is not None:
-        report(setup, folder)
+        conclude(setup, folder)
     if signals:
         sys.exit(128 + signals[0])          # as a shell says it
 
@@ -127,9 +131,9 @@ def stopping_on_signals(inversion: Inversion) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def report(setup: Setup, folder: RunFolder) -> None:
-    """Says how the run ended, where the word is, and how to use it."""
-    config, inversion, word = setup.config, setup.inversion, setup.config.placeholder
+def conclude(setup: Setup, folder: RunFolder) -> None:
+    """Says how the run ended, where word and report are, and how to use the word."""
+    config, inversion = setup.config, setup.inversion
     if inversion.skipped:
         print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
     if setup.settled():
@@ -137,11 +141,8 @@ def report(setup: Setup, folder: RunFolder) -> None:
     elif inversion.step < config.steps:
         print(f"stopped after step {inversion.step} of {config.steps}; "
               f"go on with: python train.py --resume --out {folder.path}")
-    prompts = ([f"a painting in the style of {word}", f"a drawing of a dog in the style of {word}"]
-               if config.style else
-               [f"a photo of a {word} on the beach", f"a black and white sketch of a {word}"])
-    print(f"{folder.path / RUN_FILE}\nuse it:")
-    for prompt in prompts:
+    print(f"{folder.path / RUN_FILE}\n{report.write(folder.path)}\nuse it:")
+    for prompt in use_prompts(config.placeholder, config.style):
         print(f'  python sample.py "{prompt}" --concept {folder.path}')
 
 

@@ -9,6 +9,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import weights
+from weights.recipe import clip as recipe
+from weights.recipe import vocabulary
 
 DATA = Path(__file__).parent / "data"
 
@@ -42,3 +44,15 @@ def pictures(tmp_path):
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory):
+    """A folder as the recipe writes it, with random weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    vocabulary.write(folder / "vocab.txt")
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "OUT", folder / "vocab.txt")
+        recipe.save(recipe.new_model(), folder / "clip")
+    return folder / "clip"

@@ -1,5 +1,6 @@
 """The paper's two numbers on embeddings made by hand, the cache of samples, CLIP against transformers' own
 outputs, and the command."""
+import dataclasses
 import json
 import math
 
@@ -14,21 +15,8 @@ from test_run import MODEL, run
 import textinv
 from ldm import InputError
 from textinv import clip, evaluate
-from textinv.scores import among_themselves, editability, reconstruction, resampled, score, scores, table
-from weights.recipe import clip as recipe
-from weights.recipe import vocabulary
-
-
-@pytest.fixture(scope="session")
-def small_clip(tmp_path_factory):
-    """A folder as the recipe writes it, with random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    vocabulary.write(folder / "vocab.txt")
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "OUT", folder / "vocab.txt")
-        recipe.save(recipe.new_model(), folder / "clip")
-    return folder / "clip"
+from textinv.scores import (among_themselves, cells, editability, from_json, markdown, reconstruction,
+                            resampled, score, scores)
 
 
 def unit(*angles):
@@ -79,9 +67,10 @@ def test_intervals_are_those_of_the_mean():
 
 def test_table():
     result = scores(unit(0, 0), {"beach": unit(0, 0)}, {"beach": unit(60)[0]}, unit(60))
-    lines = table({"*": result, "cup": result}, 0.9).splitlines()
+    lines = markdown(cells({"*": result, "cup": result}, 0.9)).splitlines()
     assert lines[0] == "|  | * | cup | training pictures among themselves |" and len(lines) == 5
     assert lines[2] == "| reconstruction | 0.500 (0.500 to 0.500) | 0.500 (0.500 to 0.500) | 0.900 |"
+    assert from_json(json.loads(json.dumps(dataclasses.asdict(result)))) == result
 
 
 def test_embeddings_are_transformers_own(small_clip):

@@ -33,7 +33,7 @@ from textinv.grids import grid, read_recipe, save_png
 from textinv.pictures import read_pictures
 from textinv.prompts import read_templates
 from textinv.run import model_hash
-from textinv.scores import Scores, among_themselves, scores, table
+from textinv.scores import Scores, among_themselves, cells, markdown, scores
 
 PLAIN = "a photo of {}"
 EDITS = ("a photo of {} on the beach", "a photo of {} on the moon", "a photo of {} on a red background",
@@ -190,11 +190,12 @@ def write(out: Path, results: dict[str, Scores], ceiling: float, options: argpar
     blank = Image.new("RGB", training[0].size, "white")
     save_png(grid([image for row in rows for image in (row + [blank] * width)[:width]], width),
              out / "evaluation.png")
+    table = markdown(cells(results, ceiling))
     for name, text in (("evaluation.json", json.dumps(content, indent=2) + "\n"),
-                       ("evaluation.md", table(results, ceiling))):
+                       ("evaluation.md", table)):
         with whole_file(out / name) as partial:
             partial.write_text(text, encoding="utf-8")
-    print(table(results, ceiling), end="")
+    print(table, end="")
     print(out / "evaluation.png")
 
 

@@ -96,6 +96,12 @@ def read_pictures(source: str | Path | Sequence[str | Path], size: int, crop: st
     return pictures
 
 
+def read_rgb(path: str | Path) -> Image.Image:
+    """A picture as a person sees it: upright, in RGB, on white.
+    Raises whatever a decoder makes of a file that is none."""
+    return _to_rgb(_decode(Path(path))[0])[0]
+
+
 def latent_mask(mask: Tensor, factor: int) -> Tensor:
     """mask (S S), not all 0 -> weights (h w) of mean 1 at the latent's size, S = factor x h: a mask moves the
     loss to other places without making it smaller."""

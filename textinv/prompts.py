@@ -77,3 +77,10 @@ def read_templates(path: str | Path) -> tuple[str, ...]:
     if not templates:
         raise InputError(f"templates {path}: holds none: write one a line, such as 'a photo of a {{}}'")
     return templates
+
+
+def use_prompts(placeholder: str, style: bool) -> tuple[str, str]:
+    """Two prompts to try a new word with."""
+    return ((f"a painting in the style of {placeholder}", f"a drawing of a dog in the style of {placeholder}")
+            if style else
+            (f"a photo of a {placeholder} on the beach", f"a black and white sketch of a {placeholder}"))

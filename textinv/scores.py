@@ -10,6 +10,7 @@ Intervals are percentiles of bootstrap samples of the pictures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,12 +76,21 @@ def scores(plain: Tensor, edits: dict[str, Tensor], texts: dict[str, Tensor], tr
                   score(mean, torch.stack(list(samples.values())).mean(dim=0)), prompts)
 
 
-def table(results: dict[str, Scores], ceiling: float) -> str:
-    """The results in markdown."""
-    prompts = list(next(iter(results.values())).prompts)
-    rows = [["", "reconstruction", "editability", *prompts]]
-    rows += [[name, *map(str, (one.reconstruction, one.editability, *one.prompts.values()))]
-             for name, one in results.items()]
-    rows.append(["training pictures among themselves", f"{ceiling:.3f}", *[""] * (1 + len(prompts))])
-    lines = ["| " + " | ".join(row) + " |" for row in zip(*rows)]
-    return "\n".join([lines[0], "|---" * len(rows) + "|", *lines[1:], ""])
+def cells(results: dict[str, Scores], ceiling: float) -> list[list[str]]:
+    """A table of the results, a row a figure and a column a word, the first of names."""
+    columns = [["", "reconstruction", "editability", *next(iter(results.values())).prompts]]
+    columns += [[name, *map(str, (one.reconstruction, one.editability, *one.prompts.values()))]
+                for name, one in results.items()]
+    columns.append(["training pictures among themselves", f"{ceiling:.3f}", *[""] * (len(columns[0]) - 2)])
+    return [list(row) for row in zip(*columns)]
+
+
+def markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""])
+
+
+def from_json(content: dict[str, Any]) -> Scores:
+    """What `dataclasses.asdict` made of scores."""
+    return Scores(Score(**content["reconstruction"]), Score(**content["editability"]),
+                  {prompt: Score(**one) for prompt, one in content["prompts"].items()})
