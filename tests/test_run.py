@@ -1,6 +1,7 @@
 """The main job, end to end on a small random model: `train.py` and `sample.py` as a user calls them, what
 they write, and what they refuse."""
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from safetensors import safe_open
 
 import sample
 import textinv
+import textinv.folder
 import train
 import weights
 from ldm import InputError
@@ -172,6 +174,40 @@ def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert textinv.Concept.load(tmp_path / "run").info["step"] == 1
+
+
+class Board:
+    """Stands in for TensorBoard's writer."""
+    written: list = []
+
+    def __init__(self, folder, purge_step):
+        self.written.append((folder, purge_step))
+
+    def add_scalar(self, name, value, step):
+        self.written.append((name, value, step))
+
+    def close(self):
+        self.written.append("closed")
+
+
+def test_tensorboard_gets_the_figures_of_the_metrics(pictures, tmp_path, monkeypatch):
+    out, written = tmp_path / "run", []
+    monkeypatch.setattr(Board, "written", written)
+    monkeypatch.setattr(textinv.folder, "summary_writer", lambda: Board)
+    assert run("--images", pictures, "--init", "cat", "--out", out, "--look-every", "2", "--tensorboard") == 0
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    expected = {(name, line[name], line["step"]) for line in lines for name in
+                ("loss", "fixed_loss", "grad_norm", "v_norm", "cosine") if name in line}
+    assert written[0] == (str(out / "tensorboard"), 1) and written[-1] == "closed"
+    assert set(written[1:-1]) == expected and len(expected) == 4 * 3 + 1
+    assert train.main(["--resume", "--out", str(out), "--steps", "4"]) == 0
+    assert (str(out / "tensorboard"), 4) in written
+
+
+def test_without_tensorboard_one_line_before_anything_is_done(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--tensorboard") == 2
+    assert "pip install tensorboard" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_runs_are_named_after_their_pictures(pictures):

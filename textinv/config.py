@@ -55,6 +55,7 @@ class InversionConfig:
     stop: str = option("never", "dvar: stop when that loss has ceased to move", choices=("never", "dvar"))
     preview_every: int = option(100, "steps between grids of previews; 0: none")
     save_every: int = option(100, "steps between saved states; the last step is always saved")
+    tensorboard: bool = option(False, "write the figures of metrics.jsonl for TensorBoard, too")
     resume: bool = option(False, "go on with the run in --out; options that are not given are its own")
 
     def __post_init__(self) -> None:
@@ -95,7 +96,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 # What may be another when a run is resumed: the steps that are done do not depend on it. (Pictures may have
 # moved, not changed; on another device the steps to come are not the same to the bit.)
-MAY_CHANGE = ("images", "out", "resume", "steps", "device", "preview_every", "save_every")
+MAY_CHANGE = ("images", "out", "resume", "steps", "device", "preview_every", "save_every",
+              "tensorboard")
 
 
 def parse(argv: Sequence[str] | None, prog: str, description: str) -> InversionConfig:

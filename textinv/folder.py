@@ -6,6 +6,7 @@
                 concept.safetensors    the word, as it is after the last step that was saved
                 best.safetensors       the word with the smallest loss on the fixed batch
                 state.safetensors      all that the steps to come depend on; beside it the state before
+                tensorboard/           the figures of metrics.jsonl, with --tensorboard
 
 Every file appears whole or not at all, and a state says how much of metrics.jsonl belongs to it. So the run
 can be killed at any moment: it goes on from the last state as if nothing had happened.
@@ -18,7 +19,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import filelock
 import safetensors
@@ -34,6 +35,7 @@ from textinv.grids import save_png
 from textinv.inversion import Progress
 from textinv.run import Setup
 
+FIGURES = {"loss", "fixed_loss", "grad_norm", "v_norm", "cosine"}       # for TensorBoard
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
 
 
@@ -46,6 +48,8 @@ class RunFolder:
         self.path, self.config = config.folder, config
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
         self._metrics: BinaryIO | None = None
+        self._new_board = summary_writer() if config.tensorboard else None
+        self._board: Any = None
         if not config.resume:
             self._refuse_another_run()
 
@@ -60,6 +64,7 @@ class RunFolder:
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         with self._writing():
             self._metrics = (self.path / "metrics.jsonl").open("wb")
+        self._open_board(setup)
         return f"writing {self.path}"
 
     def resume(self, setup: Setup) -> str:
@@ -79,6 +84,7 @@ class RunFolder:
             self._metrics = (self.path / "metrics.jsonl").open("ab")
             self._metrics.truncate(size)
             self._metrics.seek(size)
+        self._open_board(setup)
         if record.get("torch") != torch.__version__:
             note += f"; begun with torch {record.get('torch')}, so not the same to the bit"
         return note
@@ -87,6 +93,9 @@ class RunFolder:
         line = {name: value for name, value in dataclasses.asdict(progress).items() if value is not None}
         with self._writing():
             self._metrics.write(json.dumps({**line, "lr": lr}).encode() + b"\n")
+            if self._board is not None:
+                for name in FIGURES & line.keys():
+                    self._board.add_scalar(name, line[name], progress.step)
 
     def preview(self, step: int, image: Image.Image) -> None:
         save_png(image, self.path / "previews" / f"step-{step:06d}.png")
@@ -110,7 +119,15 @@ class RunFolder:
     def close(self) -> None:
         if self._metrics is not None:
             self._metrics.close()
+        if self._board is not None:
+            self._board.close()
         self._lock.release()
+
+    def _open_board(self, setup: Setup) -> None:
+        """What a killed run has written beyond its state is hidden by TensorBoard."""
+        if self._new_board is not None:
+            self._board = self._new_board(str(self.path / "tensorboard"),
+                                          purge_step=setup.inversion.step + 1)
 
     def _refuse_another_run(self) -> None:
         if (self.path / "config.json").exists() or (self.path / RUN_FILE).exists():
@@ -133,6 +150,16 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be written ({error.strerror}): check the folder and the "
                              "free space, or choose another with --out") from error
+
+
+def summary_writer() -> type:
+    """TensorBoard's writer. Raises InputError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("--tensorboard: it is not installed: pip install tensorboard, "
+                         "or leave the option away") from error
+    return SummaryWriter
 
 
 def restore(path: Path, setup: Setup) -> tuple[str, int]:
