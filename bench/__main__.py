@@ -5,10 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import attention, load, sample, train
+from bench import attention, load, resume, sample, train
 from ldm.errors import command
 
-COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention}
+COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention,
+            "resume": resume}
 
 
 @command

@@ -1,0 +1,105 @@
+"""`python -m bench resume`: kills a run of train.py again and again at random moments, goes on with it, and
+compares what comes out with a run that nothing disturbed; and what saving costs."""
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+import weights
+from bench.timing import machine, seconds
+from ldm import InputError
+from textinv import Concept, InversionConfig
+from textinv.folder import RunFolder
+from textinv.run import prepare
+
+SAVE_EVERY = 10         # steps, so that every kill loses some and keeps some
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", default="examples/teapot")
+    parser.add_argument("--init", default="cup")
+    parser.add_argument("--kills", type=int, default=50, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="of the run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+
+
+def main(args: argparse.Namespace) -> None:
+    print(machine("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        saving(args, Path(folder) / "saving")
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        finish(start(args, whole))
+        kills, same = 0, 0
+        while kills < args.kills:
+            kills += one_killed_run(args, killed, args.kills - kills, random.Random(args.seed + kills))
+            same += 1
+            compare_runs(whole, killed, f"{kills} kills, {same} runs")
+    print(f"  {kills} of {kills} kills left no trace in word, best word, state and metrics")
+
+
+def saving(args: argparse.Namespace, folder: Path) -> None:
+    """What a save takes beside the steps between two of them."""
+    config = InversionConfig(images=args.images, init=args.init, out=str(folder), steps=60)
+    setup = prepare(weights.load("tiny", dtype=torch.bfloat16), args.images, config)
+    run = RunFolder(config)
+    run.begin(setup)
+    steps = seconds(lambda: [run.log(progress, setup.lr) for progress in setup.learn()]) / config.steps
+    saves = statistics.median(seconds(lambda: run.save(setup)) for _ in range(20))
+    run.close()
+    share = saves / (config.save_every * steps)
+    print(f"  a step {1000 * steps:.1f} ms, a save {1000 * saves:.1f} ms: saving every {config.save_every} "
+          f"steps costs {100 * share:.2f} % of the run")
+
+
+def start(args: argparse.Namespace, out: Path) -> subprocess.Popen:
+    resume = ["--resume"] if (out / "config.json").exists() else []
+    return subprocess.Popen(
+        [sys.executable, "train.py", "--images", args.images, "--init", args.init, "--out", str(out),
+         "--steps", str(args.steps), "--save-every", str(SAVE_EVERY), "--preview-every", "0", "--dtype",
+         "bfloat16", *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, said = process.communicate()
+    if process.returncode:
+        raise InputError(f"train.py ended with status {process.returncode}: {said.strip().splitlines()[-1]}")
+
+
+def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.Random) -> int:
+    """Runs to the end with up to `most` kills on the way, and returns their number."""
+    shutil.rmtree(out, ignore_errors=True)
+    kills, metrics = 0, out / "metrics.jsonl"
+    while True:
+        process, before = start(args, out), metrics.stat().st_mtime_ns if metrics.exists() else 0
+        while kills < most and process.poll() is None and (
+                not metrics.exists() or metrics.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        # it has written its first lines: up to three seconds are some dozens of steps and a few saves
+        deadline = time.monotonic() + rng.random() * 3
+        while kills < most and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if kills == most or process.poll() is not None:
+            finish(process)
+            return kills
+        process.kill()
+        process.communicate()
+        kills += 1
+
+
+def compare_runs(whole: Path, killed: Path, after: str) -> None:
+    for name in ("concept.safetensors", "best.safetensors"):
+        if not torch.equal(Concept.load(whole / name).vectors, Concept.load(killed / name).vectors):
+            raise InputError(f"{name} differs after {after}")
+    for name in ("metrics.jsonl", "state.safetensors"):
+        if (whole / name).read_bytes() != (killed / name).read_bytes():
+            raise InputError(f"{name} differs after {after}")
+    print(f"  {after}: the same to the bit")
