@@ -5,11 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import attention, load, resume, sample, train
+from bench import attention, load, resume, sample, train, words
 from ldm.errors import command
 
 COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention,
-            "resume": resume}
+            "resume": resume, "words": words}
 
 
 @command

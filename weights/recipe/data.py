@@ -3,8 +3,8 @@
     python -m weights.recipe.data [--pictures 60000] [--pairs 0.1] [--effects 0.1]
 
 Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3), and NAME.json, the captions. `train`
-and `seen` show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in all
-styles.
+and `seen` show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in seen
+styles, and `held-out-style` seen objects in the held-out style.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,13 @@ from ldm import InputError
 from ldm.errors import command
 from weights.recipe.artwork import FOLDER as ARTWORK
 from weights.recipe.artwork import Artwork
-from weights.recipe.objects import HELD_OUT, STYLES
+from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from weights.recipe.scenery import SIZE
 from weights.recipe.world import Choices, compose
 
 COMMAND = "python -m weights.recipe.data"
 FOLDER = Path("recipe-work/data")
-CHECKED = 1000                  # pictures in each of the two sets that are not for training
+CHECKED = 1000                  # pictures in each of the three sets that are not for training
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     artwork = Artwork(options.artwork)
     seen = Choices(pairs=options.pairs, effects=options.effects,
                    looks=min(0.45, 1 - options.pairs - options.effects))
-    held_out = Choices(objects=tuple(HELD_OUT), styles=STYLES)
     write("train", options.pictures, 0, seen, artwork, options.folder)
     write("seen", CHECKED, 1, seen, artwork, options.folder)
-    write("held-out", CHECKED, 2, held_out, artwork, options.folder)
+    write("held-out", CHECKED, 2, replace(seen, objects=tuple(HELD_OUT)), artwork, options.folder)
+    write("held-out-style", CHECKED, 3, replace(seen, styles=(HELD_OUT_STYLE,)), artwork, options.folder)
 
 
 if __name__ == "__main__":
