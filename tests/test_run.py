@@ -14,6 +14,7 @@ from safetensors import safe_open
 import sample
 import textinv
 import textinv.folder
+import textinv.pictures
 import train
 import weights
 from ldm import InputError
@@ -142,6 +143,17 @@ def test_one_picture_is_allowed_with_a_note(pictures, tmp_path, capsys):
     assert run("--images", pictures / "0.png", "--init", "cat", "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "1 picture (2 views)" in said and "3 to 5 different ones are better" in said
+
+
+def test_many_pictures_are_allowed_with_a_note_and_thousands_refused(pictures, tmp_path, monkeypatch, capsys):
+    for i in range(3, 31):
+        (pictures / f"{i}.png").write_bytes((pictures / "0.png").read_bytes())
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
+    assert "31 pictures: the word will be what they all share" in capsys.readouterr().out
+    monkeypatch.setattr(textinv.pictures, "MOST_FILES", 30)
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "other") == 2
+    error = capsys.readouterr().err
+    assert f"{pictures}: 31 files" in error and "give at most 30" in error and error.count("\n") == 1
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_kept(learned, pictures, capsys):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ldm.errors import InputError
 
+MOST_FILES = 1000       # they are all held in memory
 CROPS = ("center", "stretch", "random")
 RANDOM_VIEWS = 8
 ORIENTATION = 0x0112      # tag of EXIF (CIPA DC-008, section 4.6.4); what sets each of its values upright:
@@ -67,6 +68,10 @@ def read_pictures(source: str | Path | Sequence[str | Path], size: int, crop: st
     if crop not in CROPS:
         raise InputError(f"crop is {crop!r}: give one of {', '.join(CROPS)}")
     files = _list_files(source)
+    if len(files) > MOST_FILES:
+        raise InputError(f"{source if isinstance(source, (str, Path)) else 'the list of pictures'}: "
+                         f"{len(files):,} files: a word is learned from a few pictures, 3 to 5 in the paper: "
+                         f"give at most {MOST_FILES:,}")
     pictures = []
     for path in files:
         if path.name.startswith(".") or path.name.endswith((".txt", ".mask.png")):

@@ -23,6 +23,7 @@ from textinv.prompts import OBJECT, STYLE, read_templates
 from textinv.stopping import Dvar, Watch
 from textinv.variants import Direction, Pull
 
+MANY = 30               # pictures of one thing
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
 
@@ -143,6 +144,9 @@ def prepare(model: LatentDiffusion, images: str | Path | Sequence[str | Path], c
     if len(pictures) == 1:
         notes += ("one picture: the word will hold on to its background and pose; "
                   "3 to 5 different ones are better",)
+    if len(pictures) > MANY:
+        notes += (f"{len(pictures)} pictures: the word will be what they all share; "
+                  "3 to 5 of one thing are enough",)
     return Setup(config, inversion, start, pictures, notes, watch)
 
 
