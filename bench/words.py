@@ -1,5 +1,6 @@
-"""`python -m bench words`: what the ways to learn a word are worth. Each method learns each object of examples/
-from several seeds with train.py, and textinv.evaluate measures every word; the table goes into RESULTS.md.
+"""`python -m bench words`: what the ways to learn a word are worth. Each method learns each object of
+examples/ from several seeds with train.py, and textinv.evaluate measures every word; the table goes into
+RESULTS.md.
 
 It takes hours on a CPU and can be stopped at any time: what is there is not made again.
 """
@@ -7,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,47 +21,109 @@ from bench.timing import machine
 from ldm import InputError
 from ldm.files import whole_file
 from textinv import evaluate
-from textinv.folder import STATE
 from textinv.report import read_metrics
 from weights.recipe.objects import HELD_OUT
 
 METHODS = {
     "paper": ["--preset", "paper"],
-    "plain, 400 steps": ["--steps", "400"],
-    "plain, 200 steps": ["--steps", "200"],
-    "DVAR": ["--steps", "5000", "--stop", "dvar", "--look-every", "25"],
-    "fixed norm, 400 steps": ["--steps", "400", "--fix-norm", "--pull", "5e-5"],
-    "cross initialization, 400 steps": ["--steps", "400", "--cross-init"],
+    "plain-400": ["--steps", "400"],
+    "plain-200": ["--steps", "200"],
+    "dvar": ["--steps", "5000", "--stop", "dvar", "--look-every", "25"],
+    "fixed-norm-400": ["--steps", "400", "--fix-norm", "--pull", "5e-5"],
+    "cross-init-400": ["--steps", "400", "--cross-init"],
 }
-OBJECTS = ("teapot", "fox", "mushroom", "pineapple", "panda", "cactus")
-RESAMPLES = 1000
+OBJECTS = ["teapot", "fox", "mushroom", "pineapple", "panda", "cactus"]
+RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Word:
-    """One method on one object from one seed."""
-    method: str
-    name: str
-    seed: int
-    folder: Path
+class Figures:
+    """Of one word. Shares are of what copies of the training pictures would reach, and of the init word's."""
+    reconstruction: float
+    editability: float
+    reconstruction_share: float
+    editability_share: float
+    init_reconstruction: float
+    steps: int
+    seconds: float
 
-    def learn(self) -> None:
-        """Learns and measures, unless that has been done. The seconds of train.py are kept beside the run."""
-        seconds = self.folder / "seconds.json"
-        if not seconds.exists():
-            resume = ["--resume"] if (self.folder / STATE).exists() else [
-                "--images", f"examples/{self.name}", "--init", HELD_OUT[self.name].init, "--seed",
-                str(self.seed), "--preview-every", "0", *METHODS[self.method]]
-            start = time.perf_counter()
-            succeed(train.main(["--out", str(self.folder), *resume]))
-            with whole_file(seconds) as partial:
-                partial.write_text(json.dumps(time.perf_counter() - start if not resume[0] == "--resume" else None))
 
-    def figures(self) -> dict[str, float]:
-        content = json.loads((self.folder / "evaluation/evaluation.json").read_text(encoding="utf-8"))
-        return {}
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME",
+                        help=f"of {', '.join(METHODS)} (default: all)")
+    parser.add_argument("--objects", nargs="+", choices=list(HELD_OUT), default=OBJECTS, metavar="NAME",
+                        help=f"of examples/ (default: {' '.join(OBJECTS)})")
+    parser.add_argument("--seeds", type=int, default=3, help="words of each (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=64, help="pictures a prompt (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/words"), help="(default: %(default)s)")
+
+
+def main(args: argparse.Namespace) -> None:
+    print(machine("cpu"))
+    figures = {method: [figures_of(method, name, seed, args) for name in args.objects
+                        for seed in range(args.seeds)] for method in args.methods}
+    print(f"{len(args.objects)} objects ({', '.join(args.objects)}), {args.seeds} seeds, "
+          f"{args.n} pictures a prompt\n\n{table(figures)}", end="")
+
+
+def figures_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Figures:
+    def folder_of(method: str, seed: int) -> Path:
+        return args.folder / method / f"{name}-{seed}"
+
+    def results(folder: Path) -> dict:
+        return json.loads((folder / "evaluation/evaluation.json").read_text(encoding="utf-8"))
+
+    folder = folder_of(method, seed)
+    learn(folder, method, name, seed)
+    # the init word's pictures depend on neither method nor seed: they are drawn for the first word
+    first = folder_of(args.methods[0], 0)
+    succeed(evaluate.main(["--concept", str(folder), "-n", str(args.n), "--dtype", "bfloat16",
+                           *["--baseline"] * (folder == first)]))
+    content = results(folder)
+    word, init = content["results"]["*"], results(first)["results"][HELD_OUT[name].init]
+    reconstruction, editability = (word[which]["value"] for which in ("reconstruction", "editability"))
+    return Figures(reconstruction, editability,
+                   reconstruction / content["training_pictures_among_themselves"],
+                   editability / init["editability"]["value"], init["reconstruction"]["value"],
+                   read_metrics(folder)[-1]["step"],
+                   json.loads((folder / "seconds.json").read_text(encoding="utf-8")))
+
+
+def learn(folder: Path, method: str, name: str, seed: int) -> None:
+    """Runs train.py, from start to end without a break, since its time is one of the figures."""
+    if (folder / "seconds.json").exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    start = time.perf_counter()
+    succeed(train.main(["--images", f"examples/{name}", "--init", HELD_OUT[name].init, "--seed", str(seed),
+                        "--out", str(folder), "--preview-every", "0", *METHODS[method]]))
+    with whole_file(folder / "seconds.json") as partial:
+        partial.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
 
 
 def succeed(status: int) -> None:
     if status:
-        raise InputError(f"a run of it ended with status {status}: see above")
+        raise InputError(f"a command that this one needs ended with status {status}, see above")
+
+
+def interval(values: list[float]) -> str:
+    """Mean, and the 95 % interval of the mean over the words (bootstrap)."""
+    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{statistics.mean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def table(figures: dict[str, list[Figures]]) -> str:
+    lines = ["| method | reconstruction | of the pictures' own | editability | of the init word's | steps "
+             "| seconds |", "|---|---|--:|---|--:|--:|--:|"]
+    for method, words in figures.items():
+        def mean(name: str, words: list[Figures] = words) -> float:
+            return statistics.mean(getattr(word, name) for word in words)
+        lines.append(f"| {method} | {interval([word.reconstruction for word in words])} "
+                     f"| {mean('reconstruction_share'):.0%} | {interval([w.editability for w in words])} "
+                     f"| {mean('editability_share'):.0%} | {mean('steps'):.0f} | {mean('seconds'):.0f} |")
+    words = next(iter(figures.values()))
+    own = statistics.mean(w.init_reconstruction / w.reconstruction * w.reconstruction_share for w in words)
+    lines.append(f"| the init word | {interval([word.init_reconstruction for word in words])} | {own:.0%} "
+                 "| | 100% | 0 | 0 |")
+    return "\n".join([*lines, ""])

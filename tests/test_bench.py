@@ -1,0 +1,35 @@
+"""What the benchmarks compute from their figures, and that their methods are options of train.py. Their times
+are not for tests."""
+import pytest
+
+from bench import words
+from bench.timing import compare
+from textinv.config import parse
+
+
+@pytest.mark.parametrize("method", words.METHODS)
+def test_every_method_is_a_set_of_options(method):
+    config = parse(["--images", "x", "--init", "cat", *words.METHODS[method]], "train.py", "")
+    assert config.steps >= 200
+
+
+def test_intervals_hold_the_mean():
+    assert words.interval([0.5] * 4) == "0.500 (0.500 to 0.500)"
+    mean, low, high = (float(part) for part in words.interval([0.0, 1.0] * 50).replace("(", "").replace(
+        ")", "").replace(" to", "").split())
+    assert mean == 0.5 and low == pytest.approx(0.4, abs=0.02) and high == pytest.approx(0.6, abs=0.02)
+
+
+def test_the_table_of_words():
+    some = [words.Figures(0.8, 0.3, 0.9, 0.95, 0.4, 400, 20.0),
+            words.Figures(0.6, 0.1, 0.7, 1.05, 0.4, 200, 10.0)]
+    lines = words.table({"plain-400": some}).splitlines()
+    assert lines[2].startswith("| plain-400 | 0.700 (") and "| 80% |" in lines[2] and "| 100% |" in lines[2]
+    assert lines[2].endswith("| 300 | 15 |") and "| the init word | 0.400 (0.400 to 0.400) |" in lines[3]
+
+
+def test_ratios_are_of_the_pairs(capsys):
+    values = {"ours": iter([1.0, 3.0, 2.0]), "theirs": iter([2.0, 3.0, 8.0])}
+    figures = compare({name: lambda one=one: next(one) for name, one in values.items()}, pairs=3)
+    assert figures["ours"] == [1.0, 3.0, 2.0]
+    assert "0.50 x theirs (0.25 to 1.00)" in capsys.readouterr().out
