@@ -46,6 +46,19 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def _own_compvis():
+    return weights.load(DATA / "compvis-tiny/model.ckpt")
+
+
+@pytest.fixture
+def model_with_a_word(_own_compvis):
+    """The original code's model with room for one word, which a test may teach it."""
+    _own_compvis.text_encoder.learned = torch.zeros(1, 64)
+    yield _own_compvis
+    _own_compvis.text_encoder.learned = torch.zeros(0, 64)
+
+
 @pytest.fixture(scope="session")
 def small_clip(tmp_path_factory):
     """A folder as the recipe writes it, with random weights."""

@@ -7,22 +7,13 @@ from safetensors.torch import load_file
 from test_reference import private_ids
 
 import textinv.inversion
-import weights
 from ldm import InputError
 from textinv.inversion import Batch, Inversion, Latents, Prompts, Variant, draw, encode, inversion_loss
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A model of our own, since the loop teaches it words."""
-    return weights.load(DATA / "compvis-tiny/model.ckpt")
-
-
-@pytest.fixture(autouse=True)
-def untaught(model):
-    model.text_encoder.learned = torch.zeros(1, 64)
-    yield
-    model.text_encoder.learned = torch.zeros(0, 64)
+@pytest.fixture
+def model(model_with_a_word):
+    return model_with_a_word
 
 
 def latents(count=3, weight=None):

@@ -17,16 +17,9 @@ from textinv.stopping import EXAMPLES, Dvar, Watch, fixed_batch, select
 from textinv.variants import Direction, Pull
 
 
-@pytest.fixture(scope="module")
-def model():
-    return weights.load(DATA / "compvis-tiny/model.ckpt")
-
-
-@pytest.fixture(autouse=True)
-def untaught(model):
-    model.text_encoder.learned = torch.zeros(1, 64)
-    yield
-    model.text_encoder.learned = torch.zeros(0, 64)
+@pytest.fixture
+def model(model_with_a_word):
+    return model_with_a_word
 
 
 def test_dvar_stops_where_the_variance_of_the_window_falls_under_its_share():

@@ -152,7 +152,6 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: damaged ({error}): begin another run with --out") from error
 
 
-
 def _shown_default(options: dict[str, Any], default: Any) -> dict[str, Any]:
     """argparse knows only the options that were given (defaults are suppressed), so the help
     names them itself."""

@@ -8,8 +8,8 @@
                 state.safetensors      all that the steps to come depend on; beside it the state before
                 tensorboard/           the figures of metrics.jsonl, with --tensorboard
 
-Every file appears whole or not at all, and a state says how much of metrics.jsonl belongs to it. So the run
-can be killed at any moment: it goes on from the last state as if nothing had happened.
+Every file but metrics.jsonl appears whole or not at all, and a state says how much of that one belongs to
+it. So the run can be killed at any moment: it goes on from the last state as if nothing had happened.
 """
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ class RunFolder:
     def preview(self, step: int, image: Image.Image) -> None:
         save_png(image, self.path / "previews" / f"step-{step:06d}.png")
 
-    def save(self, setup: Setup) -> Path:
-        """Writes metrics, words and state; returns the word's path."""
+    def save(self, setup: Setup) -> None:
+        """Writes metrics, words and state."""
         with self._writing():
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
@@ -114,7 +114,6 @@ class RunFolder:
             save_file(setup.state(), partial, {"metrics_bytes": str(size)})
             if state.exists():
                 state.replace(self.path / PREVIOUS)
-        return self.path / RUN_FILE
 
     def close(self) -> None:
         if self._metrics is not None:

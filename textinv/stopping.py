@@ -45,14 +45,13 @@ class Watch:
     def look(self) -> float:
         """Measures the word as it is now, and returns its loss on the fixed batch. Of several processes each
         takes a part of the batch."""
-        inversion, (rank, count) = self.inversion, (self.inversion.processes.rank,
-                                                    self.inversion.processes.count)
+        inversion, processes = self.inversion, self.inversion.processes
         rows, total = inversion.rows(inversion.v), torch.zeros((), device=inversion.v.device)
-        own = range(rank, EXAMPLES, count)
+        own = range(processes.rank, EXAMPLES, processes.count)
         for start in range(0, len(own), inversion.batch):
             part = list(own[start:start + inversion.batch])
             total += inversion_loss(inversion.model, rows, select(self.batch, part)) * len(part)
-        loss = (inversion.processes.mean(total) * count / EXAMPLES).item()
+        loss = (processes.mean(total) * processes.count / EXAMPLES).item()
         self.losses.append(loss)
         if loss < self.best_loss:
             self.best_v, self.best_loss, self.best_step = inversion.v.detach().clone(), loss, inversion.step

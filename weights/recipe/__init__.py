@@ -22,5 +22,6 @@ templates, and what is trained on it. In the order of use; each with a command o
     restore      makes checkpoints from weights/tiny, to train on from there (stage)
     showcase     the picture of the README (stage)
 
-Nothing else in the project imports this package; its working files live in `recipe-work/`, which git ignores.
+Of the rest of the project only bench/ and the tests import this package; its working files live in
+`recipe-work/`, which git ignores.
 """

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -27,6 +26,7 @@ from PIL import Image
 import weights
 from ldm import InputError, LatentDiffusion
 from ldm.errors import command
+from ldm.files import whole_file
 from textinv.clip import Clip
 from weights.recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
 from weights.recipe.artwork import FOLDER as ARTWORK
@@ -159,12 +159,8 @@ def table(figures: dict[str, float]) -> str:
 
 def write(text: str, path: Path) -> None:
     """Writes the file whole or not at all. Raises InputError where it cannot be written."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another --out") from error
     print(f"wrote {path}")
 
 

@@ -17,10 +17,9 @@ import weights
 from ldm import InputError
 from ldm.errors import command
 from ldm.text_encoder import SelfAttention, TextEncoder
-from weights.recipe import diffusion, vocabulary
+from weights.recipe import diffusion, judge, vocabulary
 
 COMMAND = "python -m weights.recipe.ship"
-CLIP = Path("recipe-work/clip")
 NORM = 1.4              # of the shipped vocabulary's vectors, the mean
 
 
@@ -53,8 +52,8 @@ def ship(folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(vocabulary.OUT, folder / "vocab.txt")
-        if CLIP.is_dir():
-            shutil.copytree(CLIP, folder / "clip", dirs_exist_ok=True)
+        if judge.FOLDER.is_dir():
+            shutil.copytree(judge.FOLDER, folder / "clip", dirs_exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): check the free space") from error
     weights.save(half, folder / "model.safetensors")
