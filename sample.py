@@ -22,7 +22,7 @@ from ldm.errors import command
 from textinv import Concept, patch
 from textinv.concept import fingerprint
 from textinv.grids import grid, read_recipe, save_png
-from textinv.run import model_hash
+from textinv.run import learned_elsewhere
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,7 +134,7 @@ def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
         if fingerprint(concept) != entry["hash"]:
             raise InputError(f"{entry['path']}: holds another word than the one that this picture "
                              "was drawn with")
-        if concept.info.get("model_hash", model_hash(model)) != model_hash(model):
+        if learned_elsewhere(concept, model):
             print(f"warning: {entry['path']}: this word was learned on another model "
                   f"({concept.info.get('model')})", file=sys.stderr)
         patch(model, Concept(entry["placeholder"], at_strength(concept, recipe.strength, entry["path"])))

@@ -35,7 +35,7 @@ def test_reconstruction_is_the_mean_of_all_pairs():
 
 def test_training_pictures_among_themselves_leave_out_each_with_itself():
     assert among_themselves(unit(0, 60, 90)) == pytest.approx((cos(60) + cos(90) + cos(30)) / 3)
-    assert among_themselves(unit(10)) == 0
+    assert among_themselves(unit(10)) is None
 
 
 def test_editability_is_of_the_mean_embedding():
@@ -70,6 +70,7 @@ def test_table():
     lines = markdown(cells({"*": result, "cup": result}, 0.9)).splitlines()
     assert lines[0] == "|  | * | cup | training pictures among themselves |" and len(lines) == 5
     assert lines[2] == "| reconstruction | 0.500 (0.500 to 0.500) | 0.500 (0.500 to 0.500) | 0.900 |"
+    assert markdown(cells({"*": result}, None)).splitlines()[0] == "|  | * |", "one training picture"
     assert from_json(json.loads(json.dumps(dataclasses.asdict(result)))) == result
 
 

@@ -18,7 +18,9 @@ from test_run import MODEL, run
 import textinv
 import textinv.folder
 import train
+from ldm import InputError
 from textinv.folder import RunFolder
+from textinv.stopping import Watch
 
 STEPS = 8
 ROOT = Path(train.__file__).parent
@@ -169,6 +171,25 @@ def test_a_run_without_a_state_begins_at_its_beginning(whole, tmp_path, capsys):
         (out / name).unlink()
     assert train.main(["--resume", "--out", str(out)]) == 0
     assert "begins at its beginning" in capsys.readouterr().out
+    same(whole, out)
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_step_that_breaks_off_before_it_is_logged_leaves_no_gap(whole, look, pictures, tmp_path,
+                                                                  monkeypatch, capsys):
+    """As when another process dies in the midst of a look at the fixed batch, which follows the step."""
+    out, whole_look = tmp_path / "broken", Watch.look
+
+    def breaks(self):
+        if len(self.losses) + 1 == look:
+            raise InputError("another process of this run has died")
+        return whole_look(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "look", breaks)
+        assert run(*options(pictures, out)) == 2
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert ("after step 3" if look == 2 else "at its beginning") in capsys.readouterr().out
     same(whole, out)
 
 

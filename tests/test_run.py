@@ -1,5 +1,6 @@
 """The main job, end to end on a small random model: `train.py` and `sample.py` as a user calls them, what
 they write, and what they refuse."""
+import copy
 import json
 import sys
 from pathlib import Path
@@ -88,6 +89,17 @@ def test_the_word_says_what_made_it(learned, model):
     assert torch.equal(start, cat) and not torch.equal(concept.vectors, start)
     with safe_open(learned / "concept.safetensors", "pt") as file:
         assert list(file.keys()) == ["*"] and file.metadata()["format"] == "pt"
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "autoencoder"])
+def test_models_that_differ_in_one_weight_are_told_apart(model, part):
+    before, weight = model_hash(model), next(getattr(model, part).parameters())
+    value = weight.view(-1)[0].item()
+    with torch.no_grad():
+        weight.view(-1)[0] += 1
+        assert model_hash(model) != before
+        weight.view(-1)[0] = value
+    assert model_hash(model) == before == model_hash(copy.deepcopy(model).bfloat16())
 
 
 def test_two_runs_with_one_seed_are_one_word(pictures, tmp_path):

@@ -32,7 +32,7 @@ from textinv.config import read_record
 from textinv.grids import grid, read_recipe, save_png
 from textinv.pictures import read_pictures
 from textinv.prompts import read_templates
-from textinv.run import model_hash
+from textinv.run import learned_elsewhere, model_hash
 from textinv.scores import Scores, among_themselves, cells, markdown, scores
 
 PLAIN = "a photo of {}"
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{path}: a word alone does not say from which pictures: give them as --images")
     evaluator = clip.load(options.clip or (SMALL_CLIP if source == "tiny" else PUBLIC_CLIP), options.device)
     model = weights.load(source, options.device, getattr(torch, options.dtype), options.vocab)
-    if concept.info.get("model_hash", model_hash(model)) != model_hash(model):
+    if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}): give that "
                          "as --weights")
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
@@ -158,10 +158,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = {concept.placeholder: fingerprint(concept)}
     if options.baseline:
         words[plain_words(model, concept)] = None
-    results, sheets = {}, []
+    results, sheets, hash_of_model = {}, [], model_hash(model)
     patch(model, concept)
     for word, print_of_word in words.items():
-        drawing = Drawing("", print_of_word, model_hash(model), options.dtype, options.steps,
+        drawing = Drawing("", print_of_word, hash_of_model, options.dtype, options.steps,
                           options.guidance, options.seed)
         results[word], drawn = evaluate(model, evaluator, word, drawing, training, templates, options.n,
                                         options.batch, out / "samples")
@@ -180,7 +180,7 @@ def plain_words(model: LatentDiffusion, concept: Concept) -> str:
     return init
 
 
-def write(out: Path, results: dict[str, Scores], ceiling: float, options: argparse.Namespace,
+def write(out: Path, results: dict[str, Scores], ceiling: float | None, options: argparse.Namespace,
           sheets: list[list[Image.Image]], training: Sequence[Image.Image]) -> None:
     """evaluation.json, .md and .png: the training pictures, and below the first pictures of every prompt."""
     content: dict[str, Any] = {"results": {word: asdict(one) for word, one in results.items()},

@@ -48,6 +48,7 @@ class RunFolder:
         self.path, self.config = config.folder, config
         self._lock = filelock.FileLock(self.path / ".lock", timeout=0)
         self._metrics: BinaryIO | None = None
+        self._logged = 0        # the last step that metrics.jsonl tells of
         self._new_board = summary_writer() if config.tensorboard else None
         self._board: Any = None
         if not config.resume:
@@ -84,6 +85,7 @@ class RunFolder:
             self._metrics = (self.path / "metrics.jsonl").open("ab")
             self._metrics.truncate(size)
             self._metrics.seek(size)
+        self._logged = setup.inversion.step
         self._open_board(setup)
         if record.get("torch") != torch.__version__:
             note += f"; begun with torch {record.get('torch')}, so not the same to the bit"
@@ -96,19 +98,24 @@ class RunFolder:
             if self._board is not None:
                 for name in FIGURES & line.keys():
                     self._board.add_scalar(name, line[name], progress.step)
+        self._logged = progress.step
 
     def preview(self, step: int, image: Image.Image) -> None:
         save_png(image, self.path / "previews" / f"step-{step:06d}.png")
 
     def save(self, setup: Setup) -> None:
-        """Writes metrics, words and state."""
+        """Writes words, metrics and state. After a step that broke off before it was logged, as when another
+        process dies during the look at the fixed batch, words alone: a state that counted this step would
+        leave a gap in the metrics for ever, so the one before it stands."""
+        setup.concept().save(self.path / RUN_FILE)
+        if setup.watch is not None and setup.watch.losses:
+            setup.best().save(self.path / "best.safetensors")
+        if setup.inversion.step != self._logged:
+            return
         with self._writing():
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
             size = self._metrics.tell()
-        setup.concept().save(self.path / RUN_FILE)
-        if setup.watch is not None and setup.watch.losses:
-            setup.best().save(self.path / "best.safetensors")
         state = self.path / STATE
         with whole_file(state) as partial:
             save_file(setup.state(), partial, {"metrics_bytes": str(size)})

@@ -204,7 +204,17 @@ def token_prompts(model: LatentDiffusion, pictures: Sequence[Picture], config: I
 
 
 def model_hash(model: LatentDiffusion) -> str:
-    """Says whether two models share their embedding table, whatever the precision that they
-    were loaded in."""
-    table = model.text_encoder.token_emb.weight.detach().to("cpu", torch.bfloat16).contiguous()
-    return hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
+    """Says whether two models have the same weights, whatever the precision that they were loaded in: a
+    checksum of every tensor, rounded to bfloat16. Seconds for the public checkpoint."""
+    digest = hashlib.sha256()
+    for name, tensor in model.named_parameters():
+        rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(name.encode())
+        digest.update(rounded.view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def learned_elsewhere(concept: Concept, model: LatentDiffusion) -> bool:
+    """Whether the concept says that it was learned on a model of other weights."""
+    learned_on = concept.info.get("model_hash")
+    return learned_on is not None and learned_on != model_hash(model)

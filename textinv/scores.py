@@ -42,10 +42,13 @@ def reconstruction(drawn: Tensor, training: Tensor) -> float:
     return (drawn @ training.T).mean().item()
 
 
-def among_themselves(training: Tensor) -> float:
-    """Mean cosine over all pairs of two different training pictures (m d): what a copy would reach."""
+def among_themselves(training: Tensor) -> float | None:
+    """Mean cosine over all pairs of two different training pictures (m d): what a copy would reach. None if
+    there is only one."""
     m = len(training)
-    return ((training @ training.T).sum() - training.square().sum()).item() / max(m * (m - 1), 1)
+    if m < 2:
+        return None
+    return ((training @ training.T).sum() - training.square().sum()).item() / (m * (m - 1))
 
 
 def editability(drawn: Tensor, text: Tensor) -> Tensor:
@@ -76,12 +79,15 @@ def scores(plain: Tensor, edits: dict[str, Tensor], texts: dict[str, Tensor], tr
                   score(mean, torch.stack(list(samples.values())).mean(dim=0)), prompts)
 
 
-def cells(results: dict[str, Scores], ceiling: float) -> list[list[str]]:
-    """A table of the results, a row a figure and a column a word, the first of names."""
+def cells(results: dict[str, Scores], ceiling: float | None) -> list[list[str]]:
+    """A table of the results, a row a figure and a column a word, the first of names; the last is what the
+    training pictures reach, where that is known."""
     columns = [["", "reconstruction", "editability", *next(iter(results.values())).prompts]]
     columns += [[name, *map(str, (one.reconstruction, one.editability, *one.prompts.values()))]
                 for name, one in results.items()]
-    columns.append(["training pictures among themselves", f"{ceiling:.3f}", *[""] * (len(columns[0]) - 2)])
+    if ceiling is not None:
+        columns.append(["training pictures among themselves", f"{ceiling:.3f}",
+                        *[""] * (len(columns[0]) - 2)])
     return [list(row) for row in zip(*columns)]
 
 
