@@ -28,9 +28,10 @@ METHODS = {
     "paper": ["--preset", "paper"],
     "plain-400": ["--steps", "400"],
     "plain-200": ["--steps", "200"],
+    "plain-100": ["--steps", "100"],
     "dvar": ["--steps", "5000", "--stop", "dvar", "--look-every", "25"],
-    "fixed-norm-400": ["--steps", "400", "--fix-norm", "--pull", "5e-5"],
-    "cross-init-400": ["--steps", "400", "--cross-init"],
+    "fixed-norm-200": ["--steps", "200", "--fix-norm", "--pull", "5e-5"],
+    "cross-init-200": ["--steps", "200", "--cross-init"],
 }
 OBJECTS = ["teapot", "fox", "mushroom", "pineapple", "panda", "cactus"]
 RESAMPLES = 10_000
@@ -115,13 +116,14 @@ def interval(values: list[float]) -> str:
 
 def table(figures: dict[str, list[Figures]]) -> str:
     lines = ["| method | reconstruction | of the pictures' own | editability | of the init word's | steps "
-             "| seconds |", "|---|---|--:|---|--:|--:|--:|"]
+             "| seconds (median) |", "|---|---|--:|---|--:|--:|--:|"]
     for method, words in figures.items():
         def mean(name: str, words: list[Figures] = words) -> float:
             return statistics.mean(getattr(word, name) for word in words)
         lines.append(f"| {method} | {interval([word.reconstruction for word in words])} "
                      f"| {mean('reconstruction_share'):.0%} | {interval([w.editability for w in words])} "
-                     f"| {mean('editability_share'):.0%} | {mean('steps'):.0f} | {mean('seconds'):.0f} |")
+                     f"| {mean('editability_share'):.0%} | {mean('steps'):.0f} "
+                     f"| {statistics.median(word.seconds for word in words):.0f} |")
     words = next(iter(figures.values()))
     own = statistics.mean(w.init_reconstruction / w.reconstruction * w.reconstruction_share for w in words)
     lines.append(f"| the init word | {interval([word.init_reconstruction for word in words])} | {own:.0%} "

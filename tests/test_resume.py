@@ -129,6 +129,17 @@ def test_a_killed_runs_last_lines_are_written_again(whole, pictures, tmp_path):
     same(whole, out)
     lines = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert lines == list(range(1, STEPS + 1))
+    settings = json.loads((out / "config.json").read_text())
+    assert settings["steps"] == STEPS and not settings["resume"]
+    assert f"step {STEPS} of {STEPS}" in (out / "report.html").read_text()
+
+
+def test_fewer_steps_than_were_made_are_refused(whole, capsys):
+    before = (whole / "config.json").read_bytes()
+    assert train.main(["--resume", "--out", str(whole), "--steps", "3"]) == 2
+    assert f"--steps 3, but the run has made {STEPS} steps already" in capsys.readouterr().err
+    assert (whole / "config.json").read_bytes() == before
+    assert train.main(["--resume", "--out", str(whole), "--steps", str(STEPS)]) == 0
 
 
 def truncated(path):
@@ -232,9 +243,12 @@ def test_other_pictures_are_refused_and_moved_ones_are_not(whole, pictures, tmp_
     moved = tmp_path / "moved"
     pictures.rename(moved)
     assert train.main(["--resume", "--out", str(whole), "--images", str(moved)]) == 0
+    settings = json.loads((whole / "config.json").read_text())
+    assert settings["images"] == str(moved)
+    assert all(name.startswith(str(moved)) for name in settings["pictures"])
     (moved / "0.png").write_bytes((moved / "1.png").read_bytes())
     assert train.main(["--resume", "--out", str(whole), "--images", str(moved)]) == 2
-    assert "pictures is not what it was" in capsys.readouterr().err
+    assert "pictures: not as when the run began" in capsys.readouterr().err
 
 
 def test_resume_without_a_run(tmp_path, capsys):

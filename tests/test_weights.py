@@ -345,6 +345,13 @@ def test_save_in_vain_leaves_the_old_file(tmp_path, compvis):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_saved_file_has_the_rights_of_any_other(tmp_path, compvis):
+    """safetensors itself writes files that nobody but their owner can read."""
+    write(tmp_path / "other", b"")
+    weights.save(compvis[0], tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 @pytest.mark.parametrize("place", ["no/such/folder/model.safetensors", "a-file/model.safetensors", "a-folder",
                                    "x" * 300])
 def test_save_to_an_impossible_place(tmp_path, compvis, place):

@@ -60,9 +60,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         self._take()
         self._refuse_another_run()
-        record = {**dataclasses.asdict(self.config), **setup.record(), "torch": torch.__version__}
-        with whole_file(self.path / "config.json") as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        self._write_settings(setup, torch.__version__)
         with self._writing():
             self._metrics = (self.path / "metrics.jsonl").open("wb")
         self._open_board(setup)
@@ -78,9 +76,13 @@ class RunFolder:
             same = (list(record.get(name, {}).values()) == list(value.values()) if name == "pictures" else
                     record.get(name) == value)
             if not same:
-                raise InputError(f"{self.path}: {name} is not what it was: a run can only go on with the "
-                                 "same model, pictures and number of processes")
+                raise InputError(f"{self.path}: {name}: not as when the run began: it can only go "
+                                 "on with the same model, pictures and number of processes")
         note, size = restore(self.path, setup)
+        if setup.inversion.step > self.config.steps:
+            raise InputError(f"{self.path}: --steps {self.config.steps}, but the run has made "
+                             f"{setup.inversion.step} steps already: give more, or leave the option away")
+        self._write_settings(setup, record.get("torch"))
         with self._writing():
             self._metrics = (self.path / "metrics.jsonl").open("ab")
             self._metrics.truncate(size)
@@ -128,6 +130,11 @@ class RunFolder:
         if self._board is not None:
             self._board.close()
         self._lock.release()
+
+    def _write_settings(self, setup: Setup, begun_with: str | None) -> None:
+        record = {**dataclasses.asdict(self.config), "resume": False, **setup.record(), "torch": begun_with}
+        with whole_file(self.path / "config.json") as partial:
+            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def _open_board(self, setup: Setup) -> None:
         """What a killed run has written beyond its state is hidden by TensorBoard."""
