@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
     figures = {method: [figures_of(method, name, seed, args) for name in args.objects
                         for seed in range(args.seeds)] for method in args.methods}
     print(f"{len(args.objects)} objects ({', '.join(args.objects)}), {args.seeds} seeds, "
-          f"{args.n} pictures a prompt\n\n{table(figures)}", end="")
+          f"{args.n} pictures a prompt\n\n{table(figures)}\n{differences(figures)}", end="")
 
 
 def figures_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Figures:
@@ -128,4 +128,16 @@ def table(figures: dict[str, list[Figures]]) -> str:
     own = statistics.mean(w.init_reconstruction / w.reconstruction * w.reconstruction_share for w in words)
     lines.append(f"| the init word | {interval([word.init_reconstruction for word in words])} | {own:.0%} "
                  "| | 100% | 0 | 0 |")
+    return "\n".join([*lines, ""])
+
+
+def differences(figures: dict[str, list[Figures]]) -> str:
+    """Of each method to the first one, taken word by word: the same object and seed."""
+    first, *others = figures
+    lines = [f"| minus {first}, word by word | reconstruction | editability |", "|---|---|---|"]
+    for method in others:
+        cells = [interval([getattr(word, name) - getattr(base, name)
+                           for word, base in zip(figures[method], figures[first])])
+                 for name in ("reconstruction", "editability")]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
