@@ -1,7 +1,9 @@
 """Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on
 random weights, and the models loaded from the weights beside them."""
+import shutil
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import weights
+from ldm.files import open_tensors
 from weights.recipe import clip as recipe
 from weights.recipe import vocabulary
 
@@ -69,3 +72,26 @@ def small_clip(tmp_path_factory):
         patch.setattr(vocabulary, "OUT", folder / "vocab.txt")
         recipe.save(recipe.new_model(), folder / "clip")
     return folder / "clip"
+
+
+@pytest.fixture(scope="session")
+def original():
+    """The tensors of the original-layout reference (fp16), by the file's keys. Tests must not change them."""
+    lazy = open_tensors(DATA / "compvis-tiny/model.ckpt").tensors
+    return {key: tensor.read().clone() for key, tensor in lazy.items()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the Hugging Face reference, to be changed."""
+    return Path(shutil.copytree(DATA / "diffusers-tiny", tmp_path / "folder",
+                                ignore=shutil.ignore_patterns("expected*")))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub's library, which is offline. It reads both settings when it is imported."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
