@@ -194,7 +194,7 @@ def test_other_words_keep_their_vectors(model):
     known = torch.randn(4, 64, generator=torch.Generator().manual_seed(6))
     model.text_encoder.learned = known.clone()
     inversion = loop(model, prompts=prompts(first_id=201), v0=known[1:3], ids=[201, 202])
-    rows = inversion.rows(inversion.v)
+    rows = inversion.rows(inversion.v, 0)
     assert torch.equal(rows, known)
     list(inversion)
     inversion.teach()

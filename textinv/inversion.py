@@ -175,11 +175,9 @@ class Inversion:
                                  "gradient: the last good word is kept; use --dtype float32 or a "
                                  "smaller --lr")
 
-    def rows(self, v: Tensor) -> Tensor:
-        """The vectors of all learned words (m d), with v in this word's place."""
-        return self._rows(v, self.step)
-
-    def _rows(self, v: Tensor, step: int) -> Tensor:
+    def rows(self, v: Tensor, step: int) -> Tensor:
+        """The vectors of all learned words (m d), with v, as it stands in the prompts at a step, in this
+        word's place."""
         for variant in self.variants:
             v = variant.active(v, step)
         learned, start = self.model.text_encoder.learned.to(v.device), self.first_row
@@ -193,7 +191,7 @@ class Inversion:
         total = torch.zeros((), device=self.v.device)
         for _ in range(self.accumulate):
             batch = draw(self.latents, self.prompts, self.model.schedule.timesteps, self.batch, generator)
-            loss = inversion_loss(self.model, self._rows(self.v, step), batch) / self.accumulate
+            loss = inversion_loss(self.model, self.rows(self.v, step), batch) / self.accumulate
             penalty = sum(variant.penalty(self.v, step) for variant in self.variants) / self.accumulate
             (loss + penalty).backward()
             total = total + loss.detach()
@@ -217,7 +215,7 @@ class Inversion:
 
     def teach(self) -> None:
         """Lets the model use the word as it is now, in the prompts that it is given."""
-        self.model.text_encoder.learned = self.rows(self.v).detach().cpu()
+        self.model.text_encoder.learned = self.rows(self.v, self.step).detach().cpu()
 
     def state(self) -> dict[str, Tensor]:
         """All that the steps to come depend on besides the constructor's arguments; copies."""

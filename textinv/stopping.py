@@ -46,7 +46,8 @@ class Watch:
         """Measures the word as it is now, and returns its loss on the fixed batch. Of several processes each
         takes a part of the batch."""
         inversion, processes = self.inversion, self.inversion.processes
-        rows, total = inversion.rows(inversion.v), torch.zeros((), device=inversion.v.device)
+        rows = inversion.rows(inversion.v, inversion.step)
+        total = torch.zeros((), device=inversion.v.device)
         own = range(processes.rank, EXAMPLES, processes.count)
         for start in range(0, len(own), inversion.batch):
             part = list(own[start:start + inversion.batch])
