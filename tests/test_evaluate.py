@@ -159,6 +159,14 @@ def test_the_command_writes_table_figures_and_pictures(learned, small_clip, caps
     with Image.open(out / "evaluation.png") as sheet:
         assert sheet.size == (3 * 66 - 2, 15 * 66 - 2)              # training, 7 prompts, 7 of the init word
     assert len(drawn(learned)) == 2 * 7 * 3
+    page = (learned / "report.html").read_text()
+    assert one_cell(content) in page and "Not measured yet" not in page and "report.html" in said
+
+
+def one_cell(content):
+    """The reconstruction of the word, as tables show it."""
+    one = content["results"]["*"]["reconstruction"]
+    return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
 def test_the_figures_are_those_of_the_pictures(learned, small_clip, pictures):

@@ -4,7 +4,7 @@ draws with the word.
     python -m textinv.evaluate --concept runs/teapot [--images DIR] [--clip FOLDER] [-n 64] [--baseline]
 
 Pictures are kept under the hash of all that they depend on: a second evaluation, or one that was interrupted,
-draws what is missing.
+draws what is missing. The report of a run shows the result.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ldm import InputError, LatentDiffusion
 from ldm.errors import command
 from ldm.files import whole_file
 from ldm.model import to_images
-from textinv import clip
+from textinv import clip, report
 from textinv.concept import Concept, fingerprint, patch, unpatch
 from textinv.config import read_record
 from textinv.grids import grid, read_recipe, save_png
@@ -169,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     unpatch(model, concept.placeholder)
     ceiling = among_themselves(evaluator.images(training))
     write(out, results, ceiling, options, sheets, training)
+    if (path / "report.html").exists() and not options.out:
+        print(report.write(path))
 
 
 def plain_words(model: LatentDiffusion, concept: Concept) -> str:
