@@ -60,11 +60,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        # whoever writes it may make it anew, and safetensors does so with rights for its owner alone
-        partial.touch()
-        mode = partial.stat().st_mode
         yield partial
-        partial.chmod(mode)
+        # the rights of any new file: safetensors gives them to the owner alone
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
