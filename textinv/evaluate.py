@@ -69,13 +69,14 @@ def draw(model: LatentDiffusion, drawing: Drawing, n: int, batch: int, folder: P
     images = [cached(folder / f"{i:04d}.png", drawing) for i in range(n)]
     bar.update(sum(image is not None for image in images))
     for start in range(0, n, batch):
-        missing = [i for i in range(start, min(start + batch, n)) if images[i] is None]
+        rows = range(start, min(start + batch, n))
+        missing = [i for i in rows if images[i] is None]
         if missing:
-            # from the first gap on, so that seeds stay consecutive
-            drawn = model.generate([drawing.prompt] * (missing[-1] - missing[0] + 1), steps=drawing.steps,
-                                   guidance=drawing.guidance, seed=drawing.seed + missing[0], batch=batch)
+            # the whole batch, since the last bits of a picture depend on those that are drawn with it
+            drawn = model.generate([drawing.prompt] * len(rows), steps=drawing.steps,
+                                   guidance=drawing.guidance, seed=drawing.seed + start, batch=batch)
             for i in missing:
-                images[i] = drawn[i - missing[0]]
+                images[i] = drawn[i - start]
                 save_png(images[i], folder / f"{i:04d}.png", asdict(drawing))
             bar.update(len(missing))
     return images
