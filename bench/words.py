@@ -26,12 +26,14 @@ from weights.recipe.objects import HELD_OUT
 
 METHODS = {
     "paper": ["--preset", "paper"],
-    "plain-400": ["--steps", "400"],
-    "plain-200": ["--steps", "200"],
-    "plain-100": ["--steps", "100"],
-    "dvar": ["--steps", "5000", "--stop", "dvar", "--look-every", "25"],
-    "fixed-norm-200": ["--steps", "200", "--fix-norm", "--pull", "5e-5"],
+    "plain-400": ["--steps", "400", "--no-cross-init"],
+    "plain-200": ["--steps", "200", "--no-cross-init"],
+    "plain-100": ["--steps", "100", "--no-cross-init"],
+    "lr-0.01-100": ["--steps", "100", "--no-cross-init", "--lr", "0.01"],
+    "dvar": ["--steps", "5000", "--no-cross-init", "--stop", "dvar", "--look-every", "25"],
+    "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--pull", "5e-5"],
     "cross-init-200": ["--steps", "200", "--cross-init"],
+    "cross-init-100": ["--steps", "100", "--cross-init"],
 }
 OBJECTS = ["teapot", "fox", "mushroom", "pineapple", "panda", "cactus"]
 RESAMPLES = 10_000

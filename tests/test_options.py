@@ -41,6 +41,7 @@ def test_preset_of_the_paper_and_what_is_given_beside_it():
     paper = options("--preset", "paper")
     assert (paper.steps, paper.batch, paper.lr, paper.decay) == (5000, 4, 0.005, 0.01)
     assert paper.effective_lr == pytest.approx(0.02)
+    assert options().cross_init and not paper.cross_init, "the paper starts from the word's embedding"
     assert options("--preset", "paper", "--steps", "9").steps == 9
     assert options("--batch", "2", "--accumulate", "3").effective_lr == pytest.approx(0.03)
 
@@ -74,7 +75,7 @@ def test_help_names_every_default(capsys):
     with pytest.raises(SystemExit) as end:
         parse(["--help"], "train.py", "")
     out = capsys.readouterr().out
-    assert end.value.code == 0 and "(default: 400)" in out and "(default: 0.005)" in out and "%" not in out
+    assert end.value.code == 0 and "(default: 200)" in out and "(default: 0.005)" in out and "%" not in out
 
 
 def test_own_templates(tmp_path):

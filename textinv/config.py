@@ -36,9 +36,9 @@ class InversionConfig:
     crop: str = option("center", "of pictures that are not square", choices=("center", "stretch", "random"))
     flip: bool = option(True, "train on mirrored pictures too")
     alpha_mask: bool = option(False, "weight the loss by the pictures' alpha channel")
-    preset: str = option("default", "'paper': the settings of Gal et al. (5,000 steps, weight decay 0.01)",
+    preset: str = option("default", "'paper': the settings of Gal et al. (5,000 steps from an embedding)",
                          choices=("default", "paper"))
-    steps: int = option(400, "steps of the optimiser")
+    steps: int = option(200, "steps of the optimiser")
     batch: int = option(4, "pictures a step")
     accumulate: int = option(1, "batches whose gradients are added up to one step")
     lr: float = option(0.005, "base learning rate; the effective one is this x batch x accumulate")
@@ -49,11 +49,11 @@ class InversionConfig:
                         choices=("auto", "float32", "bfloat16"))
     fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm")
     pull: float = option(0.0, "weight of a pull to the start: of |v - v0|^2 / |v0|^2, added to the loss")
-    cross_init: bool = option(False, "start from the text encoder's output for the init word, "
+    cross_init: bool = option(True, "start from the text encoder's output for the init word, "
                               "not from its embedding")
-    look_every: int = option(50, "steps between looks at the loss on a fixed batch; 0: none")
+    look_every: int = option(25, "steps between looks at the loss on a fixed batch; 0: none")
     stop: str = option("never", "dvar: stop when that loss has ceased to move", choices=("never", "dvar"))
-    preview_every: int = option(100, "steps between grids of previews; 0: none")
+    preview_every: int = option(50, "steps between grids of previews; 0: none")
     save_every: int = option(100, "steps between saved states; the last step is always saved")
     tensorboard: bool = option(False, "write the figures of metrics.jsonl for TensorBoard, too")
     resume: bool = option(False, "go on with the run in --out; options that are not given are its own")
@@ -91,7 +91,7 @@ class InversionConfig:
 # what a preset changes; an option given beside it wins
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01},
+    "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
 }
 
 # What may be another when a run is resumed: the steps that are done do not depend on it. (Pictures may have

@@ -146,8 +146,8 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, generator: torch.
         or "random": directions drawn from `generator`, with the mean norm of the vocabulary.
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
-    output: take what the text encoder makes of the word or phrase, not its embeddings (Cross Initialization,
-        arXiv 2312.15905; a context is as wide as an embedding).
+    output: of a word or phrase take what the text encoder makes of it, not its embeddings (Cross
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
 
     Raises InputError if init is empty, if a word of it is not in the vocabulary, or if the file does not fit.
     """
@@ -155,9 +155,6 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, generator: torch.
         raise InputError(f"{k} vectors: a word has 1 or more")
     encoder = model.text_encoder
     is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
-    if output and (is_file or init == "random"):
-        raise InputError(f"init: {init!r} does not go through the text encoder: give words, "
-                         "or leave --cross-init away")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, encoder.config.width, generator=generator), dim=1) * norm
