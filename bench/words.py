@@ -7,9 +7,11 @@ It takes hours on a CPU and can be stopped at any time: what is there is not mad
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    print(machine("cpu"))
-    figures = {method: [figures_of(method, name, seed, args) for name in args.objects
-                        for seed in range(args.seeds)] for method in args.methods}
-    print(f"{len(args.objects)} objects ({', '.join(args.objects)}), {args.seeds} seeds, "
+    with contextlib.redirect_stdout(sys.stderr):            # what the commands say is not the result
+        figures = {method: [figures_of(method, name, seed, args) for name in args.objects
+                            for seed in range(args.seeds)] for method in args.methods}
+    print(f"{machine('cpu')}\n"
+          f"{len(args.objects)} objects ({', '.join(args.objects)}), {args.seeds} seeds, "
           f"{args.n} pictures a prompt\n\n{table(figures)}\n{differences(figures)}", end="")
 
 
