@@ -96,6 +96,7 @@ def run(setup: Setup, folder: RunFolder | None) -> None:
     finally:
         if folder is not None:
             folder.save(setup)
+    inversion.processes.leave()
     if folder is not None:
         conclude(setup, folder)
     if signals:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_run import MODEL
+from test_run import MODEL, run
 
 import textinv
 import train
@@ -17,6 +17,18 @@ from ldm import InputError
 from textinv.processes import Processes, join, own_device
 
 ROOT = Path(train.__file__).parent
+
+
+def test_every_process_leaves(pictures, tmp_path, monkeypatch):
+    """A process that does not is aborted now and then at its very end, with its work done."""
+    left = []
+    monkeypatch.setattr(Processes, "leave", lambda self: left.append(self))
+    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    assert left == [Processes()]
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("group"))
+    Processes(1, 2).leave()
+    assert left[1:] == ["group"]
 
 
 def torchrun(pictures, out, *argv, count=2):
@@ -86,6 +98,7 @@ def test_alone_without_torchrun(monkeypatch):
     assert join("cpu") == Processes(0, 1)
     x = torch.ones(3)
     assert Processes().mean(x) is x
+    Processes().leave()
 
 
 def test_each_process_has_its_own_accelerator(monkeypatch):

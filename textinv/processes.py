@@ -32,6 +32,12 @@ class Processes:
                              "with --resume") from error
         return x / self.count
 
+    def leave(self) -> None:
+        """After the last `mean`. Without it the connections' own threads may outlive the interpreter, and the
+        system then aborts a process that has done its work."""
+        if self.count > 1:
+            dist.destroy_process_group()
+
 
 def join(device: str) -> Processes:
     """Meets the other processes that torchrun has started, if it has: over gloo for tensors of the CPU, over
