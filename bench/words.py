@@ -24,7 +24,7 @@ from ldm import InputError
 from ldm.files import whole_file
 from textinv import evaluate
 from textinv.report import read_metrics
-from weights.recipe.objects import HELD_OUT
+from recipe.objects import HELD_OUT
 
 METHODS = {
     "paper": ["--preset", "paper"],

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 import weights
 from ldm.files import open_tensors
-from weights.recipe import clip as recipe
-from weights.recipe import vocabulary
+from recipe import clip as recipe
+from recipe import vocabulary
 
 DATA = Path(__file__).parent / "data"
 

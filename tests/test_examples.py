@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from weights.recipe import artwork, examples
-from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN_STYLES, STYLES
+from recipe import artwork, examples
+from recipe.objects import HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN_STYLES, STYLES
 
 ROOT = Path(__file__).parents[1] / "examples"
 FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir())
@@ -124,7 +124,7 @@ def test_bad_input(sprites, tmp_path, capsys):
         message, = capsys.readouterr().err.splitlines()
         return message
 
-    assert "weights.recipe.artwork" in refused("--artwork", tmp_path / "none", "--out", tmp_path / "out")
+    assert "recipe.artwork" in refused("--artwork", tmp_path / "none", "--out", tmp_path / "out")
     (tmp_path / "file").touch()
     assert "file" in refused("--artwork", sprites.folder, "--out", tmp_path / "file")
     (tmp_path / "mine" / "fox").mkdir(parents=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from weights.recipe import augment
+from recipe import augment
 
 
 def generator():

@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 import ldm
 import weights
 from ldm.tokenizer import read_vocabulary
-from weights.recipe import artwork, clip, evaluate, judge, stopwatch, vocabulary
-from weights.recipe.backdrops import BACKDROPS, COLOURS
-from weights.recipe.captions import Scene, plain_caption
-from weights.recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
-from weights.recipe.sizes import CONFIG
+from recipe import artwork, clip, evaluate, judge, stopwatch, vocabulary
+from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.captions import Scene, plain_caption
+from recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
+from recipe.sizes import CONFIG
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +206,13 @@ def test_without_transformers_one_line(monkeypatch, tmp_path):
 
 def test_out_of_order(tmp_path, monkeypatch, capsys, sprites):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ldm.InputError, match="run python -m weights.recipe.clip first"):
+    with pytest.raises(ldm.InputError, match="run python -m recipe.clip first"):
         judge.read()
-    for main, argv, said in ((clip.main, ["--artwork", "nowhere"], "weights.recipe.artwork"),
-                             (clip.main, ["--artwork", str(sprites.folder)], "weights.recipe.vocabulary"),
+    for main, argv, said in ((clip.main, ["--artwork", "nowhere"], "recipe.artwork"),
+                             (clip.main, ["--artwork", str(sprites.folder)], "recipe.vocabulary"),
                              (clip.main, ["--batch", "1"], "--batch 1"),
-                             (evaluate.main, ["--artwork", "nowhere"], "weights.recipe.artwork"),
-                             (evaluate.main, ["--artwork", str(sprites.folder)], "weights.recipe.clip"),
+                             (evaluate.main, ["--artwork", "nowhere"], "recipe.artwork"),
+                             (evaluate.main, ["--artwork", str(sprites.folder)], "recipe.clip"),
                              (evaluate.main, ["--prompts", "0"], "--prompts 0"),
                              (stopwatch.main, ["nowhere.safetensors"], "nowhere.safetensors")):
         assert main(argv) == 2

@@ -7,8 +7,8 @@ from torch import nn
 import weights
 from ldm import InputError
 from textinv.concept import vocabulary_norm
-from weights.recipe import autoencoder, diffusion, restore, ship, vocabulary
-from weights.recipe.training import Averaged, Training, averaged_weights
+from recipe import autoencoder, diffusion, restore, ship, vocabulary
+from recipe.training import Averaged, Training, averaged_weights
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw
 
 import ldm
 from ldm.tokenizer import read_vocabulary
-from weights.recipe import artwork, captions, looks, objects, vocabulary, world
-from weights.recipe.backdrops import BACKDROPS, COLOURS
-from weights.recipe.captions import Scene
-from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN, SEEN_STYLES, STYLES
-from weights.recipe.world import Choices
+from recipe import artwork, captions, looks, objects, vocabulary, world
+from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.captions import Scene
+from recipe.objects import HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN, SEEN_STYLES, STYLES
+from recipe.world import Choices
 
 
 @pytest.fixture(scope="module")
@@ -234,11 +234,11 @@ def test_any_prompt_is_tokenised_and_held_out_names_are_not_words(tokenizer):
 
 
 def test_missing_artwork_says_what_to_run(tmp_path, capsys):
-    with pytest.raises(ldm.InputError, match="missing.*run 'python -m weights.recipe.artwork' first"):
+    with pytest.raises(ldm.InputError, match="missing.*run 'python -m recipe.artwork' first"):
         artwork.Artwork(tmp_path)
     assert world.main(["--sheet", str(tmp_path / "sheet.png"), "--artwork", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "weights.recipe.artwork" in error and not list(tmp_path.iterdir())
+    assert error.count("\n") == 1 and "recipe.artwork" in error and not list(tmp_path.iterdir())
 
 
 def test_damaged_sprite_is_named(sprites, tmp_path):

@@ -9,8 +9,8 @@ from safetensors import safe_open
 import textinv
 import weights
 from ldm import InputError, LDMConfig
-from weights.recipe import vocabulary
-from weights.recipe.objects import HELD_OUT, SEEN
+from recipe import vocabulary
+from recipe.objects import HELD_OUT, SEEN
 
 TINY = Path(weights.__file__).parent / "tiny"
 EXAMPLES = Path(__file__).parents[1] / "examples"

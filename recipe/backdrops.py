@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from weights.recipe import scenery
-from weights.recipe.objects import article
-from weights.recipe.scenery import SIZE, Colour, vary
+from recipe import scenery
+from recipe.objects import article
+from recipe.scenery import SIZE, Colour, vary
 
 Painter = Callable[[np.random.Generator], Image.Image]
 

@@ -1,7 +1,7 @@
 """Last stage: puts what the others have trained into weights/tiny, in half precision, where
 `weights.load("tiny")` finds it.
 
-    python -m weights.recipe.ship
+    python -m recipe.ship
 """
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import weights
 from ldm import InputError
 from ldm.errors import command
 from ldm.text_encoder import SelfAttention, TextEncoder
-from weights.recipe import diffusion, judge, vocabulary
+from recipe import diffusion, judge, vocabulary
 
-COMMAND = "python -m weights.recipe.ship"
+COMMAND = "python -m recipe.ship"
 NORM = 1.4              # of the shipped vocabulary's vectors, the mean
 
 

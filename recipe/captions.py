@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from weights.recipe.backdrops import BACKDROPS, COLOURS
-from weights.recipe.looks import EFFECTS, LOOKS
-from weights.recipe.objects import SEEN, SEEN_STYLES, article
+from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.looks import EFFECTS, LOOKS
+from recipe.objects import SEEN, SEEN_STYLES, article
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 and placed at random, on a plain colour or in a drawn scene; now and then two objects, or a filter over the
 whole picture.
 
-    python -m weights.recipe.world --sheet FILE.png         random pictures with their captions
-    python -m weights.recipe.world --catalogue FILE.png     every object in every style
+    python -m recipe.world --sheet FILE.png         random pictures with their captions
+    python -m recipe.world --catalogue FILE.png     every object in every style
 
 All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
 what is held out appears only where it is named.
@@ -23,14 +23,14 @@ from PIL import Image, ImageFilter
 
 from ldm import InputError
 from ldm.errors import command
-from weights.recipe import looks, sheets
-from weights.recipe.artwork import FOLDER, Artwork
-from weights.recipe.backdrops import BACKDROPS, Backdrop
-from weights.recipe.captions import Scene, pick, wording
-from weights.recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
-from weights.recipe.scenery import SIZE
+from recipe import looks, sheets
+from recipe.artwork import FOLDER, Artwork
+from recipe.backdrops import BACKDROPS, Backdrop
+from recipe.captions import Scene, pick, wording
+from recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
+from recipe.scenery import SIZE
 
-COMMAND = "python -m weights.recipe.world"
+COMMAND = "python -m recipe.world"
 
 # The longest sides of the first and the second object, in pixels.
 _PAIR_SIZES = {"next to": ((24, 30), (24, 30)), "holding": ((34, 50), (17, 22)),

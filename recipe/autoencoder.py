@@ -1,6 +1,6 @@
 """Stage 2: trains the autoencoder (f = 4: 64x64 pictures to 16x16 latents of 4 channels).
 
-    python -m weights.recipe.autoencoder --minutes 60 [--device cuda]
+    python -m recipe.autoencoder --minutes 60 [--device cuda]
 
 The loss is the absolute error of the picture; the same of its differences between neighbours, at three
 scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021,
@@ -23,11 +23,11 @@ from torch import Tensor
 from ldm import Autoencoder
 from ldm.errors import command
 from ldm.model import to_images
-from weights.recipe import data
-from weights.recipe.sizes import CONFIG
-from weights.recipe.training import Training, averaged_weights
+from recipe import data
+from recipe.sizes import CONFIG
+from recipe.training import Training, averaged_weights
 
-COMMAND = "python -m weights.recipe.autoencoder"
+COMMAND = "python -m recipe.autoencoder"
 CHECKPOINT = Path("recipe-work/autoencoder.pt")
 KL_WEIGHT = 1e-4                # of the mean KL of a latent element, beside a mean absolute error
 SHARPNESS_WEIGHT = 1.0

@@ -1,7 +1,7 @@
 """The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line; its id is the
 line's number, from 0.
 
-    python -m weights.recipe.vocabulary [--out FILE]
+    python -m recipe.vocabulary [--out FILE]
 
 BERT's special tokens first; then every printable ASCII character, and every letter and digit as the
 continuation of a word, so that any English prompt can be tokenised; then whole words: those of the captions
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from ldm.errors import command
 from ldm.files import whole_file
-from weights.recipe import captions
+from recipe import captions
 
-COMMAND = "python -m weights.recipe.vocabulary"
+COMMAND = "python -m recipe.vocabulary"
 OUT = Path("recipe-work/vocab.txt")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = tuple(sorted(string.ascii_lowercase + string.digits + string.punctuation))

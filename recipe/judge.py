@@ -11,7 +11,7 @@ from torch import Tensor
 from ldm import InputError
 from textinv.clip import Clip, load
 
-COMMAND = "python -m weights.recipe.clip"
+COMMAND = "python -m recipe.clip"
 FOLDER = Path("recipe-work/clip")
 
 

@@ -2,7 +2,7 @@
 `weights.load` takes and those of 8 pictures (50 steps, guidance 5), and the largest memory of it all, imports
 included.
 
-    python -m weights.recipe.stopwatch tiny
+    python -m recipe.stopwatch tiny
 
 prints the figures as JSON.
 """
@@ -24,7 +24,7 @@ import weights
 from ldm import InputError
 from ldm.errors import command
 
-COMMAND = "python -m weights.recipe.stopwatch"
+COMMAND = "python -m recipe.stopwatch"
 CORES, PICTURES, STEPS, GUIDANCE = 2, 8, 50, 5.0
 
 

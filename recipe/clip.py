@@ -2,7 +2,7 @@
 judges those of the paper (section 5). It is transformers' own CLIPModel at a tiny size, and sees all objects
 and all styles, held-out ones too: what an inversion found is to be recognised.
 
-    python -m weights.recipe.clip --minutes 30 [--device cuda]
+    python -m recipe.clip --minutes 30 [--device cuda]
 
 The loss is the symmetric one of CLIP, without the negatives that are none: another picture's caption that
 reads the same. Pictures are composed as they are needed, then changed at random (augment.py). At the end the
@@ -29,18 +29,18 @@ from torch import Tensor, nn
 from ldm import InputError
 from ldm.errors import command
 from textinv.clip import Clip, embed_ids, embed_x, transformers
-from weights.recipe import diffusion, judge, vocabulary
-from weights.recipe.artwork import FOLDER as ARTWORK
-from weights.recipe.artwork import Artwork
-from weights.recipe.augment import augment, jpeg
-from weights.recipe.autoencoder import pictures_to_x
-from weights.recipe.backdrops import BACKDROPS, COLOURS
-from weights.recipe.captions import PICTURES, Scene, pick, plain_caption, wording
-from weights.recipe.objects import OBJECTS, STYLES, article
-from weights.recipe.scenery import SIZE
-from weights.recipe.sizes import CONFIG
-from weights.recipe.training import Training, averaged_weights
-from weights.recipe.world import Choices, compose
+from recipe import diffusion, judge, vocabulary
+from recipe.artwork import FOLDER as ARTWORK
+from recipe.artwork import Artwork
+from recipe.augment import augment, jpeg
+from recipe.autoencoder import pictures_to_x
+from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.captions import PICTURES, Scene, pick, plain_caption, wording
+from recipe.objects import OBJECTS, STYLES, article
+from recipe.scenery import SIZE
+from recipe.sizes import CONFIG
+from recipe.training import Training, averaged_weights
+from recipe.world import Choices, compose
 
 CHECKPOINT = Path("recipe-work/clip.pt")
 EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES)

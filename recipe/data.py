@@ -1,6 +1,6 @@
 """Stage 1: composes the training pictures once, and the pictures that training never sees.
 
-    python -m weights.recipe.data [--pictures 60000] [--pairs 0.1] [--effects 0.1]
+    python -m recipe.data [--pictures 60000] [--pairs 0.1] [--effects 0.1]
 
 Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3), and NAME.json, the captions. `train`
 and `seen` show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in seen
@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from ldm import InputError
 from ldm.errors import command
-from weights.recipe.artwork import FOLDER as ARTWORK
-from weights.recipe.artwork import Artwork
-from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE
-from weights.recipe.scenery import SIZE
-from weights.recipe.world import Choices, compose
+from recipe.artwork import FOLDER as ARTWORK
+from recipe.artwork import Artwork
+from recipe.objects import HELD_OUT, HELD_OUT_STYLE
+from recipe.scenery import SIZE
+from recipe.world import Choices, compose
 
-COMMAND = "python -m weights.recipe.data"
+COMMAND = "python -m recipe.data"
 FOLDER = Path("recipe-work/data")
 CHECKED = 1000                  # pictures in each of the three sets that are not for training
 

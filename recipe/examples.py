@@ -1,6 +1,6 @@
 """The pictures of examples/: held-out objects and the held-out style, as a user might have photographed them.
 
-    python -m weights.recipe.examples [--out examples]
+    python -m recipe.examples [--out examples]
 
 A folder shows one thing in one art style, whole and well visible, in five views: a large square PNG, a square
 JPEG, a portrait JPEG whose pixels lie turned and whose EXIF data says so, a landscape PNG, and a cut-out on
@@ -23,12 +23,12 @@ from PIL import Image, ImageFilter
 
 from ldm import InputError
 from ldm.errors import command
-from weights.recipe import scenery, sheets
-from weights.recipe.artwork import FOLDER, Artwork
-from weights.recipe.backdrops import BACKDROPS
-from weights.recipe.objects import HELD_OUT, HELD_OUT_STYLE, article
+from recipe import scenery, sheets
+from recipe.artwork import FOLDER, Artwork
+from recipe.backdrops import BACKDROPS
+from recipe.objects import HELD_OUT, HELD_OUT_STYLE, article
 
-COMMAND = "python -m weights.recipe.examples"
+COMMAND = "python -m recipe.examples"
 
 # Folder: the style, then the backgrounds of the first four views.
 _THINGS = {

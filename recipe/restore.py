@@ -1,7 +1,7 @@
 """The way back from shipping: makes checkpoints from weights/tiny, so that training goes on from there on
 another machine, with a fresh optimizer.
 
-    python -m weights.recipe.restore
+    python -m recipe.restore
 """
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import nn
 import weights
 from ldm import InputError
 from ldm.errors import command
-from weights.recipe import autoencoder, diffusion
-from weights.recipe.training import Training
+from recipe import autoencoder, diffusion
+from recipe.training import Training
 
-COMMAND = "python -m weights.recipe.restore"
+COMMAND = "python -m recipe.restore"
 SETTLED = 10_000        # steps of an average that has long forgotten where it began
 
 

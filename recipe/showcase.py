@@ -1,7 +1,7 @@
 """The picture of the README: for some of the examples the five pictures, and what the word learned from them
 draws in three prompts.
 
-    python -m weights.recipe.showcase [NAME ...] [--out weights/tiny/showcase.png]
+    python -m recipe.showcase [NAME ...] [--out weights/tiny/showcase.png]
 """
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ldm.errors import command
 from ldm.model import to_images
 from textinv.grids import grid, save_png
 from textinv.pictures import read_pictures
-from weights.recipe.objects import HELD_OUT
+from recipe.objects import HELD_OUT
 
-COMMAND = "python -m weights.recipe.showcase"
+COMMAND = "python -m recipe.showcase"
 EXAMPLES = Path("examples")
 PROMPTS = ("a photo of a *", "a photo of a * on the beach", "a photo of a * on a red background")
 EACH = 3                # pictures a prompt

@@ -1,6 +1,6 @@
 """Stage 5: measures the embedded default, for its model card.
 
-    python -m weights.recipe.evaluate [--weights recipe|tiny] [--prompts 200]
+    python -m recipe.evaluate [--weights recipe|tiny] [--prompts 200]
 
 The PSNR of the autoencoder on pictures that it never saw; how often the small CLIP ranks the right object
 first among 20, and the right background among 10, in pictures generated for plain captions and in real ones
@@ -28,15 +28,15 @@ from ldm import InputError, LatentDiffusion
 from ldm.errors import command
 from ldm.files import whole_file
 from textinv.clip import Clip
-from weights.recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
-from weights.recipe.artwork import FOLDER as ARTWORK
-from weights.recipe.artwork import Artwork
-from weights.recipe.backdrops import BACKDROPS
-from weights.recipe.captions import Scene, pick, plain_caption
-from weights.recipe.objects import SEEN, SEEN_STYLES
-from weights.recipe.world import draw
+from recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
+from recipe.artwork import FOLDER as ARTWORK
+from recipe.artwork import Artwork
+from recipe.backdrops import BACKDROPS
+from recipe.captions import Scene, pick, plain_caption
+from recipe.objects import SEEN, SEEN_STYLES
+from recipe.world import draw
 
-COMMAND = "python -m weights.recipe.evaluate"
+COMMAND = "python -m recipe.evaluate"
 OUT = Path("recipe-work/figures")
 CLIPS = {"recipe": judge.FOLDER, "tiny": weights.TINY.parent / "clip"}
 STEPS, GUIDANCE, SEED = 50, 5.0, 4

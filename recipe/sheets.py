@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm.files import whole_file
-from weights.recipe.artwork import Artwork
-from weights.recipe.objects import OBJECTS, STYLES
+from recipe.artwork import Artwork
+from recipe.objects import OBJECTS, STYLES
 
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
 

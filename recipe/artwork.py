@@ -1,7 +1,7 @@
 """The artwork of the small world: fetched once from the npm registry in pinned, checksummed versions, and
 read as sprites. Licences and authors are in NOTICE; the artwork itself is not part of this repository.
 
-    python -m weights.recipe.artwork
+    python -m recipe.artwork
 
 leaves an RGBA PNG for each style and object, cut to what is visible: recipe-work/artwork/STYLE/CODEPOINT.png.
 """
@@ -25,10 +25,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
 from ldm.errors import command
-from weights.recipe.objects import OBJECTS, STYLES, Thing
+from recipe.objects import OBJECTS, STYLES, Thing
 
 FOLDER = Path("recipe-work/artwork")
-COMMAND = "python -m weights.recipe.artwork"
+COMMAND = "python -m recipe.artwork"
 LONGEST = 96        # of a sprite's sides, in pixels, where the source is larger: close-ups need no more
 
 
@@ -149,7 +149,7 @@ def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
     missing = [thing.name for thing in OBJECTS.values() if thing.code not in found]
     if missing:
         raise InputError(f"{package.name}@{package.version} has no picture of: {', '.join(missing)}: "
-                         "take them out of weights/recipe/objects.py")
+                         "take them out of recipe/objects.py")
     return found
 
 

@@ -1,6 +1,6 @@
 """Stage 3: encodes the training pictures once, then trains text encoder and UNet together on Equation 1.
 
-    python -m weights.recipe.diffusion --minutes 120 [--device cuda]
+    python -m recipe.diffusion --minutes 120 [--device cuda]
 
 Of the captions a tenth is left empty, for classifier-free guidance (Ho & Salimans 2022). The error of each
 timestep is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are
@@ -25,11 +25,11 @@ from tqdm import tqdm
 from ldm import InputError, LatentDiffusion, Tokenizer
 from ldm.errors import command
 from ldm.tokenizer import read_vocabulary
-from weights.recipe import autoencoder, data, vocabulary
-from weights.recipe.sizes import CONFIG
-from weights.recipe.training import Training, averaged_weights
+from recipe import autoencoder, data, vocabulary
+from recipe.sizes import CONFIG
+from recipe.training import Training, averaged_weights
 
-COMMAND = "python -m weights.recipe.diffusion"
+COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
 LATENTS = Path("recipe-work/latents.npy")
 EMPTY = 0.1                     # part of the captions that are left out

@@ -1,6 +1,6 @@
 """How the embedded default was made: a small world of composed pictures with captions in the paper's own
 templates, and what is trained on it. In the order of use; each with a command of its own where it is a stage,
-`python -m weights.recipe.STAGE`:
+`python -m recipe.STAGE`:
 
     artwork      fetches openly licensed emoji artwork and reads its sprites (stage)
     objects      what the world holds, what is held out of all training, and the styles

@@ -2,7 +2,7 @@
 CLIP beside it, it takes 25 MB in half precision.
 """
 from ldm import AutoencoderConfig, DiffusionConfig, LDMConfig, TextConfig, UNetConfig
-from weights.recipe import vocabulary
+from recipe import vocabulary
 
 CONFIG = LDMConfig(
     autoencoder=AutoencoderConfig(channels=(32, 64, 96), num_res_blocks=1, norm_groups=8),
