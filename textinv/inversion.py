@@ -137,12 +137,12 @@ def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
 class Inversion:
     """The loop and its state: v (k d) in fp32, AdamW on v alone, the count of steps.
 
-    ids: the word's private ids; words that the model knows besides it keep their vectors.
+    placeholder: the word, which the model has been taught; other words that it knows keep their vectors.
     lr is the effective learning rate, batch that of one process.
     """
 
     def __init__(self, model: LatentDiffusion, latents: Latents, prompts: Prompts, v0: Tensor,
-                 ids: Sequence[int], steps: int, batch: int, lr: float, decay: float = 0.0,
+                 placeholder: str, steps: int, batch: int, lr: float, decay: float = 0.0,
                  accumulate: int = 1, seed: int = 0, variants: Sequence[Variant] = (),
                  processes: Processes = Processes()):
         self.model, self.latents, self.prompts, self.processes = model, latents, prompts, processes
@@ -151,7 +151,7 @@ class Inversion:
         self.v0 = v0.detach().to(model.device, torch.float32)
         self.v = self.v0.clone().requires_grad_()
         self.optimizer = torch.optim.AdamW([self.v], lr=lr, weight_decay=decay)
-        self.first_row = ids[0] - model.text_encoder.vocab_size
+        self.placeholder = placeholder
         self.step = self.skipped = self.skipped_in_a_row = 0        # of steps that are complete
         # the caller of any process asks; after the next step all processes have stopped
         self.stop_asked = self.stopped = False
@@ -178,10 +178,12 @@ class Inversion:
     def rows(self, v: Tensor, step: int) -> Tensor:
         """The vectors of all learned words (m d), with v, as it stands in the prompts at a step, in this
         word's place."""
+        return self.model.words.replaced(self.placeholder, self._active(v, step))
+
+    def _active(self, v: Tensor, step: int) -> Tensor:                                   # k d -> k d
         for variant in self.variants:
             v = variant.active(v, step)
-        learned, start = self.model.text_encoder.learned.to(v.device), self.first_row
-        return torch.cat([learned[:start], v, learned[start + len(v):]]) if len(learned) != len(v) else v
+        return v
 
     def _gradient(self, step: int) -> tuple[float, float]:
         """Loss and gradient norm of a step over all processes; the gradient is left in v.grad. One
@@ -215,7 +217,7 @@ class Inversion:
 
     def teach(self) -> None:
         """Lets the model use the word as it is now, in the prompts that it is given."""
-        self.model.text_encoder.learned = self.rows(self.v, self.step).detach().cpu()
+        self.model.words.set(self.placeholder, self._active(self.v, self.step))
 
     def state(self) -> dict[str, Tensor]:
         """All that the steps to come depend on besides the constructor's arguments; copies."""

@@ -125,12 +125,12 @@ def prepare(model: LatentDiffusion, images: str | Path | Sequence[str | Path], c
             "batch": config.batch * config.accumulate * processes.count,
             "images": [picture.sha256 for picture in pictures]}
     start = Concept(config.placeholder, v0, info)
-    ids = patch(model, start)
+    patch(model, start)
     try:
         prompts = token_prompts(model, pictures, config)
         latents = encode_pictures(model, pictures, config.flip)
-        inversion = Inversion(model, latents, prompts, v0, ids, config.steps, config.batch, lr, config.decay,
-                              config.accumulate, config.seed, variants, processes)
+        inversion = Inversion(model, latents, prompts, v0, config.placeholder, config.steps, config.batch, lr,
+                              config.decay, config.accumulate, config.seed, variants, processes)
         watch = Watch(inversion) if config.look_every else None
     except BaseException:
         unpatch(model, config.placeholder)
