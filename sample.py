@@ -160,9 +160,9 @@ def draw(model: LatentDiffusion, recipe: Recipe, out: Path) -> list[Path]:
         starts = [recipe.index // recipe.batch * recipe.batch]
     images: dict[int, Image.Image] = {}
     for start in tqdm(starts, unit="batch", disable=len(starts) == 1):
-        some = model.generate(texts[start:start + recipe.batch], recipe.negative, recipe.steps,
-                              recipe.guidance, recipe.eta, recipe.sampler, recipe.seed + start,
-                              recipe.batch)
+        some = model.generate(texts[start:start + recipe.batch], recipe.negative, steps=recipe.steps,
+                              guidance=recipe.guidance, eta=recipe.eta, sampler=recipe.sampler,
+                              seed=recipe.seed + start, batch=recipe.batch)
         images.update(enumerate(some, start))
     if recipe.index is not None:
         return [save(images[recipe.index], out, recipe)]

@@ -10,7 +10,7 @@ Notation, used by all code of this project:
     z               latent           (b c h w)   scaled by config.diffusion.scale_factor
     t               timestep         (b)         integers in 0 .. T-1
     eps             noise            (b c h w)   standard normal
-    alphas_cumprod  \u1fb1 of DDPM        (T)
+    alphas_cumprod  ᾱ of DDPM        (T)         (1 - beta_0) ... (1 - beta_t)
     ids             token ids        (b n)
     c               context          (b n d)     output of the text encoder
     v               learned vectors  (k d)       rows of the embedding table for the ids vocab_size,
@@ -27,5 +27,5 @@ from ldm.unet import UNet
 from ldm.words import LearnedWords
 
 __all__ = ["Autoencoder", "AutoencoderConfig", "DiffusionConfig", "InputError", "LDMConfig",
-           "LatentDiffusion", "LearnedWords", "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder", "Tokenizer",
-           "UNet", "UNetConfig"]
+           "LatentDiffusion", "LearnedWords", "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder",
+           "Tokenizer", "UNet", "UNetConfig"]

@@ -2,8 +2,8 @@
 attended to), trained together with the UNet. Two halves are apart because Textual Inversion works between
 them: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
 
-Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v, by
-default of the vectors in `words`.
+Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v,
+by default of the vectors in `words`.
 """
 from __future__ import annotations
 

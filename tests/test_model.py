@@ -17,6 +17,7 @@ from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion
                  TextConfig, UNetConfig)
 from ldm.attention import attention
 from ldm.model import to_images
+from ldm.samplers import ddim_step, ddim_timesteps
 from ldm.tokenizer import read_vocabulary
 
 CONFIG = LDMConfig(
@@ -211,6 +212,64 @@ def test_generate(model):
     assert pixels([]) == []
 
 
+def test_images_need_not_be_square(model):
+    image = model.generate("a cat", steps=2, size=(48, 32))[0]
+    assert image.size == (32, 48)
+    z_T = noise(1, 4, 12, 8, seed=3)
+    c = model.context(["a cat"])
+    assert model.sample(c, c, steps=2, z_T=z_T).shape == z_T.shape
+    own, default = (np.asarray(model.generate("a cat", steps=2, size=size)[0]) for size in ((32, 32), None))
+    assert np.array_equal(own, default)
+
+
+def test_the_last_seeds_are_seeds(model):
+    assert len(model.generate(["a cat"] * 2, steps=1, seed=2 ** 63 - 2)) == 2
+
+
+def test_sampling_is_a_loop_over_public_pieces(model):
+    """What `sample` does, and what an editor's loop may do between its steps: here nothing."""
+    c, uncond, z = noise(1, 12, 24, seed=1), noise(1, 12, 24, seed=2), noise(1, 4, 8, 8)
+    eps_hat, alphas_cumprod = model.guided(c, uncond, 3.0), model.schedule.alphas_cumprod.tolist()
+    by_hand = z
+    for t, t_prev in ddim_timesteps(1000, 5):
+        by_hand = ddim_step(alphas_cumprod, by_hand, eps_hat(by_hand, t), t, t_prev)
+    assert torch.equal(by_hand, model.sample(c, uncond, steps=5, guidance=3.0, z_T=z))
+
+
+def test_guidance_is_differentiable_in_the_latents(model):
+    """As a classifier's gradient through the prediction needs it."""
+    z = noise(1, 4, 8, 8).requires_grad_()
+    model.guided(noise(1, 12, 24), noise(1, 12, 24, seed=1), 3.0)(z, 500).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_keys_and_values_are_those_of_the_context(model):
+    c, z, t = noise(2, 12, 24), noise(2, 4, 8, 8), torch.tensor([3, 700])
+    keys_values = model.unet.keys_values(c)
+    layers = [block.attn2 for block in model.unet.modules() if hasattr(block, "attn2")]
+    assert len(keys_values) == len(layers) == 2 * (2 + 1 + 3)
+    for (k, v), layer in zip(keys_values, layers):
+        assert torch.equal(k, layer.to_k(c)) and torch.equal(v, layer.to_v(c))
+    assert torch.equal(model.unet.denoise(z, t, keys_values), model.unet(z, t, c))
+    other = copy.deepcopy(model.unet)
+    other.middle_block[1].transformer_blocks[0].attn2.to_v.weight.zero_()      # a copy projects by its own
+    assert other.keys_values(c)[4][1].abs().sum() == 0 < keys_values[4][1].abs().sum()
+    for broken in (keys_values[1:], [*keys_values, keys_values[0]], keys_values[::-1], [],
+                   model.unet.keys_values(c[:1])):
+        with pytest.raises(ValueError, match="not those of 2 contexts"):
+            model.unet.denoise(z, t, broken)
+
+
+def test_loss_of_a_bf16_model_is_computed_in_fp32(model):
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    z0, eps, t, c = (noise(3, 4, 4, 8), noise(3, 4, 4, 8, seed=1), torch.tensor([0, 400, 999]),
+                     noise(3, 12, 24, seed=2))
+    eps_hat = half.unet(half.schedule.add_noise(z0, eps, t).bfloat16(), t, c.bfloat16())
+    loss = half.loss(z0, c, eps, t)
+    assert loss.dtype == torch.float32
+    assert_close(loss, (eps - eps_hat.float()).square().mean(), 1e-6)
+
+
 def test_to_images_clips_and_rounds():
     x = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0]).expand(1, 3, 1, 5)
     image = to_images(x)[0]
@@ -249,6 +308,12 @@ def test_model_without_a_vocabulary_says_so():
     (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
     (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "steps is 0"),
     (lambda model: model.generate("a cat", batch=0), "batch is 0"),
+    (lambda model: model.generate("a cat", seed=-1), "seed is -1"),
+    (lambda model: model.generate(["a cat"] * 2, seed=2 ** 63 - 1), "seed is 9223372036854775807"),
+    (lambda model: model.generate("a cat", size=(32, 40)), "32 x 40 pixels. This model needs multiples of 16"),
+    (lambda model: model.generate("a cat", size=(0, 32)), "0 x 32 pixels"),
+    (lambda model: model.generate("a cat", size=(-16, 32)), "-16 x 32 pixels"),
+    (lambda model: model.generate("a cat", eta=1.5), "eta is 1.5"),
     (lambda model: model.generate("a cat", sampler="plms"), "unknown sampler 'plms'")])
 def test_meaningless_values_are_refused(model, call, message):
     with pytest.raises(InputError, match=message):
