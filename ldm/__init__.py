@@ -1,5 +1,6 @@
 """A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) written from scratch: a KL autoencoder, a
-text encoder, a cross-attention UNet, a noise schedule and samplers, bundled as `LatentDiffusion`.
+text encoder, a cross-attention UNet, a noise schedule and samplers, bundled as `LatentDiffusion`. With CLIP's
+text encoder in the place of the BERT-style one it is Stable Diffusion.
 
 Modules keep the parameter names of the original CompVis checkpoint, so that strict loading of a public file
 is the audit. Nothing here touches files or the network except through its arguments.
@@ -17,7 +18,10 @@ Notation, used by all code of this project:
                                                  vocab_size+1, ...
 """
 from ldm.autoencoder import Autoencoder, Posterior
-from ldm.config import AutoencoderConfig, DiffusionConfig, LDMConfig, TextConfig, UNetConfig
+from ldm.clip_text_encoder import CLIPTextEncoder
+from ldm.clip_tokenizer import CLIPTokenizer
+from ldm.config import (AutoencoderConfig, CLIPTextConfig, DiffusionConfig, LDMConfig, TextConfig,
+                        UNetConfig)
 from ldm.errors import InputError
 from ldm.model import LatentDiffusion
 from ldm.schedule import NoiseSchedule
@@ -26,6 +30,7 @@ from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
 from ldm.words import LearnedWords
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "DiffusionConfig", "InputError", "LDMConfig",
+__all__ = ["Autoencoder", "AutoencoderConfig", "CLIPTextConfig", "CLIPTextEncoder", "CLIPTokenizer",
+           "DiffusionConfig", "InputError", "LDMConfig",
            "LatentDiffusion", "LearnedWords", "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder",
            "Tokenizer", "UNet", "UNetConfig"]

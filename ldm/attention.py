@@ -30,23 +30,28 @@ def observe_attention(observer: Callable[[Tensor], None]) -> Iterator[None]:
         _observer.reset(token)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v in each head.
 
     q (b n heads*d), k and v (b m heads*d) -> (b n heads*d); d is the width of one head.
+    causal: position i attends to 0 .. i alone; n and m are equal then.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     if (observer := _observer.get()) is not None:
-        observer(_weights(q, k))
+        observer(_weights(q, k, causal))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (
             k.requires_grad or q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES):
         # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three
         # times; wherever a gradient is computed, v of Equation 2 or a weight is behind the keys
-        out = _weights(q, k) @ v                                                         # b h n d
+        out = _weights(q, k, causal) @ v
     else:
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return rearrange(out, "b h n d -> b n (h d)")
 
 
-def _weights(q: Tensor, k: Tensor) -> Tensor:                                # b h n d, b h m d -> b h n m
-    return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1)
+def _weights(q: Tensor, k: Tensor, causal: bool) -> Tensor:                  # b h n d, b h m d -> b h n m
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal=1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores.softmax(dim=-1)

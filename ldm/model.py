@@ -16,12 +16,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.autoencoder import Autoencoder
-from ldm.config import LDMConfig
+from ldm.clip_text_encoder import CLIPTextEncoder
+from ldm.clip_tokenizer import CLIPTokenizer
+from ldm.config import CLIPTextConfig, LDMConfig
 from ldm.errors import InputError
 from ldm.samplers import Denoise, Generators, Trajectory, make_sampler, randn
 from ldm.schedule import NoiseSchedule
 from ldm.text_encoder import TextEncoder
-from ldm.tokenizer import Tokenizer
+from ldm.tokenizer import BaseTokenizer, Tokenizer
 from ldm.unet import UNet
 from ldm.words import LearnedWords
 
@@ -40,13 +42,16 @@ class LatentDiffusion(nn.Module):
         self.config = config
         self.autoencoder = Autoencoder(config.autoencoder)
         self.words = LearnedWords(config.text.vocab_size, config.text.width)
-        self.text_encoder = TextEncoder(config.text, self.words)
+        is_clip = isinstance(config.text, CLIPTextConfig)
+        self.text_encoder = (CLIPTextEncoder if is_clip else TextEncoder)(config.text, self.words)
         self.unet = UNet(config.unet)
         self.schedule = NoiseSchedule(config.diffusion)
-        self._tokenizer = Tokenizer(_no_vocabulary, config.text.length, self.words)
+        self._tokenizer = (
+            CLIPTokenizer(_no_vocabulary, config.text.length, self.words, config.text.padding) if is_clip else
+            Tokenizer(_no_vocabulary, config.text.length, self.words))
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> BaseTokenizer:
         """It cannot be exchanged, since it shares `words` with the text encoder; its vocabulary can."""
         return self._tokenizer
 
@@ -71,19 +76,20 @@ class LatentDiffusion(nn.Module):
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
     def loss(self, z0: Tensor, c: Tensor, eps: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32.
+        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32. Of a
+        model that predicts v the same with v.
 
         z0 and eps (b c h w), c (b n d), t (b); weight (b 1 h w) of each position, by default 1 everywhere.
         """
         z_t = self.schedule.add_noise(z0, eps, t)
-        eps_hat = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
-        error = (eps.float() - eps_hat.float()).square()
+        prediction = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
+        error = (self.schedule.target(z0, eps, t).float() - prediction.float()).square()
         return (error if weight is None else weight * error).mean()
 
     def guided(self, c: Tensor, uncond: Tensor | None = None, guidance: float = 1.0) -> Denoise:
         """The function (z, t) -> eps_hat (b c h w) in fp32 with classifier-free guidance:
-        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At
-        guidance 1 eps_u is not computed.
+        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w), of a model
+        that predicts v the same with v, then converted. At guidance 1 eps_u is not computed.
 
         c (b n d), uncond (b n d) or (1 n d). Raises InputError if guidance is not 1 and uncond is missing.
         """
@@ -96,10 +102,10 @@ class LatentDiffusion(nn.Module):
         def eps_hat(z: Tensor, t: int) -> Tensor:
             z_t = (z if guidance == 1 else torch.cat([z, z])).to(self.dtype)
             out = self.unet.denoise(z_t, torch.full((len(z_t),), t, device=self.device), keys_values).float()
-            if guidance == 1:
-                return out
-            eps_u, eps_c = out.chunk(2)
-            return eps_u + guidance * (eps_c - eps_u)
+            if guidance != 1:
+                out_u, out_c = out.chunk(2)
+                out = out_u + guidance * (out_c - out_u)
+            return self.schedule.predicted_eps(out, z, t)
         return eps_hat
 
     @torch.no_grad()

@@ -109,12 +109,12 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map."""
 
-    def __init__(self, channels: int, config: UNetConfig):
+    def __init__(self, channels: int, heads: int, config: UNetConfig):
         super().__init__()
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, config.context_dim, config.heads) for _ in range(config.depth))
+            TransformerBlock(channels, config.context_dim, heads) for _ in range(config.depth))
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, keys_values: Iterator[KeysValues]) -> Tensor:       # b c h w -> b c h w
@@ -185,7 +185,8 @@ class UNet(nn.Module):
             return ResBlock(channels_in, channels_out, time_width, config.norm_groups)
 
         def attend(level: int, channels: int) -> list[nn.Module]:
-            return [SpatialTransformer(channels, config)] if config.attention[level] else []
+            heads = config.level_heads[level]
+            return [SpatialTransformer(channels, heads, config)] if config.attention[level] else []
 
         width = base
         self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, base, 3, padding=1))])
@@ -199,7 +200,8 @@ class UNet(nn.Module):
                 self.input_blocks.append(Block(Downsample(width)))
                 skips.append(width)
 
-        self.middle_block = Block(res(width, width), SpatialTransformer(width, config), res(width, width))
+        middle = SpatialTransformer(width, config.level_heads[-1], config)
+        self.middle_block = Block(res(width, width), middle, res(width, width))
 
         self.output_blocks = nn.ModuleList()
         for level, channels in reversed(list(enumerate(config.channels))):

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ldm.errors import InputError
 
@@ -85,6 +86,17 @@ class LearnedWords:
         word = self._known(placeholder)
         self._check_shape(word, v)
         return torch.cat([v if other == word else vectors.to(v) for other, vectors in self._vectors.items()])
+
+    def embed(self, table: nn.Embedding, ids: Tensor, v: Tensor | None = None) -> Tensor:
+        """ids (b n) -> embeddings (b n d) in the table's dtype: id vocab_size + i is row i of v (m d), by
+        default of `rows`, and the others are the table's. Differentiable in v; the table is only read."""
+        v = self.rows().to(ids.device) if v is None else v
+        if len(v) == 0:
+            return table(ids)
+        is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1
+        rows = F.embedding((ids - self.vocab_size).clamp(min=0), v)                      # b n d
+        embeddings = table(ids.clamp(max=self.vocab_size - 1))
+        return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
 
     def split(self, text: str) -> list[tuple[str, list[int]]]:
         """The text cut at its learned words: each part with its private ids, of which plain text has none.

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
 from ldm.errors import command
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 from recipe import autoencoder, data, vocabulary
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights

@@ -18,7 +18,7 @@ from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion
 from ldm.attention import attention
 from ldm.model import to_images
 from ldm.samplers import ddim_step, ddim_timesteps
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 
 CONFIG = LDMConfig(
     autoencoder=AutoencoderConfig(channels=(8, 16, 24), num_res_blocks=2, norm_groups=8, z_channels=3),

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 import ldm
 import weights
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 from recipe import artwork, clip, evaluate, judge, stopwatch, vocabulary
 from recipe.backdrops import BACKDROPS, COLOURS
 from recipe.captions import Scene, plain_caption

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import ldm
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 from recipe import artwork, captions, looks, objects, vocabulary, world
 from recipe.backdrops import BACKDROPS, COLOURS
 from recipe.captions import Scene

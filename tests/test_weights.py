@@ -15,7 +15,7 @@ from weight_files import (CKPT, DTYPES, FOLDER, SHAPES, TEXT, UNET, VAE, assert_
 
 import weights
 from ldm import LatentDiffusion, LDMConfig
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 from weights import huggingface
 
 PROMPTS = ["a photo of a cat", "Na\u00efve D\u00c9J\u00c0-vu, \u00e5\u0301 cafe\u0301",

@@ -20,8 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
-from ldm.tokenizer import SPECIAL
+from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 
 RUN_FILE = "concept.safetensors"                # where a run's folder keeps its word
 
@@ -46,7 +45,7 @@ class Concept:
         if not 0 < len(word) <= 100 or " " in word or not word.isprintable():
             raise InputError(f"placeholder {ascii(word[:100])}: give a word of 1 to 100 visible signs "
                              "without spaces")
-        if word.upper() in SPECIAL or word in _RESERVED:
+        if word.upper() in Tokenizer.marks or word.lower() in CLIPTokenizer.marks or word in _RESERVED:
             raise InputError(f"placeholder {word!r} has a meaning of its own: give another word")
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise InputError(f"word {word!r}: vectors have shape {list(vectors.shape)} instead of "
@@ -119,7 +118,7 @@ def unpatch(model: LatentDiffusion, placeholder: str) -> None:
 
 def vocabulary_norm(model: LatentDiffusion) -> float:
     """The mean norm of the vocabulary's vectors."""
-    return model.text_encoder.token_emb.weight.float().norm(dim=1).mean().item()
+    return model.text_encoder.table.weight.float().norm(dim=1).mean().item()
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, generator: torch.Generator,
@@ -157,7 +156,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, generator: torch.
     with torch.no_grad():
         rows = (model.context([init])[0, 1:len(ids) + 1] if output else           # after [CLS]
                 encoder.embed(torch.tensor([ids], device=model.device))[0])                      # m d
-    names = [model.tokenizer.backend.id_to_token(i) or "a learned word" for i in ids]
+    names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
 
 
@@ -166,7 +165,7 @@ def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[l
     """For each vector of (k d) the n whole words of the vocabulary that are nearest by cosine, with the
     cosine, best first."""
     words = list(model.tokenizer.whole_words.items())
-    weight = model.text_encoder.token_emb.weight
+    weight = model.text_encoder.table.weight
     table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
     cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words
     best = cosines.topk(min(n, len(words)), dim=1)
