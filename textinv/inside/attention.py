@@ -128,4 +128,4 @@ def token_names(model: LatentDiffusion, ids: Sequence[int]) -> list[str]:
     for word in model.words:
         own = model.words.ids(word)
         learned |= {i: word if len(own) == 1 else f"{word}{n}" for n, i in enumerate(own, 1)}
-    return [learned.get(i) or model.tokenizer.backend.id_to_token(i) or f"id {i}" for i in ids]
+    return [learned.get(i) or model.tokenizer.shown(i) for i in ids]

@@ -66,7 +66,7 @@ def prompts_are_the_batch(step: Step) -> Check:
 def gradient_at_eps_hat(step: Step) -> Check:
     """dL / d eps_hat = 2 w (eps_hat - eps) / n."""
     weights = 1.0 if step.batch.loss_weights is None else step.batch.loss_weights
-    exact = 2 * weights * (step.eps_hat.double() - step.batch.eps.double()) / step.eps_hat.numel()
+    exact = 2 * weights * (step.eps_hat.double() - step.target.double()) / step.eps_hat.numel()
     return Check("gradient at eps_hat is 2 (eps_hat - eps) / n", relative(step.gradients["eps_hat"], exact),
                  rounding(step.eps_hat.dtype), "max difference / max")
 
@@ -195,8 +195,8 @@ def guidance_1(model: LatentDiffusion, step: Step) -> Check:
     c = model.text_encoder(step.ids[:1].to(model.device))
     z, t = step.z_t[:1].float(), int(step.batch.t[0])
     both = model.guided(c, model.context([""]), 1 + 1e-12)(z, t)
-    plain = model.unet(z.to(model.dtype), step.batch.t[:1], c.to(model.dtype))
-    return Check("guidance 1 is no guidance", relative(both, plain.float()), rounding(model.dtype),
+    plain = model.unet(z.to(model.dtype), step.batch.t[:1], c.to(model.dtype)).float()
+    return Check("guidance 1 is no guidance", relative(both, model.schedule.predicted_eps(plain, z, t)), rounding(model.dtype),
                  "max difference of eps_hat / max")
 
 

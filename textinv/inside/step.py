@@ -38,7 +38,8 @@ class Step:
     is_v: Tensor                        # b n, whether v stands there
     embeddings: Tensor                  # b n d
     z_t: Tensor                         # b c h w
-    eps_hat: Tensor                     # b c h w
+    target: Tensor                      # b c h w, of the prediction: eps, or v of a model that predicts v
+    eps_hat: Tensor                     # b c h w, the prediction
     loss: Tensor
     gradients: dict[str, Tensor]        # of "eps_hat", "c", "embeddings", "v"
     v_before: Tensor                    # k d
@@ -46,8 +47,9 @@ class Step:
 
     def predicted_z0(self, model: LatentDiffusion) -> Tensor:
         """The first sample's clean latent (1 c h w), as eps_hat implies it."""
-        return predict_z0(model.schedule.alphas_cumprod.tolist(), self.z_t[:1].float(),
-                          self.eps_hat[:1].float(), int(self.batch.t[0]))
+        t, z_t = int(self.batch.t[0]), self.z_t[:1].float()
+        eps_hat = model.schedule.predicted_eps(self.eps_hat[:1].float(), z_t, t)
+        return predict_z0(model.schedule.alphas_cumprod.tolist(), z_t, eps_hat, t)
 
 
 def tell_step(run: Run, tell: Teller) -> Step:
@@ -89,10 +91,11 @@ def tell_step(run: Run, tell: Teller) -> Step:
                  lambda: unet.keys_values(c.to(model.dtype)), show=_flat,
                  note=lambda pairs: f"of {len(pairs)} cross-attentions")
     keys_values = [tensor for pair in pairs for tensor in pair]
+    target = model.schedule.target(batch.z0, batch.eps, batch.t)
     eps_hat = tell("eps_hat", "eps_theta(z_t, t, c)", f"{LDM}, equation 3", unet.denoise,
                    lambda: unet.denoise(z_t.to(model.dtype), batch.t, pairs))
     loss = tell("loss", "mean (eps - eps_hat)^2", f"{TI}, equation 2", model.loss,
-                lambda: _loss(batch, eps_hat))
+                lambda: _loss(target, batch, eps_hat))
 
     grads = {}
     grads["eps_hat"], = tell("dL/d eps_hat", "2 (eps_hat - eps) / n", "chain rule", model.loss,
@@ -116,7 +119,7 @@ def tell_step(run: Run, tell: Teller) -> Step:
          note=f"effective rate {inversion.lr:g}, weight decay {config.decay:g}")
     return Step(batch, x, posterior.mean.detach(), prompts, token_names(model, ids[0].tolist()), ids,
                 ids >= text.vocab_size,
-                embeddings.detach(), z_t, eps_hat.detach(), loss.detach(), grads, before, v.detach().clone())
+                embeddings.detach(), z_t, target, eps_hat.detach(), loss.detach(), grads, before, v.detach().clone())
 
 
 def layer_names(model: LatentDiffusion) -> list[str]:
@@ -125,8 +128,8 @@ def layer_names(model: LatentDiffusion) -> list[str]:
             if isinstance(block, TransformerBlock)]
 
 
-def _loss(batch: Batch, eps_hat: Tensor) -> Tensor:
-    error = (batch.eps.float() - eps_hat.float()).square()
+def _loss(target: Tensor, batch: Batch, eps_hat: Tensor) -> Tensor:
+    error = (target.float() - eps_hat.float()).square()
     return (error if batch.loss_weights is None else batch.loss_weights * error).mean()
 
 

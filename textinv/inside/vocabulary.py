@@ -47,7 +47,7 @@ class VocabularyMap:
 def word_table(model: LatentDiffusion) -> tuple[list[str], Tensor]:
     """The vocabulary's whole words of two letters or more, and their embeddings (m d) in fp32 on the CPU."""
     ids = {word: i for word, i in model.tokenizer.whole_words.items() if len(word) > 1 and word.isalpha()}
-    weight = model.text_encoder.token_emb.weight
+    weight = model.text_encoder.table.weight
     return list(ids), weight[torch.tensor(list(ids.values()), device=weight.device)].detach().float().cpu()
 
 
