@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from textinv.inside import page
+
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40               # margins around the frame
 TEXT = 12                                               # pixels, of all text
@@ -98,6 +100,12 @@ class Chart:
                 parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{left - 1:.1f}" y2="{top:.1f}"/>')
             parts.append(f'<text class="label" x="{left:.1f}" y="{top + 4:.1f}">{html.escape(text)}</text>')
         return parts
+
+
+def standalone(chart: Chart) -> str:
+    """The chart as a file of its own, in the colors of a page."""
+    style = f"<style>{page.STYLE.split('* {')[0]}{CSS} svg {{ background: var(--paper); }}</style>"
+    return chart.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
