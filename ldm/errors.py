@@ -10,6 +10,11 @@ class InputError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line; the name of its kind if it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     """Decorates the main function of a command line. What it returns is the exit status: 0; 2 after an
     InputError, of which the one line is printed; 130, as in a shell, where the user interrupted it."""

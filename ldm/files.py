@@ -89,8 +89,8 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 
 def _state_dict(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put another,
-    or of the whole if it has none."""
+    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put
+    another, or of the whole if it has none."""
     content = read_checkpoint(path)
     while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]

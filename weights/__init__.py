@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ldm import InputError, LatentDiffusion, LDMConfig
+from ldm.errors import first_line
 from weights import compvis, huggingface, hub
 from ldm.files import open_tensors, whole_file
 from ldm.pickles import LazyTensor
@@ -153,7 +154,7 @@ def _blank(read_config: Callable[[], LDMConfig], tensors: Mapping[str, LazyTenso
         except InputError:
             raise
         except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
-            why = f"{type(error).__name__}: {hub.first_line(error)}"
+            why = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"its config or its tensors' shapes do not describe this model ({why}): "
                              "download it again") from error
 

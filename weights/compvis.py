@@ -71,7 +71,7 @@ def infer_config(shapes: Shapes) -> LDMConfig:
     of the latents. Raises InputError naming the tensor that is not there."""
     try:
         refuse_by_channels(shapes[_UNET + "input_blocks.0.0.weight"][1])
-        is_clip = f"{_TEXT}{_CLIP}embeddings.token_embedding.weight" in shapes
+        is_clip = any(key.startswith(_TEXT + _CLIP) for key in shapes)
         return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes),
                          text=_clip_text(shapes) if is_clip else _text(shapes),
                          diffusion=DiffusionConfig(latent_size=64 if is_clip else 32))
