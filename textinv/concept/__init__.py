@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
-from ldm.tokenizer import SPECIAL
+from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 from textinv import formats
 
 RUN_FILE = "concept.safetensors"                # where a run's folder keeps its word
@@ -42,7 +41,8 @@ class Concept:
         if not 0 < len(word) <= 100 or " " in word or not word.isprintable():
             raise InputError(f"`placeholder` is {ascii(word[:100])}. Use 1 to 100 printable characters, "
                              "no spaces.")
-        if word.upper() in SPECIAL or word in formats.RESERVED:
+        if (word.upper() in Tokenizer.marks or word.lower() in CLIPTokenizer.marks
+                or word in formats.RESERVED):
             raise InputError(f"`placeholder` {word!r} has a meaning of its own. Use another word.")
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise InputError(f"word {word!r}: vectors have shape {list(vectors.shape)} instead of "
