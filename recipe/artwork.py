@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 from recipe.objects import OBJECTS, STYLES, Thing
 
 FOLDER = Path("recipe-work/artwork")

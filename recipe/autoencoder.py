@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import Autoencoder
-from ldm.errors import command
+from textinv.commands import command
 from ldm.model import to_images
 from recipe import data
 from recipe.sizes import CONFIG

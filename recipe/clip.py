@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ldm import InputError
-from ldm.errors import command
-from textinv.clip import Clip, embed_ids, embed_x, transformers
+from textinv.commands import command
+from weights.clip import Clip, embed_ids, embed_x, transformers
 from recipe import diffusion, judge, vocabulary
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE

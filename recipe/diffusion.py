@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion, Tokenizer
-from ldm.errors import command
+from textinv.commands import command
 from ldm.tokenizer import read_vocabulary
 from recipe import autoencoder, data, vocabulary
 from recipe.sizes import CONFIG

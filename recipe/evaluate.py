@@ -25,9 +25,9 @@ from PIL import Image
 
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.errors import command
-from ldm.files import whole_file
-from textinv.clip import Clip
+from textinv.commands import command
+from weights.files import atomic_write as whole_file
+from weights.clip import Clip
 from recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork

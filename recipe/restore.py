@@ -14,7 +14,7 @@ from torch import nn
 
 import weights
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 from recipe import autoencoder, diffusion
 from recipe.training import Training
 

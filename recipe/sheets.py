@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm.files import whole_file
+from weights.files import atomic_write as whole_file
 from recipe.artwork import Artwork
 from recipe.objects import OBJECTS, STYLES
 

@@ -15,7 +15,7 @@ import torch
 
 import weights
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 from ldm.text_encoder import SelfAttention, TextEncoder
 from recipe import diffusion, judge, vocabulary
 

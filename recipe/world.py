@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 from recipe import looks, sheets
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS, Backdrop

@@ -21,9 +21,9 @@ from torch.overrides import TorchFunctionMode
 
 from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
 from ldm.tokenizer import check_vocabulary
-from weights import compvis, huggingface, hub
-from ldm.files import TensorFile, open_tensors, whole_file
-from ldm.pickles import LazyTensor
+from weights import compvis, hub, huggingface
+from weights.files import TensorFile, atomic_write, open_tensors
+from weights.pickles import LazyTensor
 
 TINY = Path(__file__).parent / "tiny" / "model.safetensors"
 
@@ -66,7 +66,7 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         pass                            # a model without a vocabulary is saved, and loaded, without one
     tensors = {compvis.rename(key): tensor.detach().cpu().contiguous()
                for key, tensor in model.state_dict().items()}
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         safetensors.torch.save_file(tensors, partial, metadata)
 
 
