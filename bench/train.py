@@ -83,11 +83,11 @@ def token_ids(model: LatentDiffusion) -> torch.Tensor:
 
 def our_loop(model: LatentDiffusion, latents: Latents, prompts: Prompts,
              args: argparse.Namespace) -> Callable[[], None]:
-    model.text_encoder.learned = torch.zeros(K, model.config.text.width)
+    model.words.add("*", torch.zeros(K, model.config.text.width))
 
     def run() -> None:
         for _ in Inversion(model, latents, prompts, torch.randn(K, model.config.text.width),
-                           [model.text_encoder.vocab_size], args.steps, args.batch, lr=0.02):
+                           "*", args.steps, args.batch, lr=0.02):
             pass
     return run
 

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ldm import InputError, LatentDiffusion, Tokenizer
+from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
 from textinv.commands import command
 from ldm.tokenizer import read_vocabulary
 from recipe import autoencoder, data, vocabulary
@@ -89,7 +89,7 @@ def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[Late
         getattr(model, part).load_state_dict({name.removeprefix(f"{part}."): tensor
                                               for name, tensor in weights_of.items()
                                               if name.startswith(part)})
-    model.tokenizer = tokenizer()
+    model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
     return model.eval().requires_grad_(False).to(device), minutes
 
 
@@ -97,7 +97,8 @@ def tokenizer() -> Tokenizer:
     """The vocabulary of the captions. Raises InputError before it has been written."""
     if not vocabulary.OUT.exists():
         raise InputError(f"{vocabulary.OUT}: there is no such file: run {vocabulary.COMMAND} first")
-    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length, CONFIG.text.vocab_size)
+    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length,
+                     LearnedWords(CONFIG.text.vocab_size, CONFIG.text.width))
 
 
 class Denoiser(nn.Module):

@@ -56,10 +56,11 @@ def _own_compvis():
 
 @pytest.fixture
 def model_with_a_word(_own_compvis):
-    """The original code's model with room for one word, which a test may teach it."""
-    _own_compvis.text_encoder.learned = torch.zeros(1, 64)
+    """The original code's model that knows one word of one vector, which a test may change."""
+    _own_compvis.words.add("*", torch.zeros(1, 64))
     yield _own_compvis
-    _own_compvis.text_encoder.learned = torch.zeros(0, 64)
+    for word in _own_compvis.words:
+        _own_compvis.words.remove(word)
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def test_patching_and_unpatching_change_no_tensor(model):
     assert before.keys() == after.keys() and all(torch.equal(after[name], before[name]) for name in before)
     unpatch(model, "*")
     assert torch.equal(model.context(["a photo of *"]), context)
-    assert model.text_encoder.learned.shape == (0, WIDTH) and model.tokenizer.words == {}
+    assert not model.words and model.words.rows().shape == (0, WIDTH)
 
 
 @pytest.mark.parametrize("order", ["abc", "bca", "cab", "bac"])
@@ -103,24 +103,24 @@ def test_unpatching_in_any_order(model, order):
     for name in order:
         unpatch(model, f"<{name}>")
         left.remove(name)
-        assert len(model.text_encoder.learned) == sum(len(concepts[other].vectors) for other in left)
+        assert len(model.words.rows()) == sum(len(concepts[other].vectors) for other in left)
         for other in left:
             assert torch.equal(model.context([f"a photo of <{other}>"]), alone[other])
         again = patch(model, Concept("<again>", vectors(1, 9)))         # new ids collide with none
-        assert again == [VOCAB + len(model.text_encoder.learned) - 1]
+        assert again == [VOCAB + len(model.words.rows()) - 1]
         unpatch(model, "<again>")
 
 
 def test_patch_refuses(model):
     patch(model, Concept("<cat>", vectors(1)))
-    learned, words = model.text_encoder.learned, dict(model.tokenizer.words)
+    rows, words = model.words.rows(), list(model.words)
     wide = "768 wide .* are 64: .*1280: LDM, 768: Stable Diffusion 1"
     for concept, why in [(Concept("<CAT>", vectors(1)), "already"),
                          (Concept("*", vectors(76)), "76 vectors.* 75"),
                          (Concept("*", vectors(1, width=768)), wide)]:
         with pytest.raises(InputError, match=why):
             patch(model, concept)
-    assert model.text_encoder.learned is learned and model.tokenizer.words == words
+    assert torch.equal(model.words.rows(), rows) and list(model.words) == words
     with pytest.raises(InputError, match="'<dog>'.*<cat>"):
         unpatch(model, "<dog>")
 
@@ -216,7 +216,7 @@ def test_weights_in_half_precision():
     v, _ = start(model, "nice cat", 1)
     assert v.dtype == torch.float32 and start(model, "random", 1)[0].dtype == torch.float32
     patch(model, Concept("*", v))
-    assert model.text_encoder.learned.dtype == torch.float32
+    assert model.words.rows().dtype == torch.float32
     assert model.context(["*"]).dtype == torch.bfloat16
     assert nearest_words(model, v)
 

@@ -92,9 +92,10 @@ def test_embeddings_are_transformers_own(small_clip):
 
 def test_training_and_judging_are_one_embedding(small_clip):
     """Ids from the model's tokenizer, padded and without a mask, as in training, give what `texts` gives."""
-    from ldm.tokenizer import Tokenizer, read_vocabulary
+    from ldm import LearnedWords, Tokenizer
+    from ldm.tokenizer import read_vocabulary
     ours, texts = clip.load(small_clip), ["a photo of a cat", "a dog on the beach in the snow"]
-    ids = Tokenizer(lambda: read_vocabulary(small_clip / "vocab.txt"), 32, 10_000)(texts)
+    ids = Tokenizer(lambda: read_vocabulary(small_clip / "vocab.txt"), 32, LearnedWords(10_000, 4))(texts)
     torch.testing.assert_close(clip.embed_ids(ours.model, ids), ours.texts(texts), atol=1e-5, rtol=0)
 
 

@@ -31,9 +31,18 @@ def start(k=1):
     return torch.randn(k, 64, generator=torch.Generator().manual_seed(2))
 
 
+def teach(model, counts, vectors=None):
+    """The model knows these words alone, of so many vectors each."""
+    for word in model.words:
+        model.words.remove(word)
+    rows = torch.zeros(sum(counts.values()), 64) if vectors is None else vectors
+    for (word, k), own in zip(counts.items(), rows.split(list(counts.values()))):
+        model.words.add(word, own)
+
+
 def loop(model, **changes):
     return Inversion(**{"model": model, "latents": latents(), "prompts": prompts(), "v0": start(),
-                        "ids": [200], "steps": 3, "batch": 2, "lr": 0.02, **changes})
+                        "placeholder": "*", "steps": 3, "batch": 2, "lr": 0.02, **changes})
 
 
 @pytest.mark.parametrize("reference", ["compvis-tiny", "compvis-tiny-3vec"])
@@ -44,8 +53,8 @@ def test_steps_are_the_originals(monkeypatch, model, reference):
     batches = iter([Batch(expected["ti.z0"], ids, noise, t, None)
                     for noise, t in zip(expected["ti.noise"], expected["ti.t"])])
     monkeypatch.setattr(textinv.inversion, "draw", lambda *_: next(batches))
-    model.text_encoder.learned = torch.zeros(len(v0), 64)
-    inversion = loop(model, v0=v0, ids=list(range(200, 200 + len(v0))), steps=5, decay=0.01)
+    teach(model, {"*": len(v0)})
+    inversion = loop(model, v0=v0, steps=5, decay=0.01)
     for i, progress in enumerate(inversion):
         assert abs(progress.loss / expected["ti.loss"][i].item() - 1) <= 1e-5
         assert_close(inversion.v.detach(), expected[f"ti.v{i + 1}"], 1e-4)
@@ -84,8 +93,8 @@ def test_it_can_be_left_and_taken_up(model):
 
 
 def test_progress_measures_v(model):
-    inversion = loop(model, v0=start(2), ids=[200, 201], lr=0.5)
-    model.text_encoder.learned = torch.zeros(2, 64)
+    teach(model, {"*": 2})
+    inversion = loop(model, v0=start(2), lr=0.5)
     *_, last = inversion
     v, v0 = inversion.v.detach(), start(2)
     assert last.v_norm == pytest.approx(v.norm(dim=-1).mean().item())
@@ -192,13 +201,13 @@ def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
 def test_other_words_keep_their_vectors(model):
     """The second of three words is trained; the others serve their own vectors and get no gradient."""
     known = torch.randn(4, 64, generator=torch.Generator().manual_seed(6))
-    model.text_encoder.learned = known.clone()
-    inversion = loop(model, prompts=prompts(first_id=201), v0=known[1:3], ids=[201, 202])
+    teach(model, {"a": 1, "*": 2, "b": 1}, known)
+    inversion = loop(model, prompts=prompts(first_id=201), v0=known[1:3])
     rows = inversion.rows(inversion.v, 0)
     assert torch.equal(rows, known)
     list(inversion)
     inversion.teach()
-    learned = model.text_encoder.learned
+    learned = model.words.rows()
     assert torch.equal(learned[[0, 3]], known[[0, 3]]) and torch.equal(learned[1:3], inversion.v)
     assert (not torch.equal(learned[1], known[1]) and learned.device.type == "cpu"
             and not learned.requires_grad)
@@ -225,9 +234,9 @@ class Recorder(Variant):
 
 
 def test_variants_are_called_at_their_points(model):
-    model.text_encoder.learned = torch.zeros(2, 64)
+    teach(model, {"*": 2})
     variant = Recorder()
-    inversion = loop(model, v0=start(2), ids=[200, 201], steps=2, variants=[variant])
+    inversion = loop(model, v0=start(2), steps=2, variants=[variant])
     list(inversion)
     assert variant.calls == [(name, step) for step in (1, 2) for name in ("active", "penalty", "project")]
     assert_close(inversion.v.detach().norm(dim=-1), torch.ones(2), 1e-6)

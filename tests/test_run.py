@@ -121,7 +121,7 @@ def test_invert_leaves_the_model_as_it_was(pictures, model):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     concept = textinv.invert(model, pictures, config(pictures, vectors=2))
     assert concept.vectors.shape == (2, 64) and concept.info["step"] == 2
-    assert model.tokenizer.words == {} and len(model.text_encoder.learned) == 0
+    assert not model.words
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     again = textinv.invert(model, sorted(pictures.iterdir()), config(pictures, vectors=2))
     assert torch.equal(concept.vectors, again.vectors)
@@ -139,7 +139,7 @@ def test_captions_without_the_word_are_refused(pictures, model, caption):
     (pictures / "1.txt").write_text(caption)
     with pytest.raises(InputError, match=r"1\.png lacks the placeholder '\*'"):
         prepare(model, pictures, config(pictures))
-    assert model.tokenizer.words == {}
+    assert not model.words
 
 
 def test_masks_weight_the_loss(pictures, model):

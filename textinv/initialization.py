@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
-from textinv.concept import Concept, check_width
+from textinv.concept import Concept, check_fits
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
@@ -38,7 +38,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
     if is_file:
         concept = Concept.load(init)
-        check_width(model, concept)
+        check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
         return _spread(concept.vectors, names, k)
     if unknown := model.tokenizer.unknown_words(init):

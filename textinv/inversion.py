@@ -163,15 +163,17 @@ class Inversion:
                 raise InputError(f"{MAX_SKIPPED} steps in a row, to step {step}, gave no finite gradient. The "
                                  "last good word is kept: use `dtype` float32 or a smaller `lr`.")
 
-    def rows(self, step: int) -> Tensor:
-        """The vectors of all learned words (m d), with v, as it stands in the prompts at a step, in this
-        word's place; differentiable in v."""
+    def active(self, step: int) -> Tensor:
+        """v as it stands in the prompts at a step (k d), differentiable in v."""
         v = self.v
         for variant in self.variants:
             v = variant.active(v, step)
-        encoder, ids = self.model.text_encoder, self.model.tokenizer.words[self.start.placeholder.lower()]
-        learned, first = encoder.learned.to(v.device), ids[0] - encoder.vocab_size
-        return torch.cat([learned[:first], v, learned[first + len(v):]])
+        return v
+
+    def rows(self, step: int) -> Tensor:
+        """The vectors of all learned words (m d), those of this one at a step among them; differentiable in
+        v."""
+        return self.model.words.replaced(self.start.placeholder, self.active(step))
 
     @torch.no_grad()
     def _progress(self, loss: float, grad_norm: float, skipped: bool) -> Progress:
@@ -181,7 +183,7 @@ class Inversion:
 
     def teach(self) -> None:
         """Let the model use the word as it is now, in the prompts that it is given."""
-        self.model.text_encoder.learned = self.rows(self.step).detach().cpu()
+        self.model.words.set(self.start.placeholder, self.active(self.step))
 
     def concept(self) -> Concept:
         """The word as it is now, with what made it."""

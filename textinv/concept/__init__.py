@@ -2,8 +2,8 @@
 v*, of which there may be several.
 
 `patch` teaches it to a model. Where the original overwrites a row of the embedding table, the word gets
-private ids at and beyond the vocabulary's size, which the lookup serves from `model.text_encoder.learned`:
-no frozen tensor is written, and any string can be a placeholder.
+private ids at and beyond the vocabulary's size, which the lookup serves from `model.words`: no frozen tensor
+is written, and any string can be a placeholder.
 """
 from __future__ import annotations
 
@@ -99,42 +99,25 @@ def patch(model: LatentDiffusion, concept: Concept) -> list[int]:
     Raises InputError if the width is not the model's, the word is longer than a prompt, or the model has
     already learned a word of that name (in whatever case).
     """
-    encoder, words = model.text_encoder, model.tokenizer.words
-    word, k = concept.placeholder, len(concept.vectors)
-    check_width(model, concept)
-    if word.lower() in words:
-        raise InputError(f"the model has already learned a word {word!r}. Unpatch it first, or give this one "
-                         "another placeholder.")
-    if k > (room := model.tokenizer.length - 2):
-        raise InputError(f"word {word!r} has {k} vectors, but a prompt of this model has room for {room}. "
-                         "Learn it with fewer.")
-    first = encoder.vocab_size + len(encoder.learned)
-    encoder.learned = torch.cat([encoder.learned, concept.vectors.to(encoder.learned.device)])
-    words[word.lower()] = list(range(first, first + k))
-    return words[word.lower()].copy()
+    check_fits(model, concept)
+    return model.words.add(concept.placeholder, concept.vectors)
 
 
 def unpatch(model: LatentDiffusion, placeholder: str) -> None:
     """Make the model forget the word. The ids of words learned after it move down; their vectors stay
     theirs. Raises InputError if the model has not learned it."""
-    encoder, words = model.text_encoder, model.tokenizer.words
-    if placeholder.lower() not in words:
-        raise InputError(f"the model has learned no word {placeholder!r}, only: {', '.join(words) or 'none'}")
-    gone = set(words.pop(placeholder.lower()))
-    all_ids = range(encoder.vocab_size, encoder.vocab_size + len(encoder.learned))
-    kept = [i for i in all_ids if i not in gone]
-    new_id = {old: encoder.vocab_size + row for row, old in enumerate(kept)}
-    encoder.learned = encoder.learned[[i - encoder.vocab_size for i in kept]]
-    for word, ids in words.items():
-        words[word] = [new_id[i] for i in ids]
+    model.words.remove(placeholder)
 
 
-def check_width(model: LatentDiffusion, concept: Concept) -> None:
-    """Raises InputError if the word is not as wide as the model's embeddings."""
-    ours, theirs = model.text_encoder.config.width, concept.vectors.shape[1]
-    if ours != theirs:
-        raise InputError(f"word {concept.placeholder!r} has dimension {theirs}, but this model's embeddings "
-                         f"have {ours}. Use it with its own model (1280: LDM, 768: Stable Diffusion 1).")
+def check_fits(model: LatentDiffusion, concept: Concept) -> None:
+    """Raises InputError if the word is not as wide as the model's embeddings, or longer than a prompt."""
+    word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width
+    if width != ours:
+        raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use it "
+                         "with its own model (1280: LDM, 768: Stable Diffusion 1).")
+    if k > (room := model.tokenizer.length - 2):
+        raise InputError(f"word {word!r} has {k} vectors, but a prompt of this model has room for {room}. "
+                         "Learn it with fewer.")
 
 
 def fingerprint(concept: Concept) -> str:
