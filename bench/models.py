@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ldm import (AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig,
-                 UNetConfig)
+from ldm import AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig, UNetConfig
 from ldm.tokenizer import read_vocabulary
 from weights import huggingface
 

@@ -16,11 +16,11 @@ from PIL import Image
 import textinv
 import weights
 from ldm import InputError, LatentDiffusion
-from textinv.commands import command
 from ldm.model import to_images
+from recipe.objects import HELD_OUT
+from textinv.commands import command
 from textinv.grids import grid, save_png
 from textinv.images import read_images as read_pictures
-from recipe.objects import HELD_OUT
 
 COMMAND = "python -m recipe.showcase"
 EXAMPLES = Path("examples")

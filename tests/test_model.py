@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA, assert_close
 from torch import nn
 
 import ldm.attention
-from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion, LDMConfig, NoiseSchedule,
-                 TextConfig, UNetConfig)
+from helpers import DATA, assert_close
+from ldm import (
+    AutoencoderConfig,
+    DiffusionConfig,
+    InputError,
+    LatentDiffusion,
+    LDMConfig,
+    NoiseSchedule,
+    TextConfig,
+    UNetConfig,
+)
 from ldm.attention import attention
 from ldm.model import to_images
 from ldm.tokenizer import read_vocabulary

@@ -62,7 +62,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
     Raises InputError for a source without any image, and for a mask that does not fit or is black.
     """
     if crop not in CROPS:
-        raise InputError(f"`crop` is {crop!r}. Use {', '.join(CROPS)}.")
+        raise InputError(f"`crop` is {crop!r}. Use {' or '.join(CROPS)}.")
     files = _list_files(source)
     name = source if isinstance(source, (str, Path)) else "the list of images"
     if len(files) > MAX_FILES:

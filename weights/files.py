@@ -14,7 +14,6 @@ import safetensors
 from ldm import InputError
 from weights.pickles import LazyTensor, read_checkpoint
 
-
 ZIP = b"PK"             # how a zip archive begins
 
 

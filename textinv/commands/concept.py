@@ -5,7 +5,6 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import weights
 from ldm import InputError, LatentDiffusion

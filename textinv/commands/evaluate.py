@@ -14,11 +14,15 @@ import torch
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
 from textinv.commands import command
-from textinv.commands.arguments import (Parser, add_model_options, add_sampling_options, check_positive,
-                                        load_model)
+from textinv.commands.arguments import (
+    Parser,
+    add_model_options,
+    add_sampling_options,
+    check_positive,
+    load_model,
+)
 from textinv.concept import Concept, fingerprint, learned_elsewhere, model_hash, patch, unpatch
-from textinv.evaluation.evaluate import (EDITS, PUBLIC_CLIP, SMALL_CLIP, Sampling, SampleSpec, evaluate,
-                                         write)
+from textinv.evaluation.evaluate import EDITS, PUBLIC_CLIP, SMALL_CLIP, SampleSpec, Sampling, evaluate, write
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
 from textinv.prompts import read_templates

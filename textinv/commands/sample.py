@@ -18,8 +18,13 @@ from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
 from textinv.commands import command
-from textinv.commands.arguments import (Parser, add_model_options, add_sampling_options, check_positive,
-                                        load_model)
+from textinv.commands.arguments import (
+    Parser,
+    add_model_options,
+    add_sampling_options,
+    check_positive,
+    load_model,
+)
 from textinv.concept import Concept, fingerprint, learned_elsewhere, patch
 from textinv.grids import grid, read_recipe, save_png
 from textinv.running.options import resolve_device, resolve_dtype
