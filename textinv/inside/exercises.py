@@ -118,9 +118,10 @@ def nearest(answer: Callable[[Tensor, Tensor], int]) -> None:
     """Section 8: answer(table, v), the row of the table (n d) with the largest cosine to v (d)."""
     table, v = _noise(50, 16), _noise(16, seed=1)
     table[7] = 0.1 * v + 0.01 * _noise(16, seed=2)
-    table[9] = 10 * v + 30 * _noise(16, seed=3)
-    _expect(int(answer(table, v)) == 7, "Compare directions: divide every row, and v, by its norm before the product, "
-                                        "or a long row wins.")
+    table[9] = 10 * v + 30 * _noise(16, seed=3)             # the largest product
+    table[11] = v + 0.7 * _noise(16, seed=4)                # the smallest distance
+    _expect(int(answer(table, v)) == 7, "Compare directions: divide every row, and v, by its norm first. By products long "
+                                        "rows win, by distances those as long as v.")
     print("correct")
 
 
