@@ -13,12 +13,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -78,6 +79,17 @@ class Code:
 
     def __call__(self, pixels: np.ndarray) -> Tensor:
         return NORM * F.normalize((torch.from_numpy(pixels) - self.mean) @ self.basis, dim=-1)
+
+    @cached_property
+    def _mirror(self) -> Tensor:
+        """d d: B+ P B for the basis B and the exchange P of left and right. The space of the components is
+        closed under P, because sprites and their mirror images were fitted together."""
+        exchanged = rearrange(self.basis, "(y x rgba) d -> y x rgba d", y=SIDE, x=SIDE).flip(1).flatten(0, 2)
+        return torch.linalg.pinv(self.basis) @ exchanged
+
+    def mirrored(self, codes: Tensor) -> Tensor:
+        """Codes (... d) of sprites -> those of their mirror images. Zeros stay zeros."""
+        return NORM * F.normalize(codes @ self._mirror, dim=-1)
 
 
 def fit(pixels: np.ndarray, power: float, seed: int = 0) -> tuple[Code, float]:

@@ -138,6 +138,14 @@ def noisy(v: Tensor, generator: torch.Generator) -> Tensor:
     return v + part * codes.NORM * v.shape[-1] ** -0.5 * torch.randn(v.shape, generator=generator)
 
 
+def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
+    """Codes (b s d), those of half the objects exchanged for their mirror images': pictures show either side,
+    whatever the code."""
+    mirror = torch.rand(len(v), 1, 1, generator=generator) < 0.5
+    objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
+    return torch.cat([objects, v[:, 2:]], dim=1)
+
+
 def caption_ids(captions: list[list[str]]) -> Tensor:
     """int16 (n CAPTIONS length); slots are the first private ids."""
     model = LatentDiffusion(CONFIG)
@@ -204,7 +212,7 @@ def train(options: argparse.Namespace) -> None:
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(ids), (options.batch,), generator=generator)
         worded = ids[rows, torch.randint(ids.shape[1], (options.batch,), generator=generator)].long()
-        v = noisy(torch.from_numpy(pictures.codes[rows.numpy()]).float(), generator)
+        v = noisy(either_side(torch.from_numpy(pictures.codes[rows.numpy()]).float(), generator), generator)
         mean, std = torch.from_numpy(latents[rows.numpy()]).float().unbind(dim=1)
         z0 = denoiser.scale_factor.cpu() * (mean + std * torch.randn(mean.shape, generator=generator))
         dropped = torch.rand(options.batch, 1, generator=generator) < EMPTY
