@@ -142,7 +142,8 @@ def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
     """Codes (b s d), those of half the objects exchanged for their mirror images': pictures show either side,
     whatever the code."""
     mirror = torch.rand(len(v), 1, 1, generator=generator) < 0.5
-    objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
+    with torch.autocast("cpu", enabled=False):
+        objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
     return torch.cat([objects, v[:, 2:]], dim=1)
 
 

@@ -30,7 +30,8 @@ CHECKPOINT = Path("recipe-work/encoder.pt")
 
 def cosine(v: Tensor, code: Tensor) -> Tensor:
     """(b) cosines of v (b d) to the nearer side's code."""
-    mirrored = codes.read()["object"].mirrored(code)
+    with torch.autocast(v.device.type, enabled=False):
+        mirrored = codes.read()["object"].mirrored(code)
     return torch.maximum(F.cosine_similarity(v, code), F.cosine_similarity(v, mirrored))
 
 
