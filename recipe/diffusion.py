@@ -32,7 +32,7 @@ from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, averaged_weights, join, meet
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
@@ -50,28 +50,33 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
     """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file
-    that is written first unless it is there. Raises InputError if it does not fit the pictures or
-    cannot be written."""
+    that is written first unless it is there; under torchrun each process encodes its share. Raises InputError
+    if it does not fit the pictures or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
+    rank, world_size = join()
     if not LATENTS.exists():
         partial = LATENTS.with_suffix(".partial")
         try:
-            latents = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-            with torch.no_grad():
-                for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1),
-                                 desc="encoding"):
-                    x = autoencoder.pictures_to_x(pixels[rows]).to(device)
-                    with torch.autocast(x.device.type, torch.bfloat16):
-                        posterior = encoder.encode(x)
-                    latents[rows] = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1).half().cpu().numpy()
+            if rank == 0:
+                np.lib.format.open_memmap(partial, "w+", np.float16, shape).flush()
+            meet()
+            latents = np.load(partial, mmap_mode="r+")
+            shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
+            with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
+                for rows in tqdm(shares, desc="encoding", disable=rank > 0, mininterval=10):
+                    posterior = encoder.encode(autoencoder.pictures_to_x(pixels[rows]).to(device))
+                    both = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
+                    latents[rows] = both.half().cpu().numpy()
             latents.flush()
-            partial.replace(LATENTS)
+            meet()
+            if rank == 0:
+                partial.replace(LATENTS)
+            meet()
         except OSError as error:
-            raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): "
-                             "check the free space") from error
+            raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
     latents = np.load(LATENTS, mmap_mode="r")
     if latents.shape != shape:
-        raise InputError(f"{LATENTS}: belongs to other pictures: delete it, it will be made again")
+        raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
     return latents
 
 

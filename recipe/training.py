@@ -55,7 +55,7 @@ class Training:
     def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
                  seed: int = 0, outer: Iterable[nn.Module] = (), muon: bool = True):
         self.module, self.path = module, path
-        self.rank, self.world_size = _join()
+        self.rank, self.world_size = join()
         matrices, others = split(module, outer) if muon else ([], list(module.parameters()))
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)}
@@ -145,13 +145,19 @@ class Training:
         return clock.item()
 
 
-def _join() -> tuple[int, int]:
+def join() -> tuple[int, int]:
     """Rank and number of the processes that torchrun has started; (0, 1) without it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if not dist.is_initialized():
         dist.init_process_group("gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+def meet() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def averaged_weights(path: Path, command: str) -> tuple[dict[str, Tensor], float]:
