@@ -77,6 +77,12 @@ class Choices:
         steps = np.cumsum([BACKDROPS[name].weight for name in self.backgrounds])
         return steps / steps[-1]
 
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Those of which there is an object."""
+        kinds = {OBJECTS[name].kind for name in self.objects}
+        return tuple(category for category in CATEGORIES if category in kinds)
+
 
 # What the diffusion model is trained on: the space between the names is full.
 TRAINING = dict(nameless=0.1, changed=0.25)
@@ -101,14 +107,15 @@ def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choic
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
-    """What a picture will show. Where the choices hold no second object for a pair, the first is alone."""
+    """What a picture will show. Where the choices hold no second object for a pair, the first is alone; where
+    they hold no object of any category, it is called by its name."""
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
     fates = ("pair", "effect", "tint", "category", "look")
     steps = np.cumsum([getattr(choices, name) for name in fates])
     kind = next((name for name, step in zip(fates, steps) if fate < step), "")
-    if kind == "category":
-        return Scene((_of_category(rng, category := pick(rng, tuple(CATEGORIES)), choices),), style, background,
+    if kind == "category" and choices.categories:
+        return Scene((_of_category(rng, category := pick(rng, choices.categories), choices),), style, background,
                      category=category)
     without_name = rng.random()
     changed = without_name < choices.changed
@@ -126,13 +133,13 @@ def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
 
 def _of_category(rng: np.random.Generator, category: str, choices: Choices) -> str:
     """One of the kind, as lopsided as objects.CATEGORIES says."""
-    others = [name for name in choices.objects if OBJECTS[name].kind == category]
-    often = {name: part for name, part in CATEGORIES[category].items() if name in others}
+    members = tuple(name for name in choices.objects if OBJECTS[name].kind == category)
+    often = {name: part for name, part in CATEGORIES[category].items() if name in members}
     fate = rng.random()
     for name, step in zip(often, np.cumsum(list(often.values()))):
         if fate < step:
             return name
-    return pick(rng, tuple(name for name in others if name not in often) or choices.objects)
+    return pick(rng, tuple(name for name in members if name not in often) or members)
 
 
 def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> list[Image.Image]:
