@@ -56,15 +56,15 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
     if not LATENTS.exists():
         partial = LATENTS.with_suffix(".partial")
         try:
-            latents = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-            with torch.no_grad():
+            with torch.no_grad(), partial.open("wb") as file:
+                data.start_array(file, np.float16, shape)
                 for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1),
                                  desc="encoding"):
                     x = autoencoder.pictures_to_x(pixels[rows]).to(device)
                     with torch.autocast(x.device.type, torch.bfloat16):
                         posterior = encoder.encode(x)
-                    latents[rows] = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1).half().cpu().numpy()
-            latents.flush()
+                    latents = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
+                    file.write(latents.half().cpu().numpy().tobytes())
             partial.replace(LATENTS)
         except OSError as error:
             raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): "
