@@ -108,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
         pass
+    if training.rank:
+        return
     averaged, minutes = load(options.device)
     print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on pictures never seen:")
     for name, pixels in checked.items():

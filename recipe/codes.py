@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -120,11 +121,15 @@ def training_styles(rng: np.random.Generator) -> np.ndarray:
 
 @cache
 def read(path: Path = FILE) -> dict[str, Code]:
-    """The codes "object" and "style". Raises InputError before they were fitted."""
+    """The codes "object" and "style". Raises InputError before they were fitted, or if the file is damaged."""
     if not path.exists():
         raise InputError(f"{path} is missing. Run {COMMAND} first.")
-    tensors = load_file(path)
-    return {name: Code(tensors[f"{name}.mean"], tensors[f"{name}.basis"]) for name in POWER}
+    try:
+        tensors = load_file(path)
+        return {name: Code(tensors[f"{name}.mean"], tensors[f"{name}.basis"]) for name in POWER}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path} is damaged. Restore it: codes that are fitted anew are turned another way, "
+                         "and a model trained with the old ones does not know them.") from error
 
 
 def mean_code(code: Code, pixels: Sequence[np.ndarray]) -> Tensor:

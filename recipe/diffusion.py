@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
 from einops import rearrange
@@ -50,29 +51,36 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
     """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file
-    that is written first unless it is there. Raises InputError if it does not fit the pictures or
-    cannot be written."""
+    that is written first unless it is there; of several processes one writes it, and the others wait. Raises
+    InputError if it does not fit the pictures or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
-    if not LATENTS.exists():
-        partial = LATENTS.with_suffix(".partial")
-        try:
-            with torch.no_grad(), partial.open("wb") as file:
-                data.start_array(file, np.float16, shape)
-                for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1),
-                                 desc="encoding"):
-                    x = autoencoder.pictures_to_x(pixels[rows]).to(device)
-                    with torch.autocast(x.device.type, torch.bfloat16):
-                        posterior = encoder.encode(x)
-                    latents = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
-                    file.write(latents.half().cpu().numpy().tobytes())
-            partial.replace(LATENTS)
-        except OSError as error:
-            raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): "
-                             "check the free space") from error
-    latents = np.load(LATENTS, mmap_mode="r")
+    try:
+        with filelock.FileLock(LATENTS.with_suffix(".lock")):
+            if not LATENTS.exists():
+                _write_latents(pixels, encoder, device, shape)
+    except OSError as error:
+        raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
+    try:
+        latents = np.load(LATENTS, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
-        raise InputError(f"{LATENTS}: belongs to other pictures: delete it, it will be made again")
+        raise InputError(f"{LATENTS} belongs to other images. Delete it; it will be made again.")
     return latents
+
+
+@torch.no_grad()
+def _write_latents(pixels: np.ndarray, encoder: nn.Module, device: str, shape: tuple[int, ...]) -> None:
+    partial = LATENTS.with_suffix(".partial")
+    with partial.open("wb") as file:
+        data.start_array(file, np.float16, shape)
+        for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1), desc="encoding"):
+            x = autoencoder.pictures_to_x(pixels[rows]).to(device)
+            with torch.autocast(x.device.type, torch.bfloat16):
+                posterior = encoder.encode(x)
+            latents = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
+            file.write(latents.half().cpu().numpy().tobytes())
+    partial.replace(LATENTS)
 
 
 def scale_factor(latents: np.ndarray) -> float:

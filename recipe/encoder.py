@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
         pass
+    if training.rank:
+        return
     averaged, minutes = load()
     print(f"after {minutes:.0f} minutes, {training.step} steps: cosine "
           f"{own_cosine(averaged, 'seen', scale):.3f} on new pictures of seen objects, "
