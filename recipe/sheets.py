@@ -45,24 +45,28 @@ def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image
 
 
 def by_folder(pictures: dict[str, list[Image.Image]], columns: int = 5, cell: int = 110) -> Image.Image:
-    """Two folders a row, each named above its pictures, at most `columns`; cut-outs stand on chequers."""
-    width, height, gap = columns * cell + 20, cell + 26, 6
-    sheet = Image.new("RGB", (2 * width + 10, -(-len(pictures) // 2) * height + 10), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for index, (folder, images) in enumerate(pictures.items()):
-        left, top = index % 2 * width + 15, index // 2 * height + 6
-        draw.text((left, top), folder, fill=_INK, font=font)
-        for column, image in enumerate(images[:columns]):
-            small = image.copy()
-            small.thumbnail((cell - gap, cell - gap), Image.Resampling.LANCZOS)
-            if small.mode == "RGBA":
-                small = Image.alpha_composite(_chequers(small.size), small)
-            sheet.paste(small, (left + column * cell + (cell - gap - small.width) // 2,
-                                top + 20 + (cell - gap - small.height) // 2))
+    """Two folders a row, each named above its images, `columns` in a line; cut-outs stand on checkers."""
+    width, gap = columns * cell + 20, 6
+    folders = list(pictures.items())
+    rows = [folders[i:i + 2] for i in range(0, len(folders), 2)]
+    heights = [26 + cell * max(-(-len(images) // columns) for _, images in row) for row in rows]
+    sheet = Image.new("RGB", (2 * width + 10, sum(heights) + 10), _PAPER)
+    draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(14), 6
+    for row, height in zip(rows, heights):
+        for left, (folder, images) in zip((15, 15 + width), row):
+            draw.text((left, top), folder, fill=_INK, font=font)
+            for index, image in enumerate(images):
+                small = image.copy()
+                small.thumbnail((cell - gap, cell - gap), Image.Resampling.LANCZOS)
+                if small.mode == "RGBA":
+                    small = Image.alpha_composite(_checkers(small.size), small)
+                sheet.paste(small, (left + index % columns * cell + (cell - gap - small.width) // 2,
+                                    top + 20 + index // columns * cell + (cell - gap - small.height) // 2))
+        top += height
     return sheet
 
 
-def _chequers(size: tuple[int, int], tile: int = 8) -> Image.Image:
+def _checkers(size: tuple[int, int], tile: int = 8) -> Image.Image:
     y, x = np.mgrid[:size[1], :size[0]]
     grey = np.where((x // tile + y // tile) % 2, 236, 252).astype(np.uint8)
     return Image.fromarray(grey).convert("RGBA")
