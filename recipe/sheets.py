@@ -1,4 +1,4 @@
-"""Contact sheets, by which a person checks the small world: captioned pictures, all sprites, the examples."""
+"""Contact sheets, by which a person checks the small world: captioned images, all sprites, the examples."""
 from __future__ import annotations
 
 import textwrap
@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ldm.files import whole_file
 from recipe.artwork import Artwork
-from recipe.objects import OBJECTS, STYLES
+from recipe.objects import NAMELESS, OBJECTS, SEEN_STYLES, STYLES
 
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
 
 
 def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
                   zoom: int = 2) -> Image.Image:
-    """Pictures (y x rgb, uint8), each with its caption below."""
+    """Images (y x rgb, uint8), each with its caption below."""
     side = zoom * pictures[0][0].shape[0]
     width, height = side + 8, side + 64
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), _PAPER)
@@ -30,15 +30,18 @@ def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
 
 
 def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
-    """Every object's sprites in all styles, on grey; held-out ones are marked with their init word."""
+    """Every object's sprites in all styles, on gray; held-out ones are marked with their init word. After them
+    what has no name, by its codepoint."""
+    rows = [(thing.name + (f" (held out, init {thing.init})" if thing.init else ""), thing.name, STYLES)
+            for thing in OBJECTS.values()] + [(code, code, SEEN_STYLES) for code in NAMELESS]
     width, height = len(STYLES) * side + 16, side + 18
-    sheet = Image.new("RGB", (columns * width, -(-len(OBJECTS) // columns) * height), (196, 204, 212))
+    sheet = Image.new("RGB", (columns * width, -(-len(rows) // columns) * height), (196, 204, 212))
     draw = ImageDraw.Draw(sheet)
-    for index, thing in enumerate(OBJECTS.values()):
+    for index, (title, name, styles) in enumerate(rows):
         x, y = index % columns * width + 4, index // columns * height
-        draw.text((x, y + 2), thing.name + (f" (held out, init {thing.init})" if thing.init else ""), _INK)
-        for column, style in enumerate(STYLES):
-            sprite = artwork.sprite(style, thing.name).copy()
+        draw.text((x, y + 2), title, _INK)
+        for column, style in enumerate(styles):
+            sprite = artwork.sprite(style, name).copy()
             sprite.thumbnail((side - 4, side - 4), Image.Resampling.LANCZOS)
             sheet.paste(sprite, (x + column * side, y + 17), sprite)
     return sheet

@@ -4,6 +4,7 @@ whole picture.
 
     python -m recipe.world --sheet FILE.png         random pictures with their captions
     python -m recipe.world --catalogue FILE.png     every object in every style
+    python -m recipe.world --styles FILE.png        every filter, a dozen times
 
 All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
 what is held out appears only where it is named.
@@ -266,22 +267,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
     parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
+    parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
     parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
     parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
     parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    if not (options.sheet or options.catalogue):
-        raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
+    if not (options.sheet or options.catalogue or options.styles):
+        raise InputError("nothing to draw. Give --sheet, --catalogue or --styles FILE.png.")
     if options.count < 1 or options.seed < 0:
         raise InputError(f"--count {options.count} --seed {options.seed}: "
                          "give a count of 1 or more and a seed of 0 or more")
     artwork = Artwork(options.artwork)
     if options.catalogue:
         sheets.save(sheets.catalogue(artwork), options.catalogue)
+    if options.styles:
+        rng = np.random.default_rng(options.seed)
+        pictures = [compose(rng, artwork, Choices(effects=(effect,), effect=1, pair=0))
+                    for effect in (*filters.ALL, NAMELESS) for _ in range(12)]
+        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.styles)
     if options.sheet:
         rng, start = np.random.default_rng(options.seed), time.perf_counter()
-        choices = Choices(objects=tuple(HELD_OUT), styles=STYLES) if options.held_out else Choices(**TRAINING)
+        choices = (Choices(objects=tuple(HELD_OUT), styles=STYLES, effects=tuple(filters.ALL))
+                   if options.held_out else Choices(**TRAINING))
         pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
         print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
         sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)
