@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ldm import (AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig, Tokenizer,
-                 UNetConfig)
+from ldm import AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig, UNetConfig
 from ldm.tokenizer import read_vocabulary
 from weights import huggingface
 
@@ -45,8 +44,7 @@ def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
     config = SIZES[size]
     torch.manual_seed(0)
     model = LatentDiffusion(config).eval().requires_grad_(False).to(device, dtype)
-    model.tokenizer = Tokenizer(lambda: _vocabulary(config.text.vocab_size), config.text.length,
-                                config.text.vocab_size)
+    model.tokenizer.read_from(lambda: _vocabulary(config.text.vocab_size))
     return model
 
 

@@ -24,7 +24,8 @@ from ldm.schedule import NoiseSchedule
 from ldm.text_encoder import TextEncoder
 from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
+from ldm.words import LearnedWords
 
 __all__ = ["Autoencoder", "AutoencoderConfig", "DiffusionConfig", "InputError", "LDMConfig",
-           "LatentDiffusion", "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder", "Tokenizer",
+           "LatentDiffusion", "LearnedWords", "NoiseSchedule", "Posterior", "TextConfig", "TextEncoder", "Tokenizer",
            "UNet", "UNetConfig"]

@@ -23,24 +23,32 @@ from ldm.schedule import NoiseSchedule
 from ldm.text_encoder import TextEncoder
 from ldm.tokenizer import Tokenizer
 from ldm.unet import UNet
+from ldm.words import LearnedWords
 
 
 def _no_vocabulary():
-    raise InputError("this model has no vocabulary, so it cannot read prompts: set model.tokenizer, "
-                     "or load a model that has one")
+    raise InputError("this model has no vocabulary, so it cannot read prompts: give model.tokenizer.read_from "
+                     "one, or load a model that has one")
 
 
 class LatentDiffusion(nn.Module):
-    """Random weights at the sizes of `config`; `weights.load` gives trained ones."""
+    """Random weights at the sizes of `config`; `weights.load` gives trained ones. `words` are those that the
+    model was taught, shared by its tokenizer and its text encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()
         self.config = config
         self.autoencoder = Autoencoder(config.autoencoder)
-        self.text_encoder = TextEncoder(config.text)
+        self.words = LearnedWords(config.text.vocab_size, config.text.width)
+        self.text_encoder = TextEncoder(config.text, self.words)
         self.unet = UNet(config.unet)
         self.schedule = NoiseSchedule(config.diffusion)
-        self.tokenizer = Tokenizer(_no_vocabulary, config.text.length, config.text.vocab_size)
+        self._tokenizer = Tokenizer(_no_vocabulary, config.text.length, self.words)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """It cannot be exchanged, since it shares `words` with the text encoder; its vocabulary can."""
+        return self._tokenizer
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,8 @@
 attended to), trained together with the UNet. Two halves are apart because Textual Inversion works between
 them: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
 
-Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v.
+Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v, by
+default of the vectors in `words`.
 """
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.attention import attention
 from ldm.config import TextConfig
+from ldm.words import LearnedWords
 
 
 class SelfAttention(nn.Module):
@@ -54,20 +56,17 @@ class Layers(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """ids (b n) -> context c (b n d).
-    `learned` (m d) holds the vectors of the words that this model has been taught."""
+    """ids (b n) -> context c (b n d). `words` are those that this model has been taught."""
 
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: TextConfig, words: LearnedWords):
         super().__init__()
-        self.config = config
+        self.config, self.words = config, words
         self.token_emb = nn.Embedding(config.vocab_size, config.width)
         self.pos_emb = nn.ModuleDict({"emb": nn.Embedding(config.length, config.width)})
         self.attn_layers = Layers(config)
         self.norm = nn.LayerNorm(config.width)
         # in every checkpoint; encoding does not use it
         self.to_logits = nn.Linear(config.width, config.vocab_size)
-        # no buffer: it stays fp32 when the model is cast, and real when the model is built on "meta"
-        self.learned = torch.empty(0, config.width, dtype=torch.float32, device="cpu")
 
     @property
     def vocab_size(self) -> int:
@@ -79,7 +78,7 @@ class TextEncoder(nn.Module):
         vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
         in v; the table is only read.
         """
-        v = self.learned.to(ids.device) if v is None else v
+        v = self.words.rows().to(ids.device) if v is None else v
         if len(v) == 0:
             return self.token_emb(ids)
         is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm.errors import InputError
+from ldm.words import LearnedWords
 
 SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 
@@ -57,15 +58,17 @@ class Tokenizer:
     """prompts -> ids (b n) with n = `length`.
 
     `find_vocabulary` is called once, when the first prompt comes: a model without a vocabulary loads
-    and samples from ids all the same. `words` maps each learned placeholder to its private ids; those
-    begin at `vocab_size`.
+    and samples from ids all the same. `words` are the learned ones, which become their private ids.
     """
 
-    def __init__(self, find_vocabulary: Callable[[], tokenizers.Tokenizer], length: int, vocab_size: int):
+    def __init__(self, find_vocabulary: Callable[[], tokenizers.Tokenizer], length: int, words: LearnedWords):
+        self.length, self.words = length, words
+        self.read_from(find_vocabulary)
+
+    def read_from(self, find_vocabulary: Callable[[], tokenizers.Tokenizer]) -> None:
+        """Give the tokenizer another vocabulary, found when the next prompt comes."""
         self._find_vocabulary = find_vocabulary
         self._backend: tokenizers.Tokenizer | None = None
-        self.length, self.vocab_size = length, vocab_size
-        self.words: dict[str, list[int]] = {}
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
@@ -74,9 +77,9 @@ class Tokenizer:
         if self._backend is None:
             backend = self._find_vocabulary()
             rows = 1 + max(backend.get_vocab().values())
-            if rows > self.vocab_size:
+            if rows > self.words.vocab_size:
                 raise InputError(f"the vocabulary has {rows} tokens but the model's table only "
-                                 f"{self.vocab_size} rows: give the vocabulary that "
+                                 f"{self.words.vocab_size} rows: give the vocabulary that "
                                  "the model was trained with")
             self._backend = backend
         return self._backend
@@ -85,9 +88,8 @@ class Tokenizer:
         """The ids of the text alone: unframed, as long as it is. Learned words match whatever their case, as
         all text does, and only where they are not part of a longer word."""
         ids: list[int] = []
-        for part in self._split(text):
-            word = self.words.get(part.lower())
-            ids += self.backend.encode(part, add_special_tokens=False).ids if word is None else word
+        for part, private in self.words.split(text):
+            ids += private or self.backend.encode(part, add_special_tokens=False).ids
         return ids
 
     @property
@@ -100,8 +102,8 @@ class Tokenizer:
         """The words of the text that the vocabulary does not have: those which become [UNK], and those of
         which half or more is spelled letter by letter. "teapots", which is teapot ##s, is known."""
         unknown = []
-        for part in self._split(text):
-            if part.lower() in self.words:
+        for part, private in self.words.split(text):
+            if private:
                 continue
             encoding = self.backend.encode(part, add_special_tokens=False)
             for _, tokens in itertools.groupby(range(len(encoding)), key=lambda i: encoding.word_ids[i]):
@@ -120,15 +122,3 @@ class Tokenizer:
             row = [cls, *self.tokenize(prompt)[:self.length - 2], sep]
             rows.append(row + [pad] * (self.length - len(row)))
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, self.length)
-
-    def _split(self, text: str) -> list[str]:
-        """The text cut at its learned words, which are kept as parts of their own."""
-        if not self.words:
-            return [text]
-        longest_first = sorted(self.words, key=len, reverse=True)
-        # a boundary is asked for only where the placeholder itself begins or ends with a letter:
-        # "*s" holds "*"
-        patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word)
-                    + (r"\b" if re.search(r"\w$", word) else "")
-                    for word in longest_first]
-        return re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import textinv
-from ldm import InputError, LatentDiffusion, Tokenizer
-from ldm.errors import command
+from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
 from ldm.tokenizer import read_vocabulary
 from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights, join, meet
+from textinv.commands import command
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
@@ -104,7 +104,7 @@ def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[Late
         getattr(model, part).load_state_dict({name.removeprefix(f"{part}."): tensor
                                               for name, tensor in weights_of.items()
                                               if name.startswith(part)})
-    model.tokenizer = tokenizer()
+    model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
     return model.eval().requires_grad_(False).to(device), minutes
 
 
@@ -112,7 +112,8 @@ def tokenizer() -> Tokenizer:
     """The vocabulary of the captions. Raises InputError before it has been written."""
     if not vocabulary.OUT.exists():
         raise InputError(f"{vocabulary.OUT}: there is no such file: run {vocabulary.COMMAND} first")
-    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length, CONFIG.text.vocab_size)
+    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length,
+                     LearnedWords(CONFIG.text.vocab_size, CONFIG.text.width))
 
 
 class Denoiser(nn.Module):
@@ -159,7 +160,7 @@ def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
 def caption_ids(captions: list[list[str]]) -> Tensor:
     """int16 (n CAPTIONS length); slots are the first private ids."""
     model = LatentDiffusion(CONFIG)
-    model.tokenizer = tokenizer()
+    model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
     for slot in SLOTS:
         textinv.patch(model, textinv.Concept(slot, torch.zeros(1, CONFIG.text.width)))
     flat = model.tokenizer([text for texts in captions for text in texts])

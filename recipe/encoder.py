@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.errors import command
 from recipe import autoencoder, codes, data, diffusion
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights
+from textinv.commands import command
 from textinv.encoder import WordEncoder
 
 COMMAND = "python -m recipe.encoder"

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
-from ldm.errors import command
 from ldm.text_encoder import SelfAttention, TextEncoder
 from recipe import diffusion, encoder, judge, vocabulary
+from textinv.commands import command
 
 COMMAND = "python -m recipe.ship"
 NORM = 1.4              # of the shipped vocabulary's vectors, the mean

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError
-from ldm.files import whole_file
 from recipe.muon import Muon, split
+from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
 MUON_RATE = 2.0             # Muon's rate in AdamW's: at 15 the weights trebled within 500 steps, and what they knew was lost
@@ -114,7 +114,7 @@ class Training:
                  "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
                  "averaged": self.averaged.state_dict(), "generator": self.generator.get_state(),
                  "step": self.step, "minutes": self.minutes}
-        with whole_file(self.path) as partial:
+        with atomic_write(self.path) as partial:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(state, partial)
 

@@ -9,12 +9,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA, assert_close
 from torch import nn
 
 import ldm.attention
-from ldm import (AutoencoderConfig, DiffusionConfig, InputError, LatentDiffusion, LDMConfig, NoiseSchedule,
-                 TextConfig, Tokenizer, UNetConfig)
+from helpers import DATA, assert_close
+from ldm import (
+    AutoencoderConfig,
+    DiffusionConfig,
+    InputError,
+    LatentDiffusion,
+    LDMConfig,
+    NoiseSchedule,
+    TextConfig,
+    UNetConfig,
+)
 from ldm.attention import attention
 from ldm.model import to_images
 from ldm.tokenizer import read_vocabulary
@@ -27,11 +35,15 @@ CONFIG = LDMConfig(
     diffusion=DiffusionConfig(latent_size=8))
 
 
+def vocabulary():
+    return read_vocabulary(DATA / "diffusers-tiny/tokenizer/vocab.txt")
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
     model = LatentDiffusion(CONFIG).eval().requires_grad_(False)
-    model.tokenizer = Tokenizer(lambda: read_vocabulary(DATA / "diffusers-tiny/tokenizer/vocab.txt"), 12, 193)
+    model.tokenizer.read_from(vocabulary)
     return model
 
 
@@ -230,7 +242,7 @@ def test_bf16_agrees_with_fp32(model):
 
 def test_overflow_is_an_error_and_no_black_picture(model):
     broken = LatentDiffusion(CONFIG).eval().requires_grad_(False)
-    broken.tokenizer = model.tokenizer
+    broken.tokenizer.read_from(vocabulary)
     broken.unet.out[2].bias.fill_(float("inf"))
     with pytest.raises(InputError, match="not finite"):
         broken.generate("a cat", steps=1)

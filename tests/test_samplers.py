@@ -5,11 +5,22 @@ import math
 
 import pytest
 import torch
-from conftest import assert_close
 
+from helpers import assert_close
 from ldm import DiffusionConfig, InputError, NoiseSchedule
-from ldm.samplers import (DDIM, DDPM, DPMSolver, Prediction, ddim_step, ddpm_step, dpm_solver_step,
-                          make_sampler, randn, strided, trajectory)
+from ldm.samplers import (
+    DDIM,
+    DDPM,
+    DPMSolver,
+    Prediction,
+    ddim_step,
+    ddpm_step,
+    dpm_solver_step,
+    make_sampler,
+    randn,
+    strided,
+    trajectory,
+)
 
 ALPHAS = NoiseSchedule(DiffusionConfig()).alphas_cumprod.double().tolist()
 

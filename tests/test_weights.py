@@ -10,10 +10,24 @@ import struct
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from weight_files import (CKPT, DTYPES, FOLDER, SHAPES, TEXT, UNET, VAE, assert_same, edit_json, edit_tensors,
-                          error_of, small_config, snapshot, write)
 
 import weights
+from helpers.weight_files import (
+    CKPT,
+    DTYPES,
+    FOLDER,
+    SHAPES,
+    TEXT,
+    UNET,
+    VAE,
+    assert_same,
+    edit_json,
+    edit_tensors,
+    error_of,
+    small_config,
+    snapshot,
+    write,
+)
 from ldm import LatentDiffusion, LDMConfig
 from ldm.tokenizer import read_vocabulary
 from weights import huggingface

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import safetensors.torch
@@ -19,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ldm import InputError, LatentDiffusion, LDMConfig, Tokenizer
+from ldm import InputError, LatentDiffusion, LDMConfig
 from ldm.tokenizer import check_vocabulary
-from weights import compvis, huggingface, hub
-from ldm.files import TensorFile, open_tensors, whole_file
-from ldm.pickles import LazyTensor
+from weights import compvis, hub, huggingface
+from weights.files import TensorFile, atomic_write, open_tensors
+from weights.pickles import LazyTensor
 
 TINY = Path(__file__).parent / "tiny" / "model.safetensors"
 
@@ -66,7 +67,7 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         pass                            # a model without a vocabulary is saved, and loaded, without one
     tensors = {compvis.rename(key): tensor.detach().cpu().contiguous()
                for key, tensor in model.state_dict().items()}
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         safetensors.torch.save_file(tensors, partial, metadata)
 
 
@@ -112,20 +113,20 @@ def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype,
 
 
 def _embedded_vocabulary(file: TensorFile, path: Path) -> Callable[[], tokenizers.Tokenizer] | None:
-    if "ldm.tokenizer" not in file.metadata:
-        return None
+    text = file.metadata.get("ldm.tokenizer")
+    return None if text is None else partial(_parse_vocabulary, text, path)
 
-    def read() -> tokenizers.Tokenizer:
-        try:
-            backend = tokenizers.Tokenizer.from_str(file.metadata["ldm.tokenizer"])
-        except Exception as error:                  # the library raises plain Exception
-            raise InputError(f"{path}: its vocabulary cannot be read ({error}): download it again") from error
-        return check_vocabulary(backend, str(path))
-    return read
+
+def _parse_vocabulary(text: str, path: Path) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:                      # the library raises plain Exception
+        raise InputError(f"{path}: its vocabulary cannot be read ({error}): download it again") from error
+    return check_vocabulary(backend, str(path))
 
 
 def _with_vocabulary(model: LatentDiffusion, find: Callable[[], tokenizers.Tokenizer]) -> LatentDiffusion:
-    model.tokenizer = Tokenizer(find, model.config.text.length, model.config.text.vocab_size)
+    model.tokenizer.read_from(find)
     return model
 
 

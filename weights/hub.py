@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import tokenizers
@@ -60,19 +61,18 @@ def download_folder(repo: str) -> Path:
 def find_vocabulary(vocab: str | Path | None, vocab_size: int) -> Callable[[], tokenizers.Tokenizer]:
     """A function that reads the vocabulary at `vocab`, or else BERT's from the hub;
     for Tokenizer, which calls it late."""
-    def find() -> tokenizers.Tokenizer:
-        if vocab is not None:
-            return read_vocabulary(vocab)
-        if vocab_size != BERT_VOCAB_SIZE:
-            raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
-                             f"those of {BERT}: give the path of its vocab.txt as vocab=")
-        try:
-            return read_vocabulary(download_file(BERT, ["vocab.txt"]))
-        except InputError as error:
-            raise InputError(f"this checkpoint holds no vocabulary, and that of {BERT} is neither cached nor "
-                             "can be downloaded (offline?): give the path of its vocab.txt "
-                             "as vocab=") from error
-    return find
+    return partial(read_vocabulary, vocab) if vocab is not None else partial(_download_vocabulary, vocab_size)
+
+
+def _download_vocabulary(vocab_size: int) -> tokenizers.Tokenizer:
+    if vocab_size != BERT_VOCAB_SIZE:
+        raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
+                         f"those of {BERT}: give the path of its vocab.txt as vocab=")
+    try:
+        return read_vocabulary(download_file(BERT, ["vocab.txt"]))
+    except InputError as error:
+        raise InputError(f"this checkpoint holds no vocabulary, and that of {BERT} is neither cached nor "
+                         "can be downloaded (offline?): give the path of its vocab.txt as vocab=") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ldm import AutoencoderConfig, DiffusionConfig, InputError, LDMConfig, TextConfig, UNetConfig
-from ldm.files import open_tensors
-from ldm.pickles import LazyTensor
+from weights.files import open_tensors
+from weights.pickles import LazyTensor
 
 # part of LatentDiffusion -> folder, and the files that may hold its weights
 PARTS = {

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.errors import InputError
+from ldm import InputError
 
 
 class Unchangeable:
