@@ -168,7 +168,7 @@ def caption_ids(captions: list[list[str]]) -> Tensor:
 
 
 def set_names(encoder: nn.Module, rows: dict[str, Tensor]) -> None:
-    """The embeddings of those names that are one token."""
+    """The embeddings of those names, or any tokens, that are one token."""
     tokens = {token: i for i, token in enumerate(vocabulary.tokens())}
     with torch.no_grad():
         for name, row in rows.items():

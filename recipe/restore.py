@@ -33,7 +33,7 @@ def restore() -> None:
                              "from weights/tiny")
     model = weights.load("tiny")
     denoiser = diffusion.Denoiser(model.config.diffusion.scale_factor)
-    carry_over(model.text_encoder, model.tokenizer.whole_words, denoiser.text_encoder)
+    carry_over(model.text_encoder, model.tokenizer.backend.get_vocab(), denoiser.text_encoder)
     denoiser.unet.load_state_dict(model.unet.state_dict())
     for module, path in ((model.autoencoder, autoencoder.CHECKPOINT), (denoiser, diffusion.CHECKPOINT)):
         _save(module, path)
@@ -43,7 +43,7 @@ def restore() -> None:
 @torch.no_grad()
 def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder) -> None:
     """The text encoder of a model whose vocabulary may be another: layers as they are, embeddings by their
-    tokens, names at their codes, all at the norm of training."""
+    tokens (`rows`: token -> id; words, pieces, marks), names at their codes, all at the norm of training."""
     set_vocabulary_norm(old, codes.NORM)
     state = old.state_dict()
     table = state["token_emb.weight"]
