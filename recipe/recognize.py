@@ -31,11 +31,12 @@ import weights
 from ldm import InputError, LatentDiffusion
 from ldm.errors import command
 from ldm.model import to_images
-from recipe import diffusion, evaluate, examples, recognizer, sheets
+from recipe import diffusion, evaluate, examples, filters, recognizer, sheets
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.backdrops import BACKDROPS
-from recipe.captions import Scene, fill, pick
+from recipe.captions import Scene, fill
+from recipe.filters import pick
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
 from recipe.recognizer import INDEX, NAMES, Recognizer, images_to_x
 from recipe.scenery import SIZE
@@ -179,7 +180,7 @@ def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Seque
     """All rows by their names; without artwork, those that need none."""
     plan = [("by name, seen", "object", named, source.named), ("word, seen", "object", seen, source.word),
             ("word, held-out", "object", held_out, source.word),
-            ("style by name, seen", "style", SEEN_STYLES * bool(styles), source.named),
+            ("style by name, seen", "style", (*SEEN_STYLES, *filters.NAMED) * bool(styles), source.named),
             ("style by word, held-out", "style", styles, source.word)]
     if source.artwork:
         plan = [(f"{what}, {of}", head, things, images)

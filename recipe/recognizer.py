@@ -16,6 +16,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,22 +38,23 @@ from recipe.augment import augment
 from recipe.autoencoder import pictures_to_x
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene
-from recipe.looks import EFFECTS
+from recipe.filters import ALL as FILTERS
 from recipe.objects import HELD_OUT, OBJECTS, STYLES
 from recipe.scenery import SIZE
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, averaged_weights, join
 from recipe.world import Choices, compose
 
 COMMAND = "python -m recipe.recognizer"
 CHECKPOINT, WEIGHTS = Path("recipe-work/recognizer.pt"), Path("recipe-work/recognizer.safetensors")
 
-NAMES = {"object": tuple(OBJECTS), "background": tuple(BACKDROPS), "style": (*STYLES, *EFFECTS)}
+NAMES = {"object": tuple(OBJECTS), "background": tuple(BACKDROPS), "style": (*STYLES, *FILTERS)}
 INDEX = {head: {name: i for i, name in enumerate(names)} for head, names in NAMES.items()}
 UNTOLD = -100                   # the label of what an image does not show: no loss
 CHANNELS, BLOCKS = (16, 32, 64, 128, 224), (1, 2, 2, 1)
 
-EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES, pairs=0.05, effects=0.2)
-ORDINARY = Choices(objects=tuple(OBJECTS), styles=STYLES, pairs=0, effects=0, looks=0)
+ORDINARY = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(FILTERS), look=0, pair=0, effect=0,
+                   tint=0, category=0)
+EVERYTHING = replace(ORDINARY, look=0.4, pair=0.03, effect=0.2, tint=0.05)
 DECODED, CHANGED = 0.15, 0.6    # the parts of the images that go through the autoencoder; that are changed
 LATENT_NOISE = 0.3              # at most, in standard deviations of the latents
 KEPT_BACK_SEED, UNSEEN_SEED, BINS = 5, 6, 15
@@ -118,7 +120,7 @@ def labels(scene: Scene) -> list[int]:
     """The index of the right name for each head. Untold are the object where there are two, or one that more
     than fills the frame, or one without a name; and the background under a filter, which may hide it. The
     style is the filter's where there is one."""
-    thing = scene.objects[0] if not scene.relation and scene.look != "close-up" else ""
+    thing = scene.objects[0] if scene.named and not scene.relation and scene.look != "close-up" else ""
     background = "" if scene.effect else scene.background
     return [INDEX["object"].get(thing, UNTOLD), INDEX["background"].get(background, UNTOLD),
             INDEX["style"].get(scene.effect or scene.style, UNTOLD)]
@@ -196,14 +198,15 @@ def load(path: Path = WEIGHTS, device: str = "cpu") -> Recognizer:
 
 def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> None:
     torch.manual_seed(0)
-    training = Training(Recognizer().to(options.device), CHECKPOINT, weight_decay=0.05)
+    recognizer = Recognizer().to(options.device)
+    training = Training(recognizer, CHECKPOINT, outer=(recognizer.stem, recognizer.heads))
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
-        rng = np.random.default_rng(torch.randint(2 ** 62, (), generator=generator).item())
+        rng = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
         x, right = (tensor.to(options.device) for tensor in batch(rng, artwork, options.batch))
-        return cross_entropy(training.module(soften(x, coder, generator)), right)
+        return cross_entropy(recognizer(soften(x, coder, generator)), right)
 
-    for _ in training.run(options.minutes, options.lr, loss_of_batch):
+    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=True):
         pass
 
 
@@ -269,6 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
              weights.load("tiny", options.device).autoencoder)
     if options.minutes:
         train(options, artwork, coder)
+    if join()[0]:
+        return
     recognizer = Recognizer().to(options.device).requires_grad_(False)
     averaged, minutes = averaged_weights(CHECKPOINT, COMMAND)
     recognizer.load_state_dict(averaged)
