@@ -69,7 +69,7 @@ MORE_TEMPLATES = {
 }
 _ALL = {**PAPER_TEMPLATES, **MORE_TEMPLATES}
 TEMPLATES = {look: tuple(text for text, asked in _ALL.items() if asked == look) for look in ("", *LOOKS)}
-EFFECT_TEMPLATES = ("a {effect} of a {}", "a {effect} of the {}")
+EFFECT_TEMPLATES = ("{effect} of a {}", "{effect} of the {}")
 MEDIUMS = {"mosaic": "mosaic", "sketch": "black and white sketch", "watercolor": "watercolor painting",
            "oil": "oil painting", "neon": "neon picture", "comic": "comic drawing", "sepia": "sepia photo",
            "woodcut": "woodcut", "popart": "popart picture", "crayon": "crayon drawing"}
@@ -92,8 +92,9 @@ def plain_caption(scene: Scene, style: bool = True, background: bool = True) -> 
     """The first wording of everything, such as "a dark photo of the glossy cat on a red background"."""
     template = TEMPLATES[scene.look][0]
     if scene.effect:
-        template = EFFECT_TEMPLATES[0].format("{}", effect=MEDIUMS.get(scene.effect, f"{scene.effect} picture"))
-    caption = fill(template, _subject(scene, scene.objects, scene.style if style and not scene.effect else ""))
+        template = _effect_template(EFFECT_TEMPLATES[0], MEDIUMS.get(scene.effect, f"{scene.effect} picture"))
+    named = scene.style if style and not scene.effect else ""           # a filter hides whose artwork it was
+    caption = fill(template, _subject(scene, scene.objects, named))
     return f"{caption} {BACKDROPS[scene.background].phrases[0]}" if background else caption
 
 
@@ -121,7 +122,7 @@ def _effect_wording(rng: np.random.Generator, scene: Scene, called: Sequence[str
                     style_slot: bool) -> str:
     """Of a picture under a filter: by its medium, or by the style."""
     if scene.effect in MEDIUMS and not style_slot and rng.random() < 0.5:
-        template = pick(rng, EFFECT_TEMPLATES).format("{}", effect=MEDIUMS[scene.effect])
+        template = _effect_template(pick(rng, EFFECT_TEMPLATES), MEDIUMS[scene.effect])
         return " ".join([fill(template, _subject(scene, called)), *place])
     style = pick(rng, STYLE_PHRASES).format(SLOTS[2] if style_slot else scene.effect)
     if rng.random() < 0.15:
@@ -129,6 +130,11 @@ def _effect_wording(rng: np.random.Generator, scene: Scene, called: Sequence[str
     template = f"{article(pick(rng, PICTURES))} of a {{}}" if rng.random() < 0.7 else pick(rng, TEMPLATES[""])
     subject = fill(template, _subject(scene, called))
     return " ".join([subject, *place, style] if rng.random() < 0.5 else [subject, style, *place])
+
+
+def _effect_template(template: str, medium: str) -> str:
+    """"an oil painting of a {}"."""
+    return template.format("{}", effect=article(medium))
 
 
 def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
@@ -141,5 +147,6 @@ def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
 def words() -> set[str]:
     """Every word of every caption about what is seen in training."""
     texts = [*_ALL, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS, *MEDIUMS, *MEDIUMS.values(),
-             *LOOKS, *SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases), "an"]
+             *LOOKS, *SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, "an",
+             *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases)]
     return set(re.findall(r"[a-z]+", " ".join(texts).replace("{effect}", "")))

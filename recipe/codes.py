@@ -21,11 +21,13 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm import InputError
 from ldm.errors import command
+from ldm.files import whole_file
 from recipe import filters, sprites
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -120,11 +122,15 @@ def training_styles(rng: np.random.Generator) -> np.ndarray:
 
 @cache
 def read(path: Path = FILE) -> dict[str, Code]:
-    """The codes "object" and "style". Raises InputError before they were fitted."""
+    """The codes "object" and "style". Raises InputError before they were fitted, or if the file is damaged."""
     if not path.exists():
         raise InputError(f"{path} is missing. Run {COMMAND} first.")
-    tensors = load_file(path)
-    return {name: Code(tensors[f"{name}.mean"], tensors[f"{name}.basis"]) for name in POWER}
+    try:
+        tensors = load_file(path)
+        return {name: Code(tensors[f"{name}.mean"], tensors[f"{name}.basis"]) for name in POWER}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise InputError(f"{path} is damaged. Restore it: codes that are fitted anew are turned another way, "
+                         "and a model trained with the old ones does not know them.") from error
 
 
 def mean_code(code: Code, pixels: Sequence[np.ndarray]) -> Tensor:
@@ -150,14 +156,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     options = parser.parse_args(argv)
+    if FILE.exists():
+        raise InputError(f"{FILE} exists. Move it away to fit new codes; a model trained with these would not "
+                         "know the new ones, which are turned another way.")
     rng, tensors = np.random.default_rng(0), {}
     for name, pixels in (("object", training_sprites(Artwork(options.artwork), rng)),
                          ("style", training_styles(rng))):
         code, held = fit(pixels, POWER[name])
         print(f"{name}: {WIDTH} numbers hold {held:.1%} of the variance of {len(pixels)}")
         tensors |= {f"{name}.mean": code.mean, f"{name}.basis": code.basis.contiguous()}
-    FILE.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, FILE)
+    with whole_file(FILE) as partial:
+        FILE.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial)
 
 
 if __name__ == "__main__":

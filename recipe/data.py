@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def read(name: str, folder: Path = FOLDER) -> Pictures:
         return Pictures(np.load(folder / f"{name}.npy", mmap_mode="r"),
                         np.load(folder / f"{name}.codes.npy"),
                         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:            # EOFError: of an empty file
         raise InputError(f"{folder}: the set {name!r} is missing or damaged. Run {COMMAND} first.") from error
 
 
@@ -97,24 +98,29 @@ def _artwork(folder: Path) -> Artwork:
     return _ARTWORK[folder]
 
 
+def start_array(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
+    """Writes the head of a .npy file, after which the values follow. Not a mapped file: where the disk is full,
+    writing to one kills the process, and to this one raises OSError."""
+    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                                                "fortran_order": False, "shape": shape})
+
+
 def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, folder: Path) -> None:
     """Composes a set. The captions are written last, so that a set without them is one that was cut short."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").unlink(missing_ok=True)
-        pixels = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
-        coded = np.lib.format.open_memmap(folder / f"{name}.codes.npy", "w+", np.float16,
-                                          (count, len(SLOTS), codes.WIDTH))
         captions: list[list[str]] = []
-        starts = range(0, count, CHUNK)
-        jobs = [(seed, i, min(CHUNK, count - start), choices, artwork) for i, start in enumerate(starts)]
-        with ProcessPoolExecutor(os.cpu_count()) as pool:
-            done = pool.map(_chunk, *zip(*jobs))
-            for start, (some, some_codes, texts) in tqdm(zip(starts, done), name, len(starts), unit="chunk"):
-                pixels[start:start + len(some)], coded[start:start + len(some)] = some, some_codes
+        jobs = [(seed, i, min(CHUNK, count - start), choices, artwork)
+                for i, start in enumerate(range(0, count, CHUNK))]
+        with ((folder / f"{name}.npy").open("wb") as pixels, (folder / f"{name}.codes.npy").open("wb") as coded,
+              ProcessPoolExecutor(os.cpu_count()) as pool):
+            start_array(pixels, np.uint8, (count, SIZE, SIZE, 3))
+            start_array(coded, np.float16, (count, len(SLOTS), codes.WIDTH))
+            for some, some_codes, texts in tqdm(pool.map(_chunk, *zip(*jobs)), name, len(jobs), unit="chunk"):
+                pixels.write(some.tobytes())
+                coded.write(some_codes.tobytes())
                 captions += texts
-        pixels.flush()
-        coded.flush()
         (folder / f"{name}.json").write_text(json.dumps(captions), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}). "

@@ -74,12 +74,16 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
             meet()
         except OSError as error:
             raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
-    latents = np.load(LATENTS, mmap_mode="r")
+    try:
+        latents = np.load(LATENTS, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
         raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
     return latents
 
 
+@torch.no_grad()
 def scale_factor(latents: np.ndarray) -> float:
     """What brings latents to unit variance (Rombach et al. 2021, appendix G)."""
     some = latents[:2000].astype(np.float32)

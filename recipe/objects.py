@@ -169,5 +169,5 @@ def codepoint(name: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it, by its first sound as far as letters tell."""
-    return f"{'an' if re.match(r'[aeio]|u(?!ni)', phrase) else 'a'} {phrase}"
+    """The phrase with "a" or "an" before it, by its first sound as far as letters tell: an hourglass, a ufo."""
+    return f"{'an' if re.match(r'[aeio]|u(?!ni|fo)|hour', phrase) else 'a'} {phrase}"

@@ -4,6 +4,7 @@ whole picture.
 
     python -m recipe.world --sheet FILE.png         random pictures with their captions
     python -m recipe.world --catalogue FILE.png     every object in every style
+    python -m recipe.world --styles FILE.png        every filter, a dozen times
 
 All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
 what is held out appears only where it is named.
@@ -77,6 +78,12 @@ class Choices:
         steps = np.cumsum([BACKDROPS[name].weight for name in self.backgrounds])
         return steps / steps[-1]
 
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Those of which there is an object."""
+        kinds = {OBJECTS[name].kind for name in self.objects}
+        return tuple(category for category in CATEGORIES if category in kinds)
+
 
 # What the diffusion model is trained on: the space between the names is full.
 TRAINING = dict(nameless=0.1, changed=0.25)
@@ -101,14 +108,15 @@ def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choic
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
-    """What a picture will show. Where the choices hold no second object for a pair, the first is alone."""
+    """What a picture will show. Where the choices hold no second object for a pair, the first is alone; where
+    they hold no object of any category, it is called by its name."""
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
     fates = ("pair", "effect", "tint", "category", "look")
     steps = np.cumsum([getattr(choices, name) for name in fates])
     kind = next((name for name, step in zip(fates, steps) if fate < step), "")
-    if kind == "category":
-        return Scene((_of_category(rng, category := pick(rng, tuple(CATEGORIES)), choices),), style, background,
+    if kind == "category" and choices.categories:
+        return Scene((_of_category(rng, category := pick(rng, choices.categories), choices),), style, background,
                      category=category)
     without_name = rng.random()
     changed = without_name < choices.changed
@@ -126,13 +134,13 @@ def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
 
 def _of_category(rng: np.random.Generator, category: str, choices: Choices) -> str:
     """One of the kind, as lopsided as objects.CATEGORIES says."""
-    others = [name for name in choices.objects if OBJECTS[name].kind == category]
-    often = {name: part for name, part in CATEGORIES[category].items() if name in others}
+    members = tuple(name for name in choices.objects if OBJECTS[name].kind == category)
+    often = {name: part for name, part in CATEGORIES[category].items() if name in members}
     fate = rng.random()
     for name, step in zip(often, np.cumsum(list(often.values()))):
         if fate < step:
             return name
-    return pick(rng, tuple(name for name in others if name not in often) or choices.objects)
+    return pick(rng, tuple(name for name in members if name not in often) or members)
 
 
 def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> list[Image.Image]:
@@ -259,22 +267,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
     parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
+    parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
     parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
     parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
     parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    if not (options.sheet or options.catalogue):
-        raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
+    if not (options.sheet or options.catalogue or options.styles):
+        raise InputError("nothing to draw. Give --sheet, --catalogue or --styles FILE.png.")
     if options.count < 1 or options.seed < 0:
         raise InputError(f"--count {options.count} --seed {options.seed}: "
                          "give a count of 1 or more and a seed of 0 or more")
     artwork = Artwork(options.artwork)
     if options.catalogue:
         sheets.save(sheets.catalogue(artwork), options.catalogue)
+    if options.styles:
+        rng = np.random.default_rng(options.seed)
+        pictures = [compose(rng, artwork, Choices(effects=(effect,), effect=1, pair=0))
+                    for effect in (*filters.ALL, NAMELESS) for _ in range(12)]
+        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.styles)
     if options.sheet:
         rng, start = np.random.default_rng(options.seed), time.perf_counter()
-        choices = Choices(objects=tuple(HELD_OUT), styles=STYLES) if options.held_out else Choices(**TRAINING)
+        choices = (Choices(objects=tuple(HELD_OUT), styles=STYLES, effects=tuple(filters.ALL))
+                   if options.held_out else Choices(**TRAINING))
         pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
         print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
         sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)
