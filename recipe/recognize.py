@@ -29,7 +29,6 @@ from tqdm import tqdm
 import textinv
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.errors import command
 from ldm.model import to_images
 from recipe import diffusion, evaluate, examples, filters, recognizer, sheets
 from recipe.artwork import FOLDER as ARTWORK
@@ -41,6 +40,7 @@ from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
 from recipe.recognizer import INDEX, NAMES, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.world import draw
+from textinv.commands import command
 
 COMMAND = "python -m recipe.recognize"
 OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")

@@ -29,8 +29,6 @@ from torch import Tensor, nn
 
 import weights
 from ldm import Autoencoder, InputError
-from ldm.errors import command
-from ldm.files import whole_file
 from recipe import autoencoder
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -43,6 +41,8 @@ from recipe.objects import HELD_OUT, OBJECTS, STYLES
 from recipe.scenery import SIZE
 from recipe.training import Training, averaged_weights, join
 from recipe.world import Choices, compose
+from textinv.commands import command
+from weights.files import atomic_write
 
 COMMAND = "python -m recipe.recognizer"
 CHECKPOINT, WEIGHTS = Path("recipe-work/recognizer.pt"), Path("recipe-work/recognizer.safetensors")
@@ -172,7 +172,7 @@ def calibration_error(p: Tensor, right: Tensor) -> float:
 
 def save(recognizer: Recognizer, path: Path) -> None:
     """Writes the weights in half precision, with the names. Raises InputError if it cannot."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save_file({name: tensor.half().cpu() for name, tensor in recognizer.state_dict().items()}, partial,
                   {head: json.dumps(names) for head, names in NAMES.items()})
 
