@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 import textinv
 from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
-from ldm.tokenizer import read_vocabulary
 from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights, join, meet
 from textinv.commands import command
+from weights.vocabularies import read_vocabulary
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")

@@ -50,13 +50,13 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     with torch.no_grad():
         rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
-    names = [model.tokenizer.backend.id_to_token(i) or "a learned word" for i in ids]
+    names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:
     """The mean norm of the vocabulary's vectors."""
-    return model.text_encoder.token_emb.weight.float().norm(dim=1).mean().item()
+    return model.text_encoder.table.weight.float().norm(dim=1).mean().item()
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[l
     """For each vector of (k d) the n whole words of the vocabulary that are nearest by cosine, with the
     cosine, best first."""
     words = list(model.tokenizer.whole_words.items())
-    weight = model.text_encoder.token_emb.weight
+    weight = model.text_encoder.table.weight
     table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
     cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words
     best = cosines.topk(min(n, len(words)), dim=1)

@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                          "as `weights`.")
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     training = to_images(torch.stack([image.views[0].x for image in read_images(images, size)]))
-    out = Path(options.out) if options.out else (path if path.is_dir() else path.with_suffix("")) / "evaluation"
+    beside = path if path.is_dir() else path.with_suffix("")
+    out = Path(options.out) if options.out else beside / "evaluation"
 
     words: dict[str, str | None] = {concept.placeholder: fingerprint(concept)}
     if options.baseline:

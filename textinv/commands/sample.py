@@ -111,7 +111,7 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
 
 
 def split_concept(text: str) -> tuple[str, str]:
-    """PATH or PATH=WORD -> path and word, "" if there is none. A path is tried whole first: it may hold "="."""
+    """PATH or PATH=WORD -> path and word, "" if there is none. A path that exists may contain "=" itself."""
     path, _, word = text.rpartition("=")
     return (text, "") if not path or Path(text).expanduser().exists() else (path, word)
 
