@@ -11,18 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import weights
-from ldm.files import open_tensors
+from helpers import DATA
+from helpers.runs import MODEL, train_word
 from recipe import clip as recipe
 from recipe import vocabulary
-
-DATA = Path(__file__).parent / "data"
-
-
-def assert_close(got: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
-    """max |difference| <= relative x max |expected|."""
-    assert got.shape == expected.shape
-    difference, limit = (got - expected).abs().max(), relative * expected.abs().max()
-    assert difference <= limit, f"off by {difference:.3g}, allowed {limit:.3g}"
+from weights.files import open_tensors
 
 
 @pytest.fixture(scope="session")
@@ -69,6 +62,19 @@ def pictures(tmp_path):
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def learned(pictures, tmp_path):
+    """The folder of a run of three steps."""
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def own_model():
+    """A model that a test may change."""
+    return weights.load(MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import copy
 
 import pytest
 import torch
-from conftest import assert_close
 
 import ldm.attention
+from helpers import assert_close
 from ldm import CLIPTextConfig, CLIPTextEncoder, InputError, LearnedWords
 from ldm.clip_text_encoder import quick_gelu
 

@@ -7,10 +7,10 @@ import unicodedata
 
 import pytest
 import torch
-from conftest import DATA
 from safetensors.torch import load_file
 
 import weights
+from helpers import DATA
 from ldm import CLIPTokenizer, InputError, LearnedWords
 from ldm.clip_tokenizer import BYTES, END, START
 from weights.vocabularies import read_vocabulary

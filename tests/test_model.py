@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DATA, assert_close
 from torch import nn
 
 import ldm.attention
-from ldm import (AutoencoderConfig, CLIPTextConfig, DiffusionConfig, InputError, LatentDiffusion, LDMConfig,
-                 NoiseSchedule, TextConfig, UNet, UNetConfig)
+from helpers import DATA, assert_close
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    InputError,
+    LatentDiffusion,
+    LDMConfig,
+    NoiseSchedule,
+    TextConfig,
+    UNet,
+    UNetConfig,
+)
 from ldm.attention import attention
 from ldm.model import to_images
 from ldm.samplers import ddim_step, ddim_timesteps

@@ -6,11 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
 
+from helpers import assert_close
 from ldm import DiffusionConfig, InputError, NoiseSchedule
-from ldm.samplers import (ddim, ddim_step, ddim_timesteps, ddpm, ddpm_step, ddpm_timesteps, dpm_solver,
-                          dpm_solver_step, make_sampler, predict_z0, randn)
+from ldm.samplers import (
+    ddim,
+    ddim_step,
+    ddim_timesteps,
+    ddpm,
+    ddpm_step,
+    ddpm_timesteps,
+    dpm_solver,
+    dpm_solver_step,
+    make_sampler,
+    predict_z0,
+    randn,
+)
 
 ALPHAS = NoiseSchedule(DiffusionConfig()).alphas_cumprod.double().tolist()
 

@@ -7,11 +7,11 @@ import json
 
 import pytest
 import torch
-from conftest import DATA, assert_close
 from safetensors.torch import load_file
-from weight_files import TEXT, UNET, VAE, edit_json, edit_tensors, sparse_file
 
 import weights
+from helpers import DATA, assert_close
+from helpers.weight_files import TEXT, UNET, VAE, edit_json, edit_tensors, sparse_file
 from ldm import LatentDiffusion, LDMConfig
 
 SHAPES = json.loads((DATA / "sd1.shapes.json").read_text())

@@ -9,13 +9,28 @@ import resource
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from weight_files import (CKPT, DTYPES, FOLDER, SHAPES, TEXT, UNET, VAE, assert_same, edit_json, edit_tensors,
-                          error_of, small_config, snapshot, sparse_file, write)
 
 import weights
+from helpers.weight_files import (
+    CKPT,
+    DTYPES,
+    FOLDER,
+    SHAPES,
+    TEXT,
+    UNET,
+    VAE,
+    assert_same,
+    edit_json,
+    edit_tensors,
+    error_of,
+    small_config,
+    snapshot,
+    sparse_file,
+    write,
+)
 from ldm import LatentDiffusion, LDMConfig
-from weights.vocabularies import read_vocabulary
 from weights import huggingface
+from weights.vocabularies import read_vocabulary
 
 PROMPTS = ["a photo of a cat", "Na\u00efve D\u00c9J\u00c0-vu, \u00e5\u0301 cafe\u0301",
            "\u732b\u306e\u5199\u771f cat\u732bcat",

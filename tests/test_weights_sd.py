@@ -6,14 +6,22 @@ import shutil
 
 import pytest
 import torch
-from conftest import DATA
 from safetensors.torch import load_file, save_file
-from weight_files import (TEXT, UNET, assert_same, edit_json, edit_tensors, error_of, loads_or_explains,
-                          snapshot)
 
 import weights
+from helpers import DATA
+from helpers.weight_files import (
+    TEXT,
+    UNET,
+    assert_same,
+    edit_json,
+    edit_tensors,
+    error_of,
+    loads_or_explains,
+    snapshot,
+)
 from ldm import LatentDiffusion, LDMConfig
-from ldm.files import open_tensors
+from weights.files import open_tensors
 
 FILE = DATA / "sd1-tiny/model.ckpt"
 CLIP = TEXT + "text_model."

@@ -6,10 +6,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ldm import (AutoencoderConfig, CLIPTextConfig, DiffusionConfig, InputError, LDMConfig, TextConfig,
-                 UNetConfig)
-from ldm.pickles import LazyTensor
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    InputError,
+    LDMConfig,
+    TextConfig,
+    UNetConfig,
+)
 from weights.kinds import refuse_by_channels, refuse_by_keys
+from weights.pickles import LazyTensor
 
 _UNET, _TEXT, _CLIP = "model.diffusion_model.", "cond_stage_model.transformer.", "text_model."
 

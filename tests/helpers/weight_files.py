@@ -5,10 +5,10 @@ import struct
 
 import pytest
 import torch
-from conftest import DATA
 from safetensors.torch import load_file, save_file
 
 import weights
+from helpers import DATA
 from ldm import AutoencoderConfig, InputError, LDMConfig, TextConfig, UNetConfig
 
 CKPT, FOLDER = DATA / "compvis-tiny/model.ckpt", DATA / "diffusers-tiny"
