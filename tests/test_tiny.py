@@ -9,8 +9,8 @@ from safetensors import safe_open
 import textinv
 import weights
 from ldm import InputError, LDMConfig
-from recipe import vocabulary
-from recipe.objects import HELD_OUT, SEEN
+from recipe import filters
+from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 
 TINY = Path(weights.__file__).parent / "tiny"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -38,10 +38,11 @@ def test_all_shipped_weights_are_small():
 
 
 def test_it_knows_its_words_and_not_the_held_out_ones(model):
-    words = set(vocabulary.tokens())
-    assert set((TINY / "vocab.txt").read_text().split("\n")[:-1]) == words
-    assert all(word in words for name in SEEN for word in name.split())
-    assert not any(name in words for name in HELD_OUT)
+    words = (TINY / "vocab.txt").read_text().split("\n")[:-1]
+    assert len(words) == len(set(words)) == model.text_encoder.vocab_size
+    assert {"cat", "car", "glossy", "beach", "red", "photo"} <= set(words)
+    assert not {*HELD_OUT, HELD_OUT_STYLE, *filters.HELD_OUT} & set(words)
+    assert all(HELD_OUT[name].init in words for name in HELD_OUT)
     ids = model.tokenizer(["a photo of a glossy cat on the beach"])
     assert ids.shape == (1, model.config.text.length)
     assert [model.tokenizer.backend.id_to_token(i) for i in ids[0, :6].tolist()] == [
