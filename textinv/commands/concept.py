@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import weights
 from ldm import InputError, LatentDiffusion
@@ -13,6 +14,9 @@ from textinv.commands import command
 from textinv.commands.arguments import Parser
 from textinv.concept import Concept, load_all, save_all
 from textinv.initialization import nearest_words
+from textinv.inside.map_page import map_page, summary
+from textinv.inside.page import write_page
+from textinv.inside.vocabulary import map_vocabulary, read_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
                    help=f"write for another tool, to --out: {', '.join(formats.FORMATS)}")
     p.add_argument("--out", metavar="PATH", help="the file that --export writes")
+    p.add_argument("--map", metavar="FILE.html", help="write a page on how the word, one run or file, moved "
+                   "among the words of the model, which is that of --weights or the one it was learned on")
     return p
 
 
@@ -59,9 +65,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
+    if args.map is not None:
+        _write_map(args.map, args.files, concepts, args.weights)
+        return
     model = None if args.weights is None else weights.load(args.weights)
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
+
+
+def _write_map(out: str, files: Sequence[str], concepts: Sequence[Concept], source: str | None) -> None:
+    if len(concepts) != 1:
+        raise InputError(f"`map` shows one word, but there are {len(concepts)}. Give one file or folder.")
+    concept, (path, steps) = concepts[0], read_path(files[0])
+    model = weights.load(source or concept.info.get("model", "tiny"))
+    maps = {f"vector {i + 1}": map_vocabulary(model, path[:, i], steps) for i in range(path.shape[1])}
+    write_page(Path(out), map_page(concept.placeholder, maps))
+    print(*(summary(one) for one in maps.values()), out, sep="\n")
 
 
 def _write(path: str, concepts: Sequence[Concept], format: str) -> None:

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = recipe_from_png(Path(options.source)) if options.source else recipe_from_options(options)
     model = load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device)
     out = Path(options.out) if options.out else next_free_path(recipe)
-    for path in generate(teach(model, recipe), recipe, out):
+    for path in generate(teach(model, recipe.concepts, recipe.strength), recipe, out):
         print(path)
 
 
@@ -93,21 +93,29 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     if not prompts:
         raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
     check_positive(options, "n", "batch")
-    concepts, source = [], options.weights
-    for text in options.concept:
-        path, word = split_concept(text)
-        concept = Concept.load(path)
-        source = source or concept.info.get("model")
-        concepts.append({"path": path, "placeholder": word or concept.placeholder,
-                         "hash": fingerprint(concept)})
+    concepts, learned_on = find_concepts(options.concept)
     for prompt in prompts:
         if concepts and not any(one["placeholder"].lower() in prompt.lower() for one in concepts):
             print(f"warning: {prompt!r} contains no learned word: write "
                   f"{' or '.join(one['placeholder'] for one in concepts)} where it goes", file=sys.stderr)
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
               if hasattr(options, field.name)}
-    return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny",
+    return Recipe(**{**values, "prompts": prompts, "concepts": concepts,
+                     "weights": options.weights or learned_on or "tiny",
                      "dtype": resolve_dtype(options.dtype, resolve_device(options.device))})
+
+
+def find_concepts(texts: Sequence[str]) -> tuple[list[dict[str, str]], str | None]:
+    """PATH[=WORD] -> an entry of a recipe for each, and the weights that the first of them names, which says
+    what it was learned on. Raises InputError if a file contains no word."""
+    concepts, learned_on = [], None
+    for text in texts:
+        path, word = split_concept(text)
+        concept = Concept.load(path)
+        learned_on = learned_on or concept.info.get("model")
+        concepts.append({"path": path, "placeholder": word or concept.placeholder,
+                         "hash": fingerprint(concept)})
+    return concepts, learned_on
 
 
 def split_concept(text: str) -> tuple[str, str]:
@@ -134,9 +142,10 @@ def read_prompts(path: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
-    """The model, taught the recipe's words. Raises InputError if a word's file is not what it was."""
-    for entry in recipe.concepts:
+def teach(model: LatentDiffusion, concepts: Sequence[dict[str, str]],
+          strength: float = 1.0) -> LatentDiffusion:
+    """The model, taught a recipe's words. Raises InputError if a word's file is not what it was."""
+    for entry in concepts:
         concept = Concept.load(entry["path"])
         if fingerprint(concept) != entry["hash"]:
             raise InputError(f"{entry['path']}: contains another word than the one that this image "
@@ -144,7 +153,7 @@ def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
         if learned_elsewhere(concept, model):
             print(f"warning: {entry['path']}: this word was learned on another model "
                   f"({concept.info.get('model')})", file=sys.stderr)
-        patch(model, Concept(entry["placeholder"], at_strength(concept, recipe.strength, entry["path"])))
+        patch(model, Concept(entry["placeholder"], at_strength(concept, strength, entry["path"])))
     return model
 
 
