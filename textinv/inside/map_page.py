@@ -48,10 +48,10 @@ def path_chart(one: VocabularyMap) -> svg.Chart:
     chart.dots(places, "soft")
     chart.line(points)
     chart.dots([points[0], points[-1]], "accent")
-    for (x, y), word in zip(places, one.words, strict=True):
-        chart.label(x, y, word)
     for (x, y), step in ((points[0], one.steps[0]), (points[-1], one.steps[-1])):
         chart.label(x, y, f"v at step {step}")
+    for (x, y), word in zip(places, one.words, strict=True):
+        chart.label(x, y, word)
     return chart
 
 

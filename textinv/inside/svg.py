@@ -87,10 +87,10 @@ class Chart:
 
     @staticmethod
     def _labels(placed: list[tuple[float, float, str]]) -> list[str]:
-        """From the top down, each below those it would cover; left of its point where it would leave the
+        """In their order, each below those it would cover; left of its point where it would leave the
         frame."""
         parts, taken = [], []
-        for x, y, text in sorted(placed, key=lambda item: item[1]):
+        for x, y, text in placed:
             top, wide = y, 0.58 * TEXT * len(text)
             left = x + 8 if x + 8 + wide < WIDTH - RIGHT else x - 8 - wide
             while clash := [other for start, other, end in taken
