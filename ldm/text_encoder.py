@@ -2,16 +2,16 @@
 attended to), trained together with the UNet. Two halves are apart because Textual Inversion works between
 them: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
 
-Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v.
+Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v,
+by default of the vectors in `words`.
 """
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ldm.attention import attention
 from ldm.config import TextConfig
+from ldm.words import LearnedWords
 
 
 class SelfAttention(nn.Module):
@@ -54,20 +54,22 @@ class Layers(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """ids (b n) -> context c (b n d).
-    `learned` (m d) holds the vectors of the words that this model has been taught."""
+    """ids (b n) -> context c (b n d). `words` are those that this model has been taught."""
 
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: TextConfig, words: LearnedWords):
         super().__init__()
-        self.config = config
+        self.config, self.words = config, words
         self.token_emb = nn.Embedding(config.vocab_size, config.width)
         self.pos_emb = nn.ModuleDict({"emb": nn.Embedding(config.length, config.width)})
         self.attn_layers = Layers(config)
         self.norm = nn.LayerNorm(config.width)
         # in every checkpoint; encoding does not use it
         self.to_logits = nn.Linear(config.width, config.vocab_size)
-        # no buffer: it stays fp32 when the model is cast, and real when the model is built on "meta"
-        self.learned = torch.empty(0, config.width, dtype=torch.float32, device="cpu")
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The frozen embeddings of the vocabulary (vocab_size d)."""
+        return self.token_emb
 
     @property
     def vocab_size(self) -> int:
@@ -77,15 +79,8 @@ class TextEncoder(nn.Module):
     def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
         """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids
         vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
-        in v; the table is only read.
-        """
-        v = self.learned.to(ids.device) if v is None else v
-        if len(v) == 0:
-            return self.token_emb(ids)
-        is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1
-        rows = F.embedding((ids - self.vocab_size).clamp(min=0), v)                      # b n d
-        embeddings = self.token_emb(ids.clamp(max=self.vocab_size - 1))
-        return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
+        in v; the table is only read."""
+        return self.words.embed(self.table, ids, v)
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """embeddings (b n d) -> c (b n d)."""

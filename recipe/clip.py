@@ -28,8 +28,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ldm import InputError
-from ldm.errors import command
-from textinv.clip import Clip, embed_ids, embed_x, transformers
 from recipe import diffusion, filters, judge, vocabulary
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -43,6 +41,8 @@ from recipe.scenery import SIZE
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights
 from recipe.world import Choices, compose
+from textinv.commands import command
+from weights.clip import Clip, embed_ids, embed_x, transformers
 
 CHECKPOINT = Path("recipe-work/clip.pt")
 # A category is said of any object of it (`caption`), and not as lopsidedly as in the images that the diffusion model

@@ -26,13 +26,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ldm import InputError
-from ldm.errors import command
-from ldm.files import whole_file
 from recipe import filters, sprites
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.filters import Filter, pick
 from recipe.objects import NAMELESS, SEEN, SEEN_STYLES
+from textinv.commands import command
+from weights.files import atomic_write
 
 COMMAND = "python -m recipe.codes"
 FILE = Path("recipe-work/codes.safetensors")
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code, held = fit(pixels, POWER[name])
         print(f"{name}: {WIDTH} numbers hold {held:.1%} of the variance of {len(pixels)}")
         tensors |= {f"{name}.mean": code.mean, f"{name}.basis": code.basis.contiguous()}
-    with whole_file(FILE) as partial:
+    with atomic_write(FILE) as partial:
         FILE.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial)
 

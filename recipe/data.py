@@ -25,7 +25,6 @@ import torch
 from tqdm import tqdm
 
 from ldm import InputError
-from ldm.errors import command
 from recipe import codes, filters
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -33,6 +32,7 @@ from recipe.captions import NAMELESS, SLOTS, wording
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from recipe.scenery import SIZE
 from recipe.world import TRAINING, Choices, Picture, compose
+from textinv.commands import command
 
 COMMAND = "python -m recipe.data"
 FOLDER = Path("recipe-work/data")

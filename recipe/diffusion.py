@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
 import torch
 from einops import rearrange
@@ -26,14 +25,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import textinv
-from ldm import InputError, LatentDiffusion, Tokenizer
-from ldm.errors import command
-from ldm.tokenizer import read_vocabulary
+from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
 from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, averaged_weights, join, meet
+from textinv.commands import command
+from weights.vocabularies import read_vocabulary
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
@@ -51,38 +50,40 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
     """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file
-    that is written first unless it is there; of several processes one writes it, and the others wait. Raises
-    InputError if it does not fit the pictures or cannot be written."""
+    that is written first unless it is there; under torchrun each process encodes its share. Raises InputError
+    if it does not fit the pictures or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
-    try:
-        with filelock.FileLock(LATENTS.with_suffix(".lock")):
-            if not LATENTS.exists():
-                _write_latents(pixels, encoder, device, shape)
-    except OSError as error:
-        raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
+    rank, world_size = join()
+    if not LATENTS.exists():
+        partial = LATENTS.with_suffix(".partial")
+        try:
+            if rank == 0:
+                np.lib.format.open_memmap(partial, "w+", np.float16, shape).flush()
+            meet()
+            latents = np.load(partial, mmap_mode="r+")
+            shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
+            with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
+                for rows in tqdm(shares, desc="encoding", disable=rank > 0, mininterval=10):
+                    posterior = encoder.encode(autoencoder.pictures_to_x(pixels[rows]).to(device))
+                    both = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
+                    latents[rows] = both.half().cpu().numpy()
+            latents.flush()
+            meet()
+            if rank == 0:
+                partial.replace(LATENTS)
+            meet()
+        except OSError as error:
+            raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
     try:
         latents = np.load(LATENTS, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
-        raise InputError(f"{LATENTS} belongs to other images. Delete it; it will be made again.")
+        raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
     return latents
 
 
 @torch.no_grad()
-def _write_latents(pixels: np.ndarray, encoder: nn.Module, device: str, shape: tuple[int, ...]) -> None:
-    partial = LATENTS.with_suffix(".partial")
-    with partial.open("wb") as file:
-        data.start_array(file, np.float16, shape)
-        for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1), desc="encoding"):
-            x = autoencoder.pictures_to_x(pixels[rows]).to(device)
-            with torch.autocast(x.device.type, torch.bfloat16):
-                posterior = encoder.encode(x)
-            latents = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
-            file.write(latents.half().cpu().numpy().tobytes())
-    partial.replace(LATENTS)
-
-
 def scale_factor(latents: np.ndarray) -> float:
     """What brings latents to unit variance (Rombach et al. 2021, appendix G)."""
     some = latents[:2000].astype(np.float32)
@@ -103,7 +104,7 @@ def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[Late
         getattr(model, part).load_state_dict({name.removeprefix(f"{part}."): tensor
                                               for name, tensor in weights_of.items()
                                               if name.startswith(part)})
-    model.tokenizer = tokenizer()
+    model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
     return model.eval().requires_grad_(False).to(device), minutes
 
 
@@ -111,7 +112,8 @@ def tokenizer() -> Tokenizer:
     """The vocabulary of the captions. Raises InputError before it has been written."""
     if not vocabulary.OUT.exists():
         raise InputError(f"{vocabulary.OUT}: there is no such file: run {vocabulary.COMMAND} first")
-    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length, CONFIG.text.vocab_size)
+    return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length,
+                     LearnedWords(CONFIG.text.vocab_size, CONFIG.text.width))
 
 
 class Denoiser(nn.Module):
@@ -150,14 +152,15 @@ def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
     """Codes (b s d), those of half the objects exchanged for their mirror images': pictures show either side,
     whatever the code."""
     mirror = torch.rand(len(v), 1, 1, generator=generator) < 0.5
-    objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
+    with torch.autocast("cpu", enabled=False):
+        objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
     return torch.cat([objects, v[:, 2:]], dim=1)
 
 
 def caption_ids(captions: list[list[str]]) -> Tensor:
     """int16 (n CAPTIONS length); slots are the first private ids."""
     model = LatentDiffusion(CONFIG)
-    model.tokenizer = tokenizer()
+    model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
     for slot in SLOTS:
         textinv.patch(model, textinv.Concept(slot, torch.zeros(1, CONFIG.text.width)))
     flat = model.tokenizer([text for texts in captions for text in texts])

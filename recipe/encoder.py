@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm.errors import command
 from recipe import autoencoder, codes, data, diffusion
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights
+from textinv.commands import command
 from textinv.encoder import WordEncoder
 
 COMMAND = "python -m recipe.encoder"
@@ -30,7 +30,8 @@ CHECKPOINT = Path("recipe-work/encoder.pt")
 
 def cosine(v: Tensor, code: Tensor) -> Tensor:
     """(b) cosines of v (b d) to the nearer side's code."""
-    mirrored = codes.read()["object"].mirrored(code)
+    with torch.autocast(v.device.type, enabled=False):
+        mirrored = codes.read()["object"].mirrored(code)
     return torch.maximum(F.cosine_similarity(v, code), F.cosine_similarity(v, mirrored))
 
 

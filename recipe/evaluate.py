@@ -25,9 +25,6 @@ from PIL import Image
 
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.errors import command
-from ldm.files import whole_file
-from textinv.clip import Clip
 from recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -36,6 +33,9 @@ from recipe.captions import Scene, plain_caption
 from recipe.filters import pick
 from recipe.objects import SEEN, SEEN_STYLES
 from recipe.world import draw
+from textinv.commands import command
+from weights.clip import Clip
+from weights.files import atomic_write
 
 COMMAND = "python -m recipe.evaluate"
 OUT = Path("recipe-work/figures")
@@ -160,7 +160,7 @@ def table(figures: dict[str, float]) -> str:
 
 def write(text: str, path: Path) -> None:
     """Writes the file whole or not at all. Raises InputError where it cannot be written."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"wrote {path}")
 

@@ -24,13 +24,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from ldm.errors import command
 from recipe import filters, scenery, sheets
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS
 from recipe.filters import Filter
 from recipe.objects import HELD_OUT, article
 from recipe.shots import MANY, STYLES, THINGS, Shot, View, shots
+from textinv.commands import command
 
 COMMAND = "python -m recipe.examples"
 

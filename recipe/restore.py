@@ -15,11 +15,11 @@ from torch import nn
 
 import weights
 from ldm import InputError, TextEncoder
-from ldm.errors import command
 from recipe import autoencoder, codes, diffusion
 from recipe.artwork import Artwork
 from recipe.ship import set_vocabulary_norm
 from recipe.training import Training
+from textinv.commands import command
 
 COMMAND = "python -m recipe.restore"
 SETTLED = 10_000        # steps of an average that has long forgotten where it began

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm.files import whole_file
 from recipe.artwork import Artwork
 from recipe.objects import NAMELESS, OBJECTS, SEEN_STYLES, STYLES
+from weights.files import atomic_write
 
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
 
@@ -77,6 +77,6 @@ def _checkers(size: tuple[int, int], tile: int = 8) -> Image.Image:
 
 def save(image: Image.Image, path: Path) -> None:
     """Writes a PNG whole or not at all. Raises InputError where it cannot be written."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         image.save(partial, format="PNG")
     print(f"wrote {path}")

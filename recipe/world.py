@@ -23,7 +23,6 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from ldm.errors import command
 from recipe import filters, looks, sheets, sprites
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS, Backdrop
@@ -32,6 +31,7 @@ from recipe.filters import Filter, pick
 from recipe.objects import CATEGORIES, HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
 from recipe.objects import NAMELESS as NAMELESS_OBJECTS
 from recipe.scenery import SIZE
+from textinv.commands import command
 
 COMMAND = "python -m recipe.world"
 

@@ -12,19 +12,12 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 import weights
-from ldm.files import open_tensors
+from helpers import DATA
+from helpers.runs import MODEL, train_word
 from recipe import artwork, codes, vocabulary
 from recipe import clip as recipe
 from recipe.objects import STYLES, codepoint
-
-DATA = Path(__file__).parent / "data"
-
-
-def assert_close(got: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
-    """max |difference| <= relative x max |expected|."""
-    assert got.shape == expected.shape
-    difference, limit = (got - expected).abs().max(), relative * expected.abs().max()
-    assert difference <= limit, f"off by {difference:.3g}, allowed {limit:.3g}"
+from weights.files import open_tensors
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +33,28 @@ def diffusers_tiny():
     return weights.load(DATA / "diffusers-tiny"), load_file(DATA / "diffusers-tiny/expected.safetensors")
 
 
+@pytest.fixture(scope="session")
+def sd1():
+    """(model, expected tensors) of Stable Diffusion 1's reference in the original layout, computed by the
+    original code. Tests must not change either."""
+    folder = DATA / "sd1-tiny"
+    return (weights.load(folder / "model.ckpt", vocab=folder / "vocab.json"),
+            load_file(folder / "expected.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def sd1_hf():
+    """The same of another model, in Hugging Face layout, computed by diffusers and transformers."""
+    return weights.load(DATA / "sd1-hf-tiny"), load_file(DATA / "sd1-hf-tiny/expected.safetensors")
+
+
+@pytest.fixture
+def sd_folder(tmp_path):
+    """A copy of Stable Diffusion's Hugging Face reference, to be changed."""
+    return Path(shutil.copytree(DATA / "sd1-hf-tiny", tmp_path / "sd",
+                                ignore=shutil.ignore_patterns("expected*")))
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of three."""
@@ -51,6 +66,19 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.fixture
+def learned(pictures, tmp_path):
+    """The folder of a run of three steps."""
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def own_model():
+    """A model that a test may change."""
+    return weights.load(MODEL)
+
+
 @pytest.fixture(scope="module")
 def _own_compvis():
     return weights.load(DATA / "compvis-tiny/model.ckpt")
@@ -58,10 +86,11 @@ def _own_compvis():
 
 @pytest.fixture
 def model_with_a_word(_own_compvis):
-    """The original code's model with room for one word, which a test may teach it."""
-    _own_compvis.text_encoder.learned = torch.zeros(1, 64)
+    """The original code's model that knows one word of one vector, which a test may change."""
+    _own_compvis.words.add("*", torch.zeros(1, 64))
     yield _own_compvis
-    _own_compvis.text_encoder.learned = torch.zeros(0, 64)
+    for word in _own_compvis.words:
+        _own_compvis.words.remove(word)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 import weights
-from textinv.concept import vocabulary_norm
 from recipe import autoencoder, codes, diffusion, restore, ship, vocabulary
 from recipe.training import Training
+from textinv.initialization import vocabulary_norm
 
 
 def test_what_is_shipped_can_be_trained_on(workshop, capsys):

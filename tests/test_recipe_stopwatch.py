@@ -6,9 +6,9 @@ import torch
 
 import ldm
 import weights
-from ldm.tokenizer import read_vocabulary
 from recipe import evaluate, stopwatch, vocabulary
 from recipe.sizes import CONFIG
+from weights.vocabularies import read_vocabulary
 
 
 def test_peak_memory_is_in_gigabytes():
@@ -21,8 +21,7 @@ def test_stopwatch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stopwatch, "CORES", torch.get_num_threads())
     vocabulary.write(tmp_path / "vocab.txt")
     model = ldm.LatentDiffusion(CONFIG)
-    model.tokenizer = ldm.Tokenizer(lambda: read_vocabulary(tmp_path / "vocab.txt"), CONFIG.text.length,
-                                    CONFIG.text.vocab_size)
+    model.tokenizer.read_from(lambda: read_vocabulary(tmp_path / "vocab.txt"))
     weights.save(model, tmp_path / "model.safetensors")
     assert stopwatch.main([str(tmp_path / "model.safetensors")]) == 0
     measured = json.loads(capsys.readouterr().out)

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 from recipe import filters, vocabulary, world
 from recipe.captions import SLOTS
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from ldm import TextConfig, TextEncoder
+from ldm import LearnedWords, TextConfig, TextEncoder
 
 CONFIG = TextConfig(vocab_size=11, width=16, layers=2, heads=2, head_dim=4, ff_dim=32, length=9)
 
@@ -10,7 +10,7 @@ CONFIG = TextConfig(vocab_size=11, width=16, layers=2, heads=2, head_dim=4, ff_d
 @pytest.fixture
 def encoder():
     torch.manual_seed(0)
-    return TextEncoder(CONFIG).double().requires_grad_(False)
+    return TextEncoder(CONFIG, LearnedWords(11, 16)).double().requires_grad_(False)
 
 
 def test_embed_serves_private_ids_from_v(encoder):
@@ -22,10 +22,10 @@ def test_embed_serves_private_ids_from_v(encoder):
 
 
 def test_taught_words_are_the_default(encoder):
-    encoder.learned = torch.randn(1, 16)
-    ids = torch.tensor([[4, 11]])
-    assert torch.equal(encoder.embed(ids)[0, 1], encoder.learned[0].double())
-    assert torch.equal(encoder(ids), encoder.encode(encoder.embed(ids, encoder.learned)))
+    vectors, ids = torch.randn(1, 16), torch.tensor([[4, 11]])
+    encoder.words.add("*", vectors)
+    assert torch.equal(encoder.embed(ids)[0, 1], vectors[0].double())
+    assert torch.equal(encoder(ids), encoder.encode(encoder.embed(ids, vectors)))
 
 
 @pytest.mark.parametrize("k, ids", [(0, [[11]]), (2, [[13]]), (1, [[3, 12]])])
@@ -50,9 +50,10 @@ def test_unused_vectors_get_no_gradient(encoder):
 
 
 def test_learned_words_keep_fp32_and_are_no_weights(encoder):
-    encoder.learned = torch.randn(1, 16)
-    assert "learned" not in encoder.state_dict()
-    assert encoder.to(torch.bfloat16).learned.dtype == torch.float32
+    names = set(encoder.state_dict())
+    encoder.words.add("*", torch.randn(1, 16))
+    assert set(encoder.state_dict()) == names
+    assert encoder.to(torch.bfloat16).words.rows().dtype == torch.float32
 
 
 def test_padding_is_attended_to(encoder):

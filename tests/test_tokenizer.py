@@ -1,10 +1,10 @@
 """Prompts to ids: framing, cutting, and learned words, which may be any string."""
 import pytest
 import torch
-from conftest import DATA
 
-from ldm import InputError, Tokenizer
-from ldm.tokenizer import read_vocabulary
+from helpers import DATA
+from ldm import InputError, LearnedWords, Tokenizer
+from weights.vocabularies import read_vocabulary
 
 VOCAB = DATA / "diffusers-tiny/tokenizer/vocab.txt"
 CLS, SEP, PAD = 2, 3, 0
@@ -12,7 +12,7 @@ CLS, SEP, PAD = 2, 3, 0
 
 @pytest.fixture
 def tokenizer():
-    return Tokenizer(lambda: read_vocabulary(VOCAB), length=77, vocab_size=193)
+    return Tokenizer(lambda: read_vocabulary(VOCAB), length=77, words=LearnedWords(193, 4))
 
 
 def ids_of(tokenizer, *words):
@@ -41,8 +41,8 @@ def test_long_prompts_are_cut_before_the_frame(tokenizer):
 
 
 def test_word_of_several_vectors(tokenizer):
-    tokenizer.words["*"] = [193, 194, 195]
-    tokenizer.words["<my-cat>"] = [196]
+    tokenizer.words.add("*", torch.zeros(3, 4))
+    tokenizer.words.add("<my-cat>", torch.zeros(1, 4))
     of, photo = ids_of(tokenizer, "of", "photo")
     assert tokenizer.tokenize("photo of *") == [photo, of, 193, 194, 195]
     assert tokenizer.tokenize("*photo<MY-cat>*") == [193, 194, 195, photo, 196, 193, 194, 195]
@@ -54,27 +54,29 @@ def test_word_is_not_found_inside_others(tokenizer):
     """A placeholder of letters stands for itself only;
     one of signs is found anywhere, as WordPiece splits there too."""
     plain = tokenizer.tokenize("photo of cats, concat and cat's")
-    tokenizer.words["cat"] = [193]
+    tokenizer.words.add("cat", torch.zeros(1, 4))
     assert tokenizer.tokenize("cats concat").count(193) == 0
     assert tokenizer.tokenize("photo of cats, concat and cat's").count(193) == 1
     assert len(plain) == len(tokenizer.tokenize("photo of cats, concat and cat's"))
 
 
 def test_longest_word_wins(tokenizer):
-    tokenizer.words |= {"*": [193], "**": [194], "my toy": [195], "toy": [196]}
+    for word in ("*", "**", "my toy", "toy"):
+        tokenizer.words.add(word, torch.zeros(1, 4))
     assert tokenizer.tokenize("** * my toy toy") == [194, 193, 195, 196]
 
 
 def test_signs_in_words_are_no_pattern(tokenizer):
-    tokenizer.words["a.c+"] = [193]
+    tokenizer.words.add("a.c+", torch.zeros(1, 4))
     assert tokenizer.tokenize("a.c+") == [193]
     assert 193 not in tokenizer.tokenize("abcc")
 
 
 def test_without_words_text_is_untouched(tokenizer):
     before = tokenizer.tokenize("a photo of *")
-    tokenizer.words["*"] = [193]
-    del tokenizer.words["*"]
+    tokenizer.words.add("*", torch.zeros(1, 4))
+    assert tokenizer.tokenize("a photo of *") != before
+    tokenizer.words.remove("*")
     assert tokenizer.tokenize("a photo of *") == before
 
 
@@ -85,7 +87,7 @@ def test_vocabulary_is_looked_for_once_and_late():
         calls.append(1)
         return read_vocabulary(VOCAB)
 
-    tokenizer = Tokenizer(find, 77, 193)
+    tokenizer = Tokenizer(find, 77, LearnedWords(193, 4))
     assert not calls
     tokenizer(["a"]), tokenizer(["b"])
     assert len(calls) == 1
@@ -94,4 +96,4 @@ def test_vocabulary_is_looked_for_once_and_late():
 def test_vocabulary_larger_than_the_table_is_refused():
     """Its last ids would be taken for learned words."""
     with pytest.raises(InputError, match="only 10 rows"):
-        Tokenizer(lambda: read_vocabulary(VOCAB), 77, 10)(["a"])
+        Tokenizer(lambda: read_vocabulary(VOCAB), 77, LearnedWords(10, 4))(["a"])

@@ -1,0 +1,134 @@
+"""Learned words: what a model was taught after its training. One owner of placeholder -> private ids ->
+vectors, held by the model and read by its tokenizer (text to ids) and its text encoder (ids to vectors),
+which therefore cannot disagree. (Gal et al. 2022, section 3; the original overwrites a row of the table.)
+
+Private ids begin at the vocabulary's size and count the vectors of all words in the order of teaching. They
+are computed when asked for, so they are never stale: removing a word moves the ids of those taught after it.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.errors import InputError
+
+
+class LearnedWords:
+    """placeholder -> ids vocab_size + i, ... -> rows i, ... (m d). A placeholder may be any string; two that
+    differ in case alone are the same word. Iterating gives them in the order of teaching.
+
+    Vectors are fp32, on the CPU, and neither parameters nor buffers: they keep fp32 when the model is cast,
+    and have values when it is built on "meta".
+    """
+
+    def __init__(self, vocab_size: int, width: int):
+        self.vocab_size, self.width = vocab_size, width
+        self._vectors: dict[str, Tensor] = {}                                            # k d each
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(tuple(self._vectors))
+
+    def __contains__(self, placeholder: str) -> bool:
+        return self._find(placeholder) is not None
+
+    def add(self, placeholder: str, vectors: Tensor) -> list[int]:
+        """Teach a word of k vectors (k d), which are copied. Returns its k ids.
+
+        Raises InputError if the placeholder is empty or already learned, in whatever case, or if the vectors
+        are not (k d) with k >= 1.
+        """
+        if not placeholder:
+            raise InputError("the placeholder is empty. Give one or more characters")
+        if (known := self._find(placeholder)) is not None:
+            raise InputError(f"the model has already learned a word {known!r}. Remove it first, or use "
+                             "another placeholder")
+        if vectors.ndim != 2 or len(vectors) == 0 or vectors.shape[1] != self.width:
+            raise InputError(f"the vectors of {placeholder!r} have shape {list(vectors.shape)}. "
+                             f"This model needs [k, {self.width}] with k of 1 or more")
+        self._vectors[placeholder] = _own(vectors)
+        return self.ids(placeholder)
+
+    def remove(self, placeholder: str) -> None:
+        """Forget a word. Raises InputError, naming those there are, if there is none of that name."""
+        del self._vectors[self._known(placeholder)]
+
+    def set(self, placeholder: str, vectors: Tensor) -> None:
+        """Give a word other vectors (k d), as many as before, so that no id moves.
+        Raises InputError if there is no such word, or if the shape is another."""
+        word = self._known(placeholder)
+        self._check_shape(word, vectors)
+        self._vectors[word] = _own(vectors)
+
+    def ids(self, placeholder: str) -> list[int]:
+        """The private ids of a word, one for each vector. Raises InputError if there is no such word."""
+        word, first = self._known(placeholder), self.vocab_size
+        for other, vectors in self._vectors.items():
+            if other == word:
+                break
+            first += len(vectors)
+        return list(range(first, first + len(self._vectors[word])))
+
+    def rows(self) -> Tensor:
+        """The vectors of all words (m d) fp32 on the CPU; row i is that of id vocab_size + i."""
+        return torch.cat([torch.empty(0, self.width, dtype=torch.float32, device="cpu"),
+                          *self._vectors.values()])
+
+    def replaced(self, placeholder: str, v: Tensor) -> Tensor:
+        """`rows` (m d), on v's device, with v (k d) in the place of a word's vectors; differentiable in v.
+        Raises InputError if there is no such word, or if the shape is another."""
+        word = self._known(placeholder)
+        self._check_shape(word, v)
+        return torch.cat([v if other == word else vectors.to(v) for other, vectors in self._vectors.items()])
+
+    def embed(self, table: nn.Embedding, ids: Tensor, v: Tensor | None = None) -> Tensor:
+        """ids (b n) -> embeddings (b n d) in the table's dtype: id vocab_size + i is row i of v (m d), by
+        default of `rows`, and the others are the table's. Differentiable in v; the table is only read."""
+        v = self.rows().to(ids.device) if v is None else v
+        if len(v) == 0:
+            return table(ids)
+        is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1
+        rows = F.embedding((ids - self.vocab_size).clamp(min=0), v)                      # b n d
+        embeddings = table(ids.clamp(max=self.vocab_size - 1))
+        return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
+
+    def split(self, text: str) -> list[tuple[str, list[int]]]:
+        """The text cut at its learned words: each part with its private ids, of which plain text has none.
+
+        Longer words are found first. Where a word begins or ends with a letter, it must be a word of the
+        text by itself: "cat" is not found in "cats", but "*" is in "*s".
+        """
+        if not self._vectors:
+            return [(text, [])]
+        patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word)
+                    + (r"\b" if re.search(r"\w$", word) else "")
+                    for word in sorted(self._vectors, key=len, reverse=True)]
+        parts = re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)           # text word text ...
+        return [(part, self.ids(part) if i % 2 else []) for i, part in enumerate(parts)]
+
+    def _find(self, placeholder: str) -> str | None:
+        """The placeholder as it was taught. Equality is that of `split`'s search: lower() would make two
+        characters of U+0130, which no text holds."""
+        return next((word for word in self._vectors
+                     if re.fullmatch(re.escape(word), placeholder, re.IGNORECASE)), None)
+
+    def _known(self, placeholder: str) -> str:
+        if (word := self._find(placeholder)) is None:
+            raise InputError(f"the model has not learned a word {placeholder!r}. "
+                             f"It knows: {', '.join(self._vectors) or 'none'}")
+        return word
+
+    def _check_shape(self, word: str, vectors: Tensor) -> None:
+        if vectors.shape != (own := self._vectors[word].shape):
+            raise InputError(f"the vectors of {word!r} have shape {list(vectors.shape)}. "
+                             f"It was learned with {list(own)}")
+
+
+def _own(vectors: Tensor) -> Tensor:
+    return vectors.detach().to("cpu", torch.float32, copy=True)

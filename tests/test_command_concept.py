@@ -1,0 +1,81 @@
+"""`textinv concept`: showing, merging and exporting learned words, and what it refuses."""
+import re
+
+import pytest
+import torch
+
+from helpers import DATA
+from textinv import Concept, formats
+from textinv.commands.concept import main
+from textinv.concept import load_all
+
+
+def vectors(k, width=64):
+    return torch.randn(k, width, generator=torch.Generator().manual_seed(0))
+
+
+def test_shows_words(diffusers_tiny, tmp_path, capsys):
+    model = diffusers_tiny[0]
+    cat = 2 * model.text_encoder.token_emb.weight[model.tokenizer.tokenize("cat")]
+    Concept("<cat>", cat, {"init": "cat", "steps": 300}).save(tmp_path / "cat.safetensors")
+    Concept("*", vectors(2, width=32)).save(tmp_path / "wide.pt")
+    assert main([str(tmp_path / "cat.safetensors"), str(tmp_path / "wide.pt"),
+                 "--weights", str(DATA / "diffusers-tiny")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"cat.safetensors\n  <cat>   1 vector, 64 wide\n    1: norm {cat.norm():.3f}   "
+                     r'near: cat 1.00, .*\n    init: "cat"\n    steps: 300\n', out)
+    assert "2 vectors, 32 wide" in out and "no near words: the model's words are 64 wide" in out
+
+
+def test_what_a_file_says_cannot_act_on_the_terminal(tmp_path, capsys):
+    Concept("*", vectors(1), {"\x1b[2J": "\x1b]0;title\x07\n"}).save(tmp_path / "a.safetensors")
+    assert main([str(tmp_path / "a.safetensors")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_merges(tmp_path, capsys):
+    Concept("<a>", vectors(1), {"init": "cat"}).save(tmp_path / "a.safetensors")
+    Concept("<b>", vectors(2)).save(tmp_path / "b.pt")
+    sources = [str(tmp_path / "a.safetensors"), str(tmp_path / "b.pt")]
+    for name in ("both.safetensors", "both.pt"):
+        assert main([*sources, "--merge", str(tmp_path / name)]) == 0
+        assert "<a>, <b>" in capsys.readouterr().out
+        a, b = load_all(tmp_path / name)
+        assert (a.placeholder, b.placeholder) == ("<a>", "<b>") and torch.equal(b.vectors, vectors(2))
+    assert load_all(tmp_path / "both.safetensors")[0].info == {"init": "cat"}
+
+
+@pytest.mark.parametrize("format, name", [("official", "<a>"), ("a1111", "out"), ("kohya", "out"),
+                                          ("diffusers", "<a>"), ("native", "<a>")])
+def test_exports(tmp_path, capsys, format, name):
+    Concept("<a>", vectors(2)).save(tmp_path / "a.safetensors")
+    out = tmp_path / f"out{formats.FORMATS[format].suffixes[0]}"
+    assert main([str(tmp_path / "a.safetensors"), "--export", format, "--out", str(out)]) == 0
+    concept = Concept.load(out)
+    assert concept.placeholder == name and torch.equal(concept.vectors, vectors(2))
+    assert f"{out}: {name} ({format})" in capsys.readouterr().out       # says what the word is called there
+
+
+@pytest.mark.parametrize("arguments, why", [
+    (["none.pt"], "no such file"), (["x" * 5000], "no such file"), (["empty"], "concept.safetensors"),
+    ([], "FILE"),
+    (["a.pt", "--export", "official"], "go together"), (["a.pt", "--out", "b.pt"], "go together"),
+    (["a.pt", "--export", "foo", "--out", "b.pt"], "choose from"),
+    (["a.pt", "--merge", "a.pt"], "exists already"),
+    (["a.pt", "--export", "kohya", "--out", "a.pt"], "exists already"),
+    (["a.pt", "b.pt", "--merge", "new.pt"], "two words of one name"),
+    (["a.pt", "wide.pt", "--merge", "new.pt"], "32 and 64"),
+    (["a.pt", "wide.pt", "--export", "diffusers", "--out", "new.bin"], "one word"),
+    (["a.pt", "--merge", "no/folder.pt"], "cannot be written"),
+    (["a.pt", "--weights", "none.ckpt"], "none.ckpt")])
+def test_bad_arguments(tmp_path, monkeypatch, capsys, arguments, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Concept("<a>", vectors(1)).save("a.pt")
+    Concept("<A>", vectors(1)).save("b.pt")
+    Concept("<w>", vectors(1, width=32)).save("wide.pt")
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and re.fullmatch(r"error: .*\n", captured.err) and why in captured.err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before

@@ -1,0 +1,116 @@
+"""Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time;
+and writing any file atomically.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+
+from ldm import InputError
+from weights.pickles import LazyTensor, read_checkpoint
+
+ZIP = b"PK"             # how a zip archive begins
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """The tensors of a file by name, none of them read yet, and the file's metadata."""
+    tensors: dict[str, LazyTensor]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def open_tensors(path: Path) -> TensorFile:
+    """The tensors of a .safetensors file or a torch checkpoint; what the bytes say counts,
+    not the file's name.
+
+    Raises InputError if the file is missing, an HTML page, truncated, damaged or of another format.
+    """
+    head = _read_head(path)
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
+        raise InputError(f"{path}: an HTML page, not a checkpoint: the download saved a web page; "
+                         "download the file itself")
+    if head.startswith(b"version https://git-lfs"):
+        raise InputError(f"{path}: a Git LFS pointer, not a checkpoint: run 'git lfs pull', "
+                         "or download the file itself")
+    if head.startswith(ZIP):
+        return TensorFile(_state_dict(path))
+    if head[8:9] == b"{":
+        return _open_safetensors(path)
+    if head.startswith(b"\x80"):
+        raise InputError(f"{path}: a pickle in torch's format from before 1.6, which is not read: "
+                         "load it with torch and save it again")
+    raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its "
+                     f"beginning ({path.stat().st_size:,} bytes): download it again")
+
+
+def is_zip(path: Path) -> bool:
+    """Whether the file is a zip archive, as torch.save writes. Raises InputError if it cannot be read."""
+    return _read_head(path).startswith(ZIP)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Context manager: write to the temporary file that it yields; at the end of the block that file is
+    renamed to `path`. Until then, or if the block fails, what was there stays.
+
+    Raises InputError if the file cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        # the rights of any new file: safetensors gives them to the owner alone
+        mask = os.umask(0)
+        os.umask(mask)
+        partial.chmod(0o666 & ~mask)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        if isinstance(error, (OSError, safetensors.SafetensorError)):
+            raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}): "
+                             "check the folder and the free space") from error
+        raise
+
+
+def _read_head(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file: check the path")
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _open_safetensors(path: Path) -> TensorFile:
+    try:
+        file = safetensors.safe_open(path, framework="pt")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}): "
+                         "download it again") from error
+    return TensorFile({name: LazyTensor(tuple(file.get_slice(name).get_shape()),
+                                        lambda name=name: file.get_tensor(name))
+                       for name in file.keys()}, file.metadata() or {})
+
+
+def _state_dict(path: Path) -> dict[str, LazyTensor]:
+    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put
+    another, or of the whole if it has none."""
+    content = read_checkpoint(path)
+    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path}: holds no dict of tensors: not a checkpoint of a model")
+    unexpected = [str(name) for name, value in content.items()
+                 if not (isinstance(name, str) and isinstance(value, LazyTensor))]
+    if unexpected:
+        raise InputError(f"{path}: entry {unexpected[0]!r} is not a tensor ({len(unexpected)} such): "
+                         "not a checkpoint of a model")
+    return content

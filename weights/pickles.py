@@ -1,0 +1,190 @@
+"""Reading a torch checkpoint (a zip of one pickle and raw storages) without running any code of the file.
+
+A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions
+by which torch rebuilds a tensor, and dicts; every other name becomes an inert placeholder that swallows
+whatever the program does to it, and nothing that it can name or build is changed by it. Nothing is imported
+on the file's behalf. Tensors are described, and mapped from the file only when they are read.
+"""
+from __future__ import annotations
+
+import io
+import mmap
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm import InputError
+
+
+class Unchangeable:
+    """A pickle may set the attributes of any object that it holds, frozen or not,
+    except where this says no."""
+    __slots__ = ()
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError(f"a pickle may not change a {type(self).__name__}")
+
+
+@dataclass(frozen=True)
+class LazyTensor(Unchangeable):
+    """A tensor of a file, not read yet. `read()` maps it: use it or copy it, never write to it."""
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+class Inert:
+    """Stands for any global that is not on the list. It can be called, built and filled, and does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs): pass
+    def __setstate__(self, state): pass
+    def __setitem__(self, key, value): pass
+    def append(self, item): pass
+    def extend(self, items): pass
+    def add(self, item): pass
+    def __call__(self, *args, **kwargs): return self
+
+
+class Parameters:
+    """Stands for nn.ParameterDict: keeps the state that it was saved with, where its tensors are."""
+    __slots__ = ("state",)
+
+    def __setstate__(self, state):
+        self.state = state
+
+
+class Dict(dict):
+    """Stands for OrderedDict, without the attributes that torch sets on it:
+    a pickle could shadow methods with them."""
+    __slots__ = ()
+
+    def __setstate__(self, state): pass
+
+
+@dataclass(frozen=True)
+class Rebuild(Unchangeable):
+    """A function that the pickle may call."""
+    function: Callable
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+
+@dataclass(frozen=True)
+class Storage(Unchangeable):
+    key: str
+    dtype: torch.dtype
+
+
+_DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+           "DoubleStorage": torch.float64, "LongStorage": torch.int64, "IntStorage": torch.int32,
+           "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+           "BoolStorage": torch.bool}
+
+
+class Unpickler(pickle.Unpickler):
+    """Builds containers, plain values and LazyTensors. `storage_bytes(key)` maps the bytes of a storage."""
+
+    def __init__(self, file, storage_bytes: Callable[[str], memoryview]):
+        super().__init__(file)
+        self._storage_bytes = storage_bytes
+        self._globals: dict[tuple[str, str], Any] = {
+            ("collections", "OrderedDict"): Dict,
+            ("torch.nn.modules.container", "ParameterDict"):
+                type("Parameters", (Parameters,), {"__slots__": ()}),
+            ("torch._utils", "_rebuild_tensor_v2"): Rebuild(self._tensor),
+            ("torch._utils", "_rebuild_parameter"): Rebuild(lambda data, *_: data),
+            ("torch.nn.parameter", "Parameter"): Rebuild(lambda data, *_: data),
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) not in self._globals:
+            self._globals[module, name] = type("Inert", (Inert,), {})
+        return self._globals[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        match pid:
+            case ("storage", torch.dtype() as dtype, str() as key, *_):
+                return Storage(key, dtype)
+        raise pickle.UnpicklingError("a storage of unknown form")
+
+    def _tensor(self, storage: Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...],
+                *_) -> LazyTensor:
+        if not (isinstance(storage, Storage) and isinstance(offset, int) and isinstance(size, tuple)
+                and isinstance(stride, tuple) and len(size) == len(stride)
+                and all(isinstance(n, int) and 0 <= n < 2 ** 63 for n in (offset, *size, *stride))):
+            raise pickle.UnpicklingError("a tensor of unknown form")
+
+        def read() -> Tensor:
+            if 0 in size:
+                return torch.empty(size, dtype=storage.dtype)
+            flat = torch.frombuffer(self._storage_bytes(storage.key), dtype=storage.dtype)
+            return flat.as_strided(size, stride, offset)     # raises RuntimeError outside the storage
+        return LazyTensor(tuple(size), read)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """What the pickle of a torch zip holds, with LazyTensors in the place of tensors and Inert
+    objects in the place of everything that is not plain. Raises InputError if the file is truncated,
+    damaged or not such a zip."""
+    try:
+        archive = zipfile.ZipFile(path)
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        root = next((name.removesuffix("data.pkl") for name in entries
+                     if name.split("/")[1:] == ["data.pkl"]), None)
+        if root is None:
+            raise InputError(f"{path}: a zip archive, but not a torch checkpoint: it holds no data.pkl")
+        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+            raise InputError(f"{path}: written on a big-endian machine: save it again on a little-endian one")
+        with path.open("rb") as file:
+            buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+
+        def storage_bytes(key: str) -> memoryview:
+            return _entry_bytes(buffer, entries[f"{root}data/{key}"])
+
+        program = archive.read(f"{root}data.pkl")       # whole, so that its checksum is verified
+        _check_opcodes(program)
+        return Unpickler(io.BytesIO(program), storage_bytes).load()
+    except InputError:
+        raise
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}): "
+                         "download it again") from error
+    except Exception as error:  # a hostile pickle can make the unpickler raise nearly anything
+        raise InputError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error}): "
+                         "download it again from a source that you trust") from error
+
+
+def _check_opcodes(program: bytes) -> None:
+    """Refuses what the unpickler would do on its own: names from this process's registry of extensions, past
+    find_class, and a memo of any size that the file asks for."""
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name.startswith("EXT") or "PUT" in opcode.name and (argument or 0) > len(program):
+            raise pickle.UnpicklingError(f"opcode {opcode.name} {argument} has no place in a checkpoint")
+
+
+def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
+    """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise InputError("this checkpoint is a compressed archive, which cannot be mapped: save it again "
+                         "with torch.save")
+    header = buffer[entry.header_offset:entry.header_offset + 30]
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise ValueError("a storage is not where the archive's directory says")
+    name_length, extra_length = struct.unpack_from("<HH", header, 26)
+    start = entry.header_offset + 30 + name_length + extra_length
+    if start + entry.file_size > len(buffer):
+        raise ValueError("a storage lies beyond the end of the file")
+    return buffer[start:start + entry.file_size]
