@@ -79,7 +79,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
-        raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
+        raise InputError(f"{LATENTS} belongs to other images. Delete it; it will be made again.")
     return latents
 
 
