@@ -13,10 +13,11 @@ from torch import Tensor
 _EXPLICIT_SCORES = 512 * 512
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v in each head.
 
     q (b n heads*d), k and v (b m heads*d) -> (b n heads*d); d is the width of one head.
+    causal: position i attends to 0 .. i alone; n and m are equal then.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (
@@ -24,7 +25,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
         # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three
         # times; wherever a gradient is computed, v of Equation 2 or a weight is behind the keys
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                         # b h n m
+        if causal:
+            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal=1)
+            scores = scores.masked_fill(later, float("-inf"))
         out = scores.softmax(dim=-1) @ v                                                 # b h n d
     else:
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return rearrange(out, "b h n d -> b n (h d)")

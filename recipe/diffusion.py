@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 import textinv
 from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
-from ldm.tokenizer import read_vocabulary
 from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights, join, meet
 from textinv.commands import command
+from weights.vocabularies import read_vocabulary
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
@@ -79,7 +79,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
-        raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
+        raise InputError(f"{LATENTS} belongs to other images. Delete it; it will be made again.")
     return latents
 
 

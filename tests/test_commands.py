@@ -30,7 +30,8 @@ def test_options_are_named_as_the_command_line_writes_them(capsys):
         raise InputError("`eval_every` is -1. Use `n` or `dtype` float32, not a `b c` d`.")
 
     assert main([]) == 2
-    assert capsys.readouterr().err == "error: --eval-every is -1. Use -n or --dtype float32, not a `b c` d`.\n"
+    assert capsys.readouterr().err == (
+        "error: --eval-every is -1. Use -n or --dtype float32, not a `b c` d`.\n")
 
 
 def test_command_hides_no_defect():

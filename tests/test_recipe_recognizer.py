@@ -1,33 +1,21 @@
-"""The judge: its labels, its loss, its calibration, and its file. The sprites are drawn here."""
-import zlib
-
+"""The judge: its labels, its loss, its calibration, and its file."""
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
 from recipe import artwork, autoencoder, recognizer
 from recipe.captions import Scene
-from recipe.objects import OBJECTS, STYLES
+from recipe.objects import STYLES
 from recipe.recognizer import INDEX, NAMES, UNTOLD, Recognizer
 
 
 @pytest.fixture(scope="module")
-def sprites(tmp_path_factory):
-    """A folder as `artwork.fetch` leaves it, with one ellipse for each object and style."""
-    folder = tmp_path_factory.mktemp("artwork")
-    for style in STYLES:
-        (folder / style).mkdir()
-        for thing in OBJECTS.values():
-            noise = zlib.crc32((thing.name + style).encode())
-            sprite = Image.new("RGBA", (40, 32))
-            ImageDraw.Draw(sprite).ellipse((0, 0, 39, 31), fill=(noise & 255, noise >> 8 & 255, noise >> 16 & 255))
-            sprite.save(folder / style / f"{thing.code}.png")
-    return artwork.Artwork(folder)
+def sprites(blobs):
+    return artwork.Artwork(blobs.folder)
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ class Dataset:
     prompts: list[Tensor]           # of each view: token ids (p n)
 
 
-def build_dataset(model: LatentDiffusion, images: Sequence[TrainingImage], config: InversionConfig) -> Dataset:
+def build_dataset(model: LatentDiffusion, images: Sequence[TrainingImage],
+                  config: InversionConfig) -> Dataset:
     """Encode all views of the images and, with `config.flip`, their mirror images; tokenize their prompts.
     The model must know the word. Raises InputError where a prompt lacks it."""
     prompts = tokenize_prompts(model, images, config)

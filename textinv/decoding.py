@@ -1,12 +1,13 @@
-"""Any image file as a person sees it: the first frame, upright, in sRGB, on white. Departure from the official
-code, which ignores orientation, alpha and color profiles: all are heeded here. HEIC, the format of iPhones,
-is read where pillow-heif is installed (the extra [heic]).
+"""Any image file as a person sees it: the first frame, upright, in sRGB, on white. Departure from the
+official code, which ignores orientation, alpha and color profiles: all are heeded here. HEIC, the format of
+iPhones, is read where pillow-heif is installed (the extra [heic]).
 """
 from __future__ import annotations
 
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
@@ -112,10 +113,10 @@ def alpha(image: Image.Image) -> Image.Image | None:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+            if image.mode == "L" and profile[16:20] == b"RGB ":     # the data's color space (ICC.1, 7.2.6)
                 image = image.convert("RGB")        # scanners save gray images with the profile for color
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            source, srgb = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"))
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
             pass                                    # a broken profile, or one of another space: as viewers do
     return image.convert("RGB")

@@ -82,7 +82,8 @@ class InversionConfig:
 
     Raises InputError on values without meaning.
     """
-    init: str = option("", "word or phrase to start from, a learned word's file, or 'random'")
+    init: str = option("", "word or phrase to start from, a learned word's file, 'auto' to read it off the "
+                      "images where the model has an encoder, or 'random'")
     placeholder: str = option("*", "what stands for the new word in prompts; change it to use several words "
                               "in one prompt")
     vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",
@@ -99,22 +100,23 @@ class InversionConfig:
     steps: int = option(200, "optimizer steps; more where the word is not yet recognizable", minimum=1,
                         may_change=True)
     batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
-    accumulate: int = option(1, "gradient accumulation: batches per optimizer step; raise it instead of "
-                             "--batch if memory is short", minimum=1)
+    accumulate: int = option(1, "gradient accumulation: batches per optimizer step; raise it instead of the "
+                             "batch if memory is short", minimum=1)
     lr: float = option(0.005, "base learning rate, times batch x accumulate x processes the effective one; "
                        "lower it if the loss jumps")
     decay: float = option(0.0, "weight decay of AdamW on the word's vectors; the paper's code has 0.01",
                           minimum=0)
     seed: int = option(0, "seed of everything random; the same seed gives the same word", minimum=0,
                        maximum=MAX_SEED)
-    fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm; for prompts "
-                            "that the word drowns out")
+    fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm; for words "
+                            "that drown out the rest of a prompt")
     pull: float = option(0.0, "regularization weight of |v - v0|^2 / |v0|^2, added to the loss; raise it to "
                          "stay near the init word", minimum=0)
     cross_init: bool = option(True, "start from the text encoder's output for the init word, not from its "
                               "embedding; turn it off to start as the paper does")
     eval_every: int = option(25, "steps between measurements of the evaluation loss; 0 for none", minimum=0)
-    stop: str = option("never", "dvar: stop when the evaluation loss has plateaued", choices=("never", "dvar"))
+    stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for runs of many steps",
+                       choices=("never", "dvar"))
 
     def __post_init__(self) -> None:
         check(self)

@@ -117,9 +117,10 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 
 def _state_dict(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a torch checkpoint: those of its `state_dict` entry, or of the whole if it has none."""
+    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put
+    another, or of the whole if it has none."""
     content = read_checkpoint(path)
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no dict of tensors: not a checkpoint of a model")

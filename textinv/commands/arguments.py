@@ -35,9 +35,10 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. See {self.prog} --help, or try: {self.example.strip()}")
 
 
-def add_fields(parser: argparse.ArgumentParser, cls: type) -> None:
-    """An option for each field of an options dataclass. Those that are not given are not in the namespace:
-    the class knows their defaults, and so does a preset."""
+def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
+    """A group with an option for each field of an options dataclass. Those that are not given are not in the
+    namespace: the class knows their defaults, and so does a preset."""
+    group = parser.add_argument_group(title)
     for field in dataclasses.fields(cls):
         help, kind = field.metadata["help"], str(field.type)
         if field.default not in ("", None):
@@ -49,7 +50,7 @@ def add_fields(parser: argparse.ArgumentParser, cls: type) -> None:
         else:
             options |= {"type": {"int": int, "float": float}.get(kind, str),
                         "metavar": field.metadata["metavar"] or _metavar(field.metadata["choices"])}
-        parser.add_argument(f"--{field.name.replace('_', '-')}", **options)
+        group.add_argument(f"--{field.name.replace('_', '-')}", **options)
 
 
 def _metavar(choices: Sequence[str] | None) -> str | None:

@@ -40,13 +40,13 @@ def show(concept: Concept, model: LatentDiffusion | None) -> str:
     """A paragraph about one word."""
     k, width = concept.vectors.shape
     lines = [f"  {concept.placeholder}   {k} vector{'s' * (k > 1)}, {width} wide"]
-    fits = model is not None and model.text_encoder.config.width == width
-    near = nearest_words(model, concept.vectors) if fits else [[]] * k
+    fits = model is not None and model.words.width == width
+    near = nearest_words(model, concept.vectors) if model is not None and fits else [[]] * k
     for i, vector in enumerate(concept.vectors):
         words = ", ".join(f"{word} {cosine:.2f}" for word, cosine in near[i])
         lines.append(f"    {i + 1}: norm {vector.norm():.3f}" + (f"   near: {words}" if words else ""))
     if model is not None and not fits:
-        lines.append(f"    no near words: the model's words are {model.text_encoder.config.width} wide")
+        lines.append(f"    no near words: the model's words are {model.words.width} wide")
     # what a file says about itself is JSON again, so that no sign of it can act on the terminal
     lines += [f"    {json.dumps(key)[1:-1]}: {json.dumps(value)}" for key, value in concept.info.items()
               if not isinstance(value, (list, dict))]      # vectors and hashes are for programs

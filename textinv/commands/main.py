@@ -46,7 +46,7 @@ def _bench(argv: Sequence[str]) -> int:
 
 
 @command
-def usage(argv: Sequence[str]) -> None:
+def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help and --version. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in commands().items())
     parser = Parser("", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOptions]:
     """The options of a command line. Raises InputError where they are wrong."""
     parser = Parser("train", __doc__)
-    add_fields(parser.add_argument_group("the run"), RunOptions)
-    add_fields(parser.add_argument_group("the method"), InversionConfig)
+    add_fields(parser, "the run", RunOptions)
+    add_fields(parser, "the method", InversionConfig)
     given = vars(parser.parse_args(argv))
     if given.get("resume"):
         return resumed(given)

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
-from ldm.tokenizer import SPECIAL
+from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 from textinv import formats
 
 RUN_FILE = "concept.safetensors"                # where a run's folder keeps its word
@@ -42,7 +41,8 @@ class Concept:
         if not _is_usable(word):
             raise InputError(f"`placeholder` is {ascii(word[:100])}. Use 1 to 100 printable characters, "
                              "no spaces.")
-        if word.upper() in SPECIAL or word in formats.RESERVED:
+        if (word.upper() in Tokenizer.marks or word.lower() in CLIPTokenizer.marks
+                or word in formats.RESERVED):
             raise InputError(f"`placeholder` {word!r} has a meaning of its own. Use another word.")
         if vectors.ndim != 2 or 0 in vectors.shape:
             raise InputError(f"word {word!r}: vectors have shape {list(vectors.shape)} instead of "
@@ -151,8 +151,8 @@ def check_fits(model: LatentDiffusion, concept: Concept) -> None:
     """Raises InputError if the word is not as wide as the model's embeddings, or longer than a prompt."""
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width
     if width != ours:
-        raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use it "
-                         "with its own model (1280: LDM, 768: Stable Diffusion 1).")
+        raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use "
+                         "it with its own model (1280: LDM, 768: Stable Diffusion 1).")
     if k > (room := model.tokenizer.length - 2):
         raise InputError(f"word {word!r} has {k} vectors, but a prompt of this model has room for {room}. "
                          "Learn it with fewer.")
@@ -170,7 +170,7 @@ def model_hash(model: LatentDiffusion) -> str:
     for name, tensor in model.named_parameters():
         rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(name.encode())
-        digest.update(rounded.view(torch.uint8).numpy())
+        digest.update(rounded.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -51,8 +51,10 @@ class RunOptions:
 
 def split(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     """Options by name -> the method's and the run's. Names of neither are left out."""
-    return tuple(cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
-                 for cls in (InversionConfig, RunOptions))
+    def options_of(cls: type) -> Any:
+        return cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
+
+    return options_of(InversionConfig), options_of(RunOptions)
 
 
 def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:

@@ -82,5 +82,5 @@ def evaluation_batch(inversion: Inversion) -> Batch:
 
 def select(batch: Batch, rows: list[int]) -> Batch:
     """Some examples of a batch."""
-    loss_weights = None if batch.loss_weights is None else batch.loss_weights[rows]
-    return Batch(batch.z0[rows], batch.ids[rows], batch.eps[rows], batch.t[rows], loss_weights)
+    return Batch(z0=batch.z0[rows], ids=batch.ids[rows], eps=batch.eps[rows], t=batch.t[rows],
+                 loss_weights=None if batch.loss_weights is None else batch.loss_weights[rows])
