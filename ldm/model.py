@@ -8,6 +8,7 @@ guidance (Ho & Salimans 2022).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,12 +35,13 @@ def _no_vocabulary():
 
 
 class LatentDiffusion(nn.Module):
-    """Random weights at the sizes of `config`; `weights.load` gives trained ones. `words` are those that the
-    model was taught, shared by its tokenizer and its text encoder."""
+    """Random weights at the sizes of `config`; `weights.load` gives trained ones and sets `source`, the path
+    they came from. `words` are those that the model was taught, shared by its tokenizer and its text encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()
         self.config = config
+        self.source: Path | None = None
         self.autoencoder = Autoencoder(config.autoencoder)
         self.words = LearnedWords(config.text.vocab_size, config.text.width)
         is_clip = isinstance(config.text, CLIPTextConfig)

@@ -47,7 +47,7 @@ def test_folders_stand_in_pairs_with_room_for_all_of_their_images():
     found = {color: np.argwhere((sheet == color).all(-1)) for color in colors[:19]}
     assert all(len(places) > 20 * 20 for places in found.values())
     for color in colors[5:17]:
-        (y0, x0), (y1, x1) = found[color].min(0), found[color].max(0)
+        (y0, _), (y1, x1) = found[color].min(0), found[color].max(0)
         assert 66 <= y0 and y1 < 66 + 146 and x1 < 220
     assert found[colors[18]].min(0)[0] > 66 + 146
     assert not (sheet == (255, 0, 0)).all(-1).any()                     # transparent: checkers

@@ -60,16 +60,16 @@ def test_backgrounds_are_as_asked(model):
         assert corners.argmax() == channel and corners[channel] > corners.sum() / 2.4
 
 
-def test_a_word_lowers_the_loss_on_its_images(model):
-    """Twenty steps on an example, judged on a batch that they did not see."""
+def test_a_word_lowers_the_loss_on_its_pictures(model):
+    """Twenty steps on an example, judged on draws that they did not see."""
     config = textinv.InversionConfig(init="cup", steps=20, seed=1)
     with Run(model, EXAMPLES / "teapot", config) as run:
         inversion = run.inversion
         batch = sample_batch(inversion.dataset, 1000, 64, torch.Generator().manual_seed(9))
-        for _ in run.learn():
+        for _ in inversion:
             pass
-    with torch.no_grad():
-        before, after = (inversion_loss(model, v, batch).item() for v in (inversion.v0, inversion.v))
+        with torch.no_grad():
+            before, after = (inversion_loss(model, v, batch).item() for v in (inversion.v0, inversion.v))
     assert after < 0.98 * before
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,20 +15,25 @@ from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept, check_fits
+from textinv.dataset import encode
+from textinv.encoder import load_encoder
+from textinv.images import TrainingImage
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
-                    cross_init: bool = False) -> tuple[Tensor, str]:
+                    cross_init: bool = False,
+                    images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
     """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
 
     init: a word or phrase; the path of a learned word (anything with a slash or the suffix of such a file);
-        or "random": directions sampled from `generator`, with the mean norm of the vocabulary.
+        "random": directions sampled from `generator`, with the mean norm of the vocabulary;
+        or "auto": what the model's encoder reads off the images (textinv/encoder.py).
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
         Initialization, arXiv 2312.15905; a context is as wide as an embedding).
 
-    Raises InputError if init is empty, if a word of it is not in the vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
@@ -36,6 +42,9 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
+    if init == "auto":
+        z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
+        return _spread(load_encoder(model).word(z).cpu(), [f"read off {len(images)} images by the encoder"], k)
     if is_file:
         concept = Concept.load(init)
         check_fits(model, concept)

@@ -60,7 +60,7 @@ class Run:
         self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
                                   generator=generator)
         v0, self.init_note = initial_vectors(model, config.init, config.vectors, generator=generator,
-                                             cross_init=config.cross_init)
+                                             cross_init=config.cross_init, images=self.images)
         variants, v0 = make_variants(model, v0, config)
         info = {**({"model": options.weights} if options else {}), "model_hash": model_hash(model),
                 "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
