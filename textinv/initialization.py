@@ -31,12 +31,11 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
-    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
-    if is_file:
+    if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
@@ -52,6 +51,11 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.backend.id_to_token(i) or "a learned word" for i in ids]
     return _spread(rows.float().cpu(), names, k)
+
+
+def names_file(init: str) -> bool:
+    """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
+    return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +18,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
 }
+
+# the types of fields, as annotated: the values that are of them, in words
+KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
+    "int": (numbers.Integral, "a whole number"), "float": (numbers.Real, "a number"),
+    "bool": (bool, "true or false"), "str": (str, "text"), "str | None": ((str, type(None)), "text")}
 
 T = TypeVar("T")
 
@@ -33,11 +39,14 @@ def option(default: Any, help: str, *, minimum: float | None = None, choices: tu
 
 
 def check(options: Any) -> None:
-    """Raises InputError if a field of an options dataclass is under its minimum, not finite, or none of its
-    choices."""
+    """Raises InputError if a field of an options dataclass is of another type than annotated, under its
+    minimum, not finite, or none of its choices."""
     for field in dataclasses.fields(options):
         value, minimum, choices = (getattr(options, field.name), field.metadata["minimum"],
                                    field.metadata["choices"])
+        kind, words = KINDS[str(field.type)]
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise InputError(f"`{field.name}` is {value!r:.50}. Use {words}.")
         if choices is not None and value not in choices:
             raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
         if minimum is not None and not minimum <= value < math.inf:
