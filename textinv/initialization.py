@@ -33,11 +33,11 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
         Initialization, arXiv 2312.15905; a context is as wide as an embedding).
 
-    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the
+    vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
-    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
@@ -45,7 +45,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
         return _spread(load_encoder(model).word(z).cpu(), [f"read off {len(images)} images by the encoder"], k)
-    if is_file:
+    if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
@@ -61,6 +61,11 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
+
+
+def names_file(init: str) -> bool:
+    """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
+    return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:
