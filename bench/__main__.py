@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import attention, load, resume, sample, train, words
-from ldm.errors import command
+from textinv.commands import command
 
 COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention,
             "resume": resume, "words": words}
@@ -15,7 +15,7 @@ COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attenti
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench",
-                                     description="Benchmarks, beside diffusers where installed.")
+                                     description="Benchmarks, next to diffusers where installed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0],

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ldm import (AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig,
-                 UNetConfig)
-from weights.vocabularies import read_vocabulary
+from ldm import AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig, UNetConfig
 from weights import huggingface
+from weights.vocabularies import read_vocabulary
 
 SIZES = {
     # the sizes of the embedded default: 64x64 pictures

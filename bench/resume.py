@@ -1,5 +1,5 @@
-"""`python -m bench resume`: kills a run of train.py again and again at random moments, goes on with it, and
-compares what comes out with a run that nothing disturbed; and what saving costs."""
+"""`python -m bench resume`: kill a run of train.py again and again at random moments, resume it, and compare
+what comes out with a run that nothing disturbed; and measure what saving costs."""
 from __future__ import annotations
 
 import argparse
@@ -18,8 +18,9 @@ import weights
 from bench.timing import machine, seconds
 from ldm import InputError
 from textinv import Concept, InversionConfig
-from textinv.folder import RunFolder
-from textinv.run import prepare
+from textinv.running.folder import RunFolder
+from textinv.running.options import RunOptions
+from textinv.running.run import Run
 
 SAVE_EVERY = 10         # steps, so that every kill loses some and keeps some
 
@@ -47,16 +48,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def saving(args: argparse.Namespace, folder: Path) -> None:
-    """What a save takes beside the steps between two of them."""
-    config = InversionConfig(images=args.images, init=args.init, out=str(folder), steps=60)
-    setup = prepare(weights.load("tiny", dtype=torch.bfloat16), args.images, config)
-    run = RunFolder(config)
-    run.begin(setup)
-    steps = seconds(lambda: [run.log(progress, setup.lr) for progress in setup.learn()]) / config.steps
-    saves = statistics.median(seconds(lambda: run.save(setup)) for _ in range(20))
-    run.close()
-    share = saves / (config.save_every * steps)
-    print(f"  a step {1000 * steps:.1f} ms, a save {1000 * saves:.1f} ms: saving every {config.save_every} "
+    """What a save takes next to the steps between two of them."""
+    config, options = InversionConfig(init=args.init, steps=60), RunOptions(preview_every=0, save_every=100)
+    model = weights.load("tiny", dtype=torch.bfloat16)
+    with Run(model, args.images, config, options=options, folder=RunFolder(folder)) as run:
+        run.open()
+        steps = seconds(lambda: list(run.learn())) / config.steps
+        saves = statistics.median(seconds(run.save) for _ in range(20))
+    share = saves / (options.save_every * steps)
+    print(f"  a step {1000 * steps:.1f} ms, a save {1000 * saves:.1f} ms: saving every {options.save_every} "
           f"steps costs {100 * share:.2f} % of the run")
 
 
@@ -102,4 +102,4 @@ def compare_runs(whole: Path, killed: Path, after: str) -> None:
     for name in ("metrics.jsonl", "state.safetensors"):
         if (whole / name).read_bytes() != (killed / name).read_bytes():
             raise InputError(f"{name} differs after {after}")
-    print(f"  {after}: the same to the bit")
+    print(f"  {after}: bit-identical")

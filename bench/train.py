@@ -1,7 +1,7 @@
 """`python -m bench train`: seconds of one step of the inversion, and what of it the loop itself costs.
 
-With --vs diffusers, beside the default loop of diffusers' textual inversion example, rebuilt here on its
-modules with the same weights, pictures, batch and threads: float32, every picture encoded in every step,
+With --vs diffusers, next to the default loop of diffusers' textual inversion example, rebuilt here on its
+modules with the same weights, images, batch and threads: float32, every image encoded in every step,
 AdamW over the whole embedding table, the other rows restored after each step.
 """
 from __future__ import annotations
@@ -18,10 +18,12 @@ import weights
 from bench.models import SIZES, diffusers_pipeline, has_diffusers, random_model
 from bench.timing import compare, machine, seconds
 from ldm import InputError, LatentDiffusion
-from textinv.inversion import Inversion, Latents, Prompts, draw, encode, inversion_loss
+from textinv import Concept, InversionConfig
+from textinv.dataset import Dataset, encode
+from textinv.inversion import Inversion, inversion_loss, sample_batch
 
 K = 1           # vectors of the word
-PICTURES = 5
+IMAGES = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,26 +43,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     if args.vs and not has_diffusers():
-        raise InputError('diffusers is not installed: pip install ".[bench]", or leave --vs away')
+        raise InputError('diffusers is not installed: pip install ".[bench]", or drop --vs')
     print(machine(args.device))
     model = load(args, getattr(torch, args.dtype))
     side = model.config.diffusion.latent_size * model.config.autoencoder.factor
-    x = torch.rand(PICTURES, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x = torch.rand(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = token_ids(model)
-    latents = encode(model, list(x), range(PICTURES), False, [None] * PICTURES)
-    prompts = Prompts(ids, torch.zeros(PICTURES, dtype=torch.int64), torch.full((PICTURES,), len(ids)))
+    mean, std = (torch.stack(part) for part in zip(*(encode(model, image) for image in x), strict=True))
+    dataset = Dataset(mean, std, None, [ids] * IMAGES)
     ours, core = f"this project, {args.dtype}", "its text encoder and UNet alone"
-    runs = {ours: our_loop(model, latents, prompts, args), core: core_loop(model, latents, prompts, args)}
+    runs = {ours: our_loop(model, dataset, args), core: core_loop(model, dataset, args)}
     if args.vs:
         exact = model if args.dtype == "float32" else load(args, torch.float32)
         runs["diffusers' default, float32"] = diffusers_loop(exact, x, ids, args)
     print(f"{args.weights}, batch {args.batch}, {args.steps} steps a measurement; seconds a step")
     for run in runs.values():
         run()
-    figures = compare({name: lambda run=run: seconds(run, args.device) / args.steps
+    results = compare({name: lambda run=run: seconds(run, args.device) / args.steps
                        for name, run in runs.items()}, args.pairs)
-    step = statistics.median(figures[ours])
-    own = statistics.median(1 - a / b for a, b in zip(figures[core], figures[ours]))
+    step = statistics.median(results[ours])
+    own = statistics.median(1 - a / b for a, b in zip(results[core], results[ours]))
     print(f"  {1 / step:.2f} steps a second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
     print(f"  the loop's own part {100 * own:.1f} % of a step")
     print(f"  peak memory of this process {peak_memory(args.device) / 2 ** 30:.2f} GiB")
@@ -81,22 +83,22 @@ def token_ids(model: LatentDiffusion) -> torch.Tensor:
     return ids
 
 
-def our_loop(model: LatentDiffusion, latents: Latents, prompts: Prompts,
-             args: argparse.Namespace) -> Callable[[], None]:
-    model.words.add("*", torch.zeros(K, model.config.text.width))
+def our_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace) -> Callable[[], None]:
+    config, start = (InversionConfig(steps=args.steps, batch=args.batch),
+                     Concept("*", torch.randn(K, model.config.text.width)))
+    model.words.add(start.placeholder, start.vectors)
 
     def run() -> None:
-        for _ in Inversion(model, latents, prompts, torch.randn(K, model.config.text.width),
-                           "*", args.steps, args.batch, lr=0.02):
+        for _ in Inversion(model, dataset, start, config):
             pass
     return run
 
 
-def core_loop(model: LatentDiffusion, latents: Latents, prompts: Prompts,
-              args: argparse.Namespace) -> Callable[[], None]:
+def core_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace) -> Callable[[], None]:
     """Forward and backward alone, on one batch that is there already."""
     v = torch.randn(K, model.config.text.width, device=model.device, requires_grad=True)
-    batch = draw(latents, prompts, model.schedule.timesteps, args.batch, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batch = sample_batch(dataset, model.schedule.timesteps, args.batch, generator)
 
     def run() -> None:
         for _ in range(args.steps):

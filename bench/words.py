@@ -21,10 +21,10 @@ import numpy as np
 import train
 from bench.timing import machine
 from ldm import InputError
-from ldm.files import whole_file
-from textinv import evaluate
-from textinv.report import read_metrics
 from recipe.objects import HELD_OUT
+from textinv.commands import evaluate
+from textinv.running.folder import read_metrics
+from weights.files import atomic_write
 
 METHODS = {
     "paper": ["--preset", "paper"],
@@ -32,7 +32,7 @@ METHODS = {
     "plain-200": ["--steps", "200", "--no-cross-init"],
     "plain-100": ["--steps", "100", "--no-cross-init"],
     "lr-0.01-100": ["--steps", "100", "--no-cross-init", "--lr", "0.01"],
-    "dvar": ["--steps", "5000", "--no-cross-init", "--stop", "dvar", "--look-every", "25"],
+    "dvar": ["--steps", "5000", "--no-cross-init", "--stop", "dvar", "--eval-every", "25"],
     "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--pull", "5e-5"],
     "cross-init-200": ["--steps", "200", "--cross-init"],
     "cross-init-100": ["--steps", "100", "--cross-init"],
@@ -89,7 +89,7 @@ def figures_of(method: str, name: str, seed: int, args: argparse.Namespace) -> F
     word, init = content["results"]["*"], results(first)["results"][HELD_OUT[name].init]
     reconstruction, editability = (word[which]["value"] for which in ("reconstruction", "editability"))
     return Figures(reconstruction, editability,
-                   reconstruction / content["training_pictures_among_themselves"],
+                   reconstruction / content["training_similarity"],
                    editability / init["editability"]["value"], init["reconstruction"]["value"],
                    read_metrics(folder)[-1]["step"],
                    json.loads((folder / "seconds.json").read_text(encoding="utf-8")))
@@ -103,7 +103,7 @@ def learn(folder: Path, method: str, name: str, seed: int) -> None:
     start = time.perf_counter()
     succeed(train.main(["--images", f"examples/{name}", "--init", HELD_OUT[name].init, "--seed", str(seed),
                         "--out", str(folder), "--preview-every", "0", *METHODS[method]]))
-    with whole_file(folder / "seconds.json") as partial:
+    with atomic_write(folder / "seconds.json") as partial:
         partial.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
 
 

@@ -20,8 +20,7 @@ Notation, used by all code of this project:
 from ldm.autoencoder import Autoencoder, Posterior
 from ldm.clip_text_encoder import CLIPTextEncoder
 from ldm.clip_tokenizer import CLIPTokenizer
-from ldm.config import (AutoencoderConfig, CLIPTextConfig, DiffusionConfig, LDMConfig, TextConfig,
-                        UNetConfig)
+from ldm.config import AutoencoderConfig, CLIPTextConfig, DiffusionConfig, LDMConfig, TextConfig, UNetConfig
 from ldm.errors import InputError
 from ldm.model import LatentDiffusion
 from ldm.schedule import NoiseSchedule

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
-from ldm.errors import command
 from recipe.objects import OBJECTS, STYLES, Thing
+from textinv.commands import command
 
 FOLDER = Path("recipe-work/artwork")
 COMMAND = "python -m recipe.artwork"

@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import Autoencoder
-from ldm.errors import command
 from ldm.model import to_images
 from recipe import data
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights
+from textinv.commands import command
 
 COMMAND = "python -m recipe.autoencoder"
 CHECKPOINT = Path("recipe-work/autoencoder.pt")

@@ -27,8 +27,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ldm import InputError
-from ldm.errors import command
-from textinv.clip import Clip, embed_ids, embed_x, transformers
 from recipe import diffusion, judge, vocabulary
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -41,6 +39,8 @@ from recipe.scenery import SIZE
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights
 from recipe.world import Choices, compose
+from textinv.commands import command
+from weights.clip import Clip, embed_ids, embed_x, transformers
 
 CHECKPOINT = Path("recipe-work/clip.pt")
 EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES)

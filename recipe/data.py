@@ -19,12 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ldm import InputError
-from ldm.errors import command
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from recipe.scenery import SIZE
 from recipe.world import Choices, compose
+from textinv.commands import command
 
 COMMAND = "python -m recipe.data"
 FOLDER = Path("recipe-work/data")

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
-from ldm.errors import command
-from weights.vocabularies import read_vocabulary
 from recipe import autoencoder, data, vocabulary
 from recipe.sizes import CONFIG
 from recipe.training import Training, averaged_weights
+from textinv.commands import command
+from weights.vocabularies import read_vocabulary
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")

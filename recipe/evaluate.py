@@ -25,9 +25,6 @@ from PIL import Image
 
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.errors import command
-from ldm.files import whole_file
-from textinv.clip import Clip
 from recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -35,6 +32,9 @@ from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, pick, plain_caption
 from recipe.objects import SEEN, SEEN_STYLES
 from recipe.world import draw
+from textinv.commands import command
+from weights.clip import Clip
+from weights.files import atomic_write as whole_file
 
 COMMAND = "python -m recipe.evaluate"
 OUT = Path("recipe-work/figures")

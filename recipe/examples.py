@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from ldm.errors import command
 from recipe import scenery, sheets
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE, article
+from textinv.commands import command
 
 COMMAND = "python -m recipe.examples"
 

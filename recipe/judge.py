@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm import InputError
-from textinv.clip import Clip, load
+from weights.clip import Clip, load
 
 COMMAND = "python -m recipe.clip"
 FOLDER = Path("recipe-work/clip")

@@ -14,9 +14,9 @@ from torch import nn
 
 import weights
 from ldm import InputError
-from ldm.errors import command
 from recipe import autoencoder, diffusion
 from recipe.training import Training
+from textinv.commands import command
 
 COMMAND = "python -m recipe.restore"
 SETTLED = 10_000        # steps of an average that has long forgotten where it began

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ldm.files import whole_file
 from recipe.artwork import Artwork
 from recipe.objects import OBJECTS, STYLES
+from weights.files import atomic_write as whole_file
 
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
 

@@ -15,9 +15,9 @@ import torch
 
 import weights
 from ldm import InputError
-from ldm.errors import command
 from ldm.text_encoder import SelfAttention, TextEncoder
 from recipe import diffusion, judge, vocabulary
+from textinv.commands import command
 
 COMMAND = "python -m recipe.ship"
 NORM = 1.4              # of the shipped vocabulary's vectors, the mean

@@ -16,11 +16,11 @@ from PIL import Image
 import textinv
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.errors import command
 from ldm.model import to_images
-from textinv.grids import grid, save_png
-from textinv.pictures import read_pictures
 from recipe.objects import HELD_OUT
+from textinv.commands import command
+from textinv.grids import grid, save_png
+from textinv.images import read_images as read_pictures
 
 COMMAND = "python -m recipe.showcase"
 EXAMPLES = Path("examples")

@@ -22,7 +22,7 @@ import torch
 
 import weights
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 
 COMMAND = "python -m recipe.stopwatch"
 CORES, PICTURES, STEPS, GUIDANCE = 2, 8, 50, 5.0

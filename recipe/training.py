@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError
-from ldm.files import whole_file
+from weights.files import atomic_write as whole_file
 
 CHECKPOINT_SECONDS = 180
 

@@ -16,9 +16,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm.errors import command
-from ldm.files import whole_file
 from recipe import captions
+from textinv.commands import command
+from weights.files import atomic_write as whole_file
 
 COMMAND = "python -m recipe.vocabulary"
 OUT = Path("recipe-work/vocab.txt")

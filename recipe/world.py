@@ -22,13 +22,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from ldm.errors import command
 from recipe import looks, sheets
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS, Backdrop
 from recipe.captions import Scene, pick, wording
 from recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
 from recipe.scenery import SIZE
+from textinv.commands import command
 
 COMMAND = "python -m recipe.world"
 

@@ -11,18 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import weights
-from ldm.files import open_tensors
+from helpers import DATA
+from helpers.runs import MODEL, train_word
 from recipe import clip as recipe
 from recipe import vocabulary
-
-DATA = Path(__file__).parent / "data"
-
-
-def assert_close(got: torch.Tensor, expected: torch.Tensor, relative: float) -> None:
-    """max |difference| <= relative x max |expected|."""
-    assert got.shape == expected.shape
-    difference, limit = (got - expected).abs().max(), relative * expected.abs().max()
-    assert difference <= limit, f"off by {difference:.3g}, allowed {limit:.3g}"
+from weights.files import open_tensors
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +31,28 @@ def diffusers_tiny():
     return weights.load(DATA / "diffusers-tiny"), load_file(DATA / "diffusers-tiny/expected.safetensors")
 
 
+@pytest.fixture(scope="session")
+def sd1():
+    """(model, expected tensors) of Stable Diffusion 1's reference in the original layout, computed by the
+    original code. Tests must not change either."""
+    folder = DATA / "sd1-tiny"
+    return (weights.load(folder / "model.ckpt", vocab=folder / "vocab.json"),
+            load_file(folder / "expected.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def sd1_hf():
+    """The same of another model, in Hugging Face layout, computed by diffusers and transformers."""
+    return weights.load(DATA / "sd1-hf-tiny"), load_file(DATA / "sd1-hf-tiny/expected.safetensors")
+
+
+@pytest.fixture
+def sd_folder(tmp_path):
+    """A copy of Stable Diffusion's Hugging Face reference, to be changed."""
+    return Path(shutil.copytree(DATA / "sd1-hf-tiny", tmp_path / "sd",
+                                ignore=shutil.ignore_patterns("expected*")))
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of three."""
@@ -47,6 +62,19 @@ def pictures(tmp_path):
     for i in range(3):
         Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return folder
+
+
+@pytest.fixture
+def learned(pictures, tmp_path):
+    """The folder of a run of three steps."""
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def own_model():
+    """A model that a test may change."""
+    return weights.load(MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import pytest
 
 from bench import words
 from bench.timing import compare
-from textinv.config import parse
+from textinv.commands.train import parse
 
 
 @pytest.mark.parametrize("method", words.METHODS)
 def test_every_method_is_a_set_of_options(method):
-    config = parse(["--images", "x", "--init", "cat", *words.METHODS[method]], "train.py", "")
+    config, _ = parse(["--images", "x", "--init", "cat", *words.METHODS[method]])
     assert config.steps >= 100
 
 

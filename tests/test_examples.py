@@ -1,4 +1,4 @@
-"""The pictures under examples/ are such as users have them, and what the README beside them says; and the
+"""The images under examples/ are such as users have them, and what the README next to them says; and the
 stage that makes them says in one line why it cannot. None of this needs the artwork."""
 import io
 import re
@@ -12,7 +12,7 @@ from recipe import artwork, examples
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN_STYLES, STYLES
 
 ROOT = Path(__file__).parents[1] / "examples"
-FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir())
+FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path.name != "__pycache__")
 ORIENTATION = 0x0112
 
 
@@ -39,7 +39,7 @@ def test_folders():
     objects = {path.name for path in FOLDERS} - {f"{HELD_OUT_STYLE}-style"}
     assert len(objects) == len(FOLDERS) - 1 >= 8 and objects <= set(HELD_OUT)
     assert {path.name for path in ROOT.iterdir()} - {path.name for path in FOLDERS} == \
-        {"README.md", "contact-sheet.png"}
+        {"README.md", "contact-sheet.png", "minimal.py"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -100,7 +100,7 @@ def test_readme_names_every_folder():
 
 
 def test_committed_files_are_those_of_the_recipe(sprites):
-    names = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()}
+    names = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if path.is_file()} - {"minimal.py"}
     first = examples.make(sprites)
     assert set(first) == names
     assert examples.make(sprites) == first

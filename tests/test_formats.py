@@ -8,13 +8,13 @@ import struct
 import pytest
 import safetensors.torch
 import torch
-from conftest import DATA
 from torch import nn
 
+from helpers import DATA
 from ldm import InputError
 from textinv import Concept
-from textinv.concept import load_all
-from textinv.formats import FORMATS, read, write
+from textinv.concept import load_all, save_all
+from textinv.formats import FORMATS
 
 REFERENCE = DATA / "compvis-tiny/embeddings_gs-5.pt"
 
@@ -33,8 +33,8 @@ def layouts():
 @pytest.mark.parametrize("k", [1, 3])
 def test_round_trip(tmp_path, format, suffix, k):
     path = tmp_path / f"<cat>{suffix}"                          # two of the formats go by the file's name
-    write(path, [Concept("<cat>", vectors(k), {"init": "cat", "steps": 5})], format)
-    [concept] = read(path)
+    save_all(path, [Concept("<cat>", vectors(k), {"init": "cat", "steps": 5})], format)
+    [concept] = load_all(path)
     assert concept.placeholder == "<cat>" and torch.equal(concept.vectors, vectors(k))
     assert concept.info == {"native": {"init": "cat", "steps": 5}, "a1111": {"step": 5},
                             "official": {"token": -1}}.get(format, {})
@@ -44,7 +44,7 @@ def test_round_trip(tmp_path, format, suffix, k):
 @pytest.mark.parametrize("format, suffix", [("native", ".safetensors"), ("official", ".pt")])
 def test_several_words(tmp_path, format, suffix):
     path = tmp_path / f"words{suffix}"
-    write(path, [Concept("<a>", vectors(2, 1)), Concept("*", vectors(1, 2))], format)
+    save_all(path, [Concept("<a>", vectors(2, 1)), Concept("*", vectors(1, 2))], format)
     found = {concept.placeholder: concept.vectors for concept in load_all(path)}
     assert found.keys() == {"<a>", "*"}
     assert torch.equal(found["<a>"], vectors(2, 1)) and torch.equal(found["*"], vectors(1, 2))
@@ -68,7 +68,7 @@ def test_native_file_of_one_word_is_a_diffusers_file(tmp_path):
 def test_official_file_has_the_official_structure(tmp_path):
     """What the official code's `load` and `forward` use: tokens that are tensors, parameters that move."""
     cat = Concept("<cat>", vectors(1), {"token": 4937})
-    write(tmp_path / "a.pt", [Concept("*", vectors(2)), cat], "official")
+    save_all(tmp_path / "a.pt", [Concept("*", vectors(2)), cat], "official")
     with torch.serialization.safe_globals([nn.ParameterDict]):
         content = torch.load(tmp_path / "a.pt", weights_only=True)
     tokens, params = content["string_to_token"], content["string_to_param"]
@@ -81,11 +81,11 @@ def test_official_file_has_the_official_structure(tmp_path):
 
 def test_star_in_official_files_of_stable_diffusion(tmp_path):
     Concept("*", vectors(1, width=768)).save(tmp_path / "a.pt")
-    assert read(tmp_path / "a.pt")[0].info == {"token": 265}
+    assert load_all(tmp_path / "a.pt")[0].info == {"token": 265}
 
 
 def test_a1111_file_has_its_structure(tmp_path):
-    write(tmp_path / "my-cat.pt", [Concept("*", vectors(2), {"steps": 300})], "a1111")
+    save_all(tmp_path / "my-cat.pt", [Concept("*", vectors(2), {"steps": 300})], "a1111")
     content = torch.load(tmp_path / "my-cat.pt", weights_only=True)
     assert torch.equal(content["string_to_param"].pop("*"), vectors(2))
     assert content == {"string_to_token": {"*": 265}, "string_to_param": {}, "name": "my-cat", "step": 300,
@@ -96,7 +96,7 @@ def test_diffusers_and_kohya_files(tmp_path):
     for format, suffix, key in [("diffusers", ".bin", "<cat>"), ("diffusers", ".safetensors", "<cat>"),
                                 ("kohya", ".pt", "emb_params"), ("kohya", ".safetensors", "emb_params")]:
         path = tmp_path / f"a{suffix}"
-        write(path, [Concept("<cat>", vectors(2))], format)
+        save_all(path, [Concept("<cat>", vectors(2))], format)
         [(found, tensor)] = (safetensors.torch.load_file(path) if suffix == ".safetensors"
                              else torch.load(path, weights_only=True)).items()
         assert found == key and torch.equal(tensor, vectors(2))
@@ -111,13 +111,14 @@ def test_diffusers_and_kohya_files(tmp_path):
     ("no/a.pt", ["*"], "official", "cannot be written")])
 def test_what_cannot_be_written(tmp_path, name, words, format, why):
     with pytest.raises(InputError, match=why):
-        write(tmp_path / name, [Concept(word, vectors(1)) for word in words], format)
+        save_all(tmp_path / name, [Concept(word, vectors(1)) for word in words], format)
     assert not os.listdir(tmp_path)
 
 
 def test_words_of_different_models_go_to_different_files(tmp_path):
     with pytest.raises(InputError, match="64 and 768"):
-        write(tmp_path / "a.pt", [Concept("a", vectors(1)), Concept("b", vectors(1, width=768))], "official")
+        save_all(tmp_path / "a.pt", [Concept("a", vectors(1)), Concept("b", vectors(1, width=768))],
+                 "official")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
@@ -187,34 +188,35 @@ def a1111(params, **more):
     ("toy.pt", {"emb_params": vectors(2)}, "toy", 2), ("toy.pt", {"emp_params": vectors(2)}, "toy", 2),
     ("toy.safetensors", {"emp_params": vectors(2)}, "toy", 2)])
 def test_layouts_of_others(tmp_path, name, content, word, k):
-    [concept] = read(save(tmp_path / name, content))
+    [concept] = load_all(save(tmp_path / name, content))
     assert concept.placeholder == word and torch.equal(concept.vectors, vectors(k))
 
 
 def test_what_a1111_says_of_the_training(tmp_path):
     save(tmp_path / "a.pt", a1111({"*": vectors(1)}, sd_checkpoint="abc", sd_checkpoint_name=object))
-    assert read(tmp_path / "a.pt")[0].info == {"step": 9, "sd_checkpoint": "abc"}
+    assert load_all(tmp_path / "a.pt")[0].info == {"step": 9, "sd_checkpoint": "abc"}
 
 
 def test_several_words_of_the_official_code_keep_their_names_and_ids(tmp_path):
     save(tmp_path / "a.pt", {"string_to_token": {"*": torch.tensor(1008), "dog": 7, "odd": torch.ones(2)},
                              "string_to_param": nn.ParameterDict({"*": vectors(1), "dog": vectors(2),
                                                                   "odd": vectors(1)})})
-    found = [(concept.placeholder, len(concept.vectors), concept.info) for concept in read(tmp_path / "a.pt")]
+    found = [(concept.placeholder, len(concept.vectors), concept.info)
+             for concept in load_all(tmp_path / "a.pt")]
     assert found == [("*", 1, {"token": 1008}), ("dog", 2, {"token": 7}), ("odd", 1, {})]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
 def test_any_precision_becomes_fp32(tmp_path, dtype, suffix):
-    [concept] = read(save(tmp_path / f"a{suffix}", {"a": vectors(1).to(dtype)}))
+    [concept] = load_all(save(tmp_path / f"a{suffix}", {"a": vectors(1).to(dtype)}))
     assert concept.vectors.dtype == torch.float32
     assert torch.equal(concept.vectors, vectors(1).to(dtype).float())
 
 
 def test_vectors_outlive_the_file(tmp_path):
     path = save(tmp_path / "a.bin", {"a": vectors(1)})
-    [concept] = read(path)
+    [concept] = load_all(path)
     path.write_bytes(b"\0" * path.stat().st_size)
     assert torch.equal(concept.vectors, vectors(1))
 
@@ -224,5 +226,5 @@ def test_vectors_outlive_the_file(tmp_path):
 def test_damaged_info_costs_no_vectors(tmp_path, info):
     (tmp_path / "a.safetensors").write_bytes(
         safetensors.torch.save({"a": vectors(1)}, {"format": "pt", "textinv.info": info}))
-    [concept] = read(tmp_path / "a.safetensors")
+    [concept] = load_all(tmp_path / "a.safetensors")
     assert torch.equal(concept.vectors, vectors(1)) and concept.info == {}

@@ -4,12 +4,12 @@ import os
 import pytest
 import safetensors.torch
 import torch
-from conftest import DATA
 from torch import nn
 
+from helpers import DATA
 from ldm import InputError
 from textinv import Concept
-from textinv.formats import read
+from textinv.concept import load_all
 
 REFERENCE = DATA / "compvis-tiny/embeddings_gs-5.pt"
 
@@ -36,8 +36,8 @@ def save(path, content):
     ("a.bin", {"a": torch.full((1, 64), float("nan"))}, "NaN"),
     ("a.safetensors", {"a": vectors(1) / 0}, "infinity"),
     ("a.bin", {"a": vectors(1), "b": vectors(1, width=32)}, "different widths: 32, 64"),
-    ("a.bin", {"a b": vectors(1)}, "placeholder 'a b'"),
-    ("a b.pt", {"emb_params": vectors(1)}, "placeholder 'a b'"),
+    ("a.bin", {"a b": vectors(1)}, "`placeholder` is 'a b'"),
+    ("a b.pt", {"emb_params": vectors(1)}, "`placeholder` is 'a b'"),
     ("a.bin", {"a": torch.ones(1, 1).expand(10 ** 9, 10 ** 9)}, "numbers are more"),
     ("a.pt", {"emb_params": 3}, "not a tensor"), ("a.pt", {"string_to_param": 3}, "no dict"),
     ("a.pt", {"string_to_param": {}}, "no tensor"), ("a.pt", {"string_to_param": {"*": "x"}}, "not a tensor"),
@@ -45,7 +45,7 @@ def save(path, content):
 def test_foreign_files(tmp_path, name, content, why):
     path = save(tmp_path / name, content)
     with pytest.raises(InputError, match=why) as error:
-        read(path)
+        load_all(path)
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     assert len(str(error.value)) < len(str(path)) + 300
 
@@ -54,7 +54,7 @@ def test_foreign_files(tmp_path, name, content, why):
                                    "diffusers-tiny/unet/diffusion_pytorch_model.safetensors"])
 def test_a_model_is_no_word(model):
     with pytest.raises(InputError, match="not a file of learned words"):
-        read(DATA / model)
+        load_all(DATA / model)
 
 
 class Harm:
@@ -69,7 +69,7 @@ def test_pickles_run_nothing(tmp_path, monkeypatch, content):
     monkeypatch.chdir(tmp_path)
     torch.save(content, "a.pt")
     with pytest.raises(InputError):
-        read("a.pt")
+        load_all("a.pt")
     assert os.listdir(tmp_path) == ["a.pt"]
 
 
@@ -81,7 +81,7 @@ def test_truncated_files(tmp_path, name):
     for size in [*range(0, len(whole), 97), len(whole) - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(InputError, match=name):
-            read(path)
+            load_all(path)
 
 
 def test_flipped_bytes_end_in_words_or_in_one_line(tmp_path):
@@ -89,7 +89,7 @@ def test_flipped_bytes_end_in_words_or_in_one_line(tmp_path):
     for position in range(0, len(whole), 7):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1:])
         try:
-            assert all(concept.vectors.shape[1] for concept in read(path))
+            assert all(concept.vectors.shape[1] for concept in load_all(path))
         except InputError as error:
             assert "a.pt" in str(error) and "\n" not in str(error)
 
@@ -99,4 +99,4 @@ def test_flipped_bytes_end_in_words_or_in_one_line(tmp_path):
 def test_other_things(tmp_path, data, why):
     (tmp_path / "a.pt").write_bytes(data)
     with pytest.raises(InputError, match=why):
-        read(tmp_path / "a.pt")
+        load_all(tmp_path / "a.pt")

@@ -2,47 +2,19 @@
 word, steps without a finite gradient change nothing, words and variants do not disturb each other."""
 import pytest
 import torch
-from conftest import DATA, assert_close
 from safetensors.torch import load_file
-from test_reference import private_ids
 
 import textinv.inversion
+from helpers import DATA, assert_close, private_ids
+from helpers.loops import dataset, loop, start, teach
 from ldm import InputError
-from textinv.inversion import Batch, Inversion, Latents, Prompts, Variant, draw, encode, inversion_loss
+from textinv.dataset import Dataset
+from textinv.inversion import Batch, Variant, inversion_loss, sample_batch, step_generator
 
 
 @pytest.fixture
 def model(model_with_a_word):
     return model_with_a_word
-
-
-def latents(count=3, weight=None):
-    generator = torch.Generator().manual_seed(1)
-    mean = torch.randn(count, 4, 8, 8, generator=generator)
-    return Latents(mean, torch.full_like(mean, 0.1), weight, torch.arange(count))
-
-
-def prompts(first_id=200, count=3):
-    ids = torch.tensor([[2, 5, first_id, 3], [2, 9, first_id, 3]])
-    return Prompts(ids, torch.zeros(count, dtype=torch.int64), torch.full((count,), 2))
-
-
-def start(k=1):
-    return torch.randn(k, 64, generator=torch.Generator().manual_seed(2))
-
-
-def teach(model, counts, vectors=None):
-    """The model knows these words alone, of so many vectors each."""
-    for word in model.words:
-        model.words.remove(word)
-    rows = torch.zeros(sum(counts.values()), 64) if vectors is None else vectors
-    for (word, k), own in zip(counts.items(), rows.split(list(counts.values()))):
-        model.words.add(word, own)
-
-
-def loop(model, **changes):
-    return Inversion(**{"model": model, "latents": latents(), "prompts": prompts(), "v0": start(),
-                        "placeholder": "*", "steps": 3, "batch": 2, "lr": 0.02, **changes})
 
 
 @pytest.mark.parametrize("reference", ["compvis-tiny", "compvis-tiny-3vec"])
@@ -51,8 +23,8 @@ def test_steps_are_the_originals(monkeypatch, model, reference):
     v0, placeholder = expected["ti.v0"], expected["ti.placeholder"].item()
     ids = private_ids(expected["ti.ids"], placeholder, 200, len(v0))
     batches = iter([Batch(expected["ti.z0"], ids, noise, t, None)
-                    for noise, t in zip(expected["ti.noise"], expected["ti.t"])])
-    monkeypatch.setattr(textinv.inversion, "draw", lambda *_: next(batches))
+                    for noise, t in zip(expected["ti.noise"], expected["ti.t"], strict=True)])
+    monkeypatch.setattr(textinv.inversion, "sample_batch", lambda *_: next(batches))
     teach(model, {"*": len(v0)})
     inversion = loop(model, v0=v0, steps=5, decay=0.01)
     for i, progress in enumerate(inversion):
@@ -102,15 +74,15 @@ def test_progress_measures_v(model):
             and last.cosine < 0.999)
 
 
-def test_draws():
+def test_batches_are_samples_of_the_expectation():
     """Equation 2's expectation: views, prompts and timesteps uniform, z0 from its posterior,
     eps standard normal."""
-    several = Prompts(torch.arange(5)[:, None], torch.tensor([0, 4, 0]), torch.tensor([4, 1, 4]))
-    posterior = Latents(torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 1, 2, 2),
-                        torch.full((3, 1, 2, 2), 0.5), None, torch.tensor([0, 1, 2]))
-    batch = draw(posterior, several, 1000, 30_000, torch.Generator().manual_seed(0))
+    templates, caption = torch.arange(4)[:, None], torch.tensor([[4]])
+    views = Dataset(torch.tensor([1.0, 2.0, 3.0])[:, None, None, None].expand(3, 1, 2, 2),
+                    torch.full((3, 1, 2, 2), 0.5), None, [templates, caption, templates])
+    batch = sample_batch(views, 1000, 30_000, torch.Generator().manual_seed(0))
     view = (batch.z0.mean(dim=(1, 2, 3))).round().clamp(1, 3)
-    assert batch.z0.shape == (30_000, 1, 2, 2) and batch.weight is None
+    assert batch.z0.shape == (30_000, 1, 2, 2) and batch.loss_weights is None
     with_caption = batch.ids[:, 0] == 4
     assert abs(with_caption.float().mean() - 1 / 3) < 0.01
     counts = torch.bincount(batch.ids[:, 0])
@@ -123,10 +95,10 @@ def test_draws():
 
 def test_weights_of_a_view_go_with_it():
     weight = torch.tensor([0.0, 2.0])[:, None, None, None].expand(2, 1, 8, 8)
-    marked = Latents(torch.tensor([-9.0, 9.0])[:, None, None, None].expand(2, 4, 8, 8),
-                     torch.zeros(2, 4, 8, 8), weight, torch.arange(2))
-    batch = draw(marked, prompts(count=2), 1000, 50, torch.Generator().manual_seed(0))
-    assert torch.equal(batch.weight[:, 0, 0, 0], (batch.z0[:, 0, 0, 0] > 0) * 2.0)
+    marked = Dataset(torch.tensor([-9.0, 9.0])[:, None, None, None].expand(2, 4, 8, 8),
+                     torch.zeros(2, 4, 8, 8), weight, [torch.tensor([[5]])] * 2)
+    batch = sample_batch(marked, 1000, 50, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.loss_weights[:, 0, 0, 0], (batch.z0[:, 0, 0, 0] > 0) * 2.0)
 
 
 def test_weighted_loss(model):
@@ -141,29 +113,14 @@ def test_weighted_loss(model):
     assert_close(model.loss(z0, c, eps, t, half), (eps - eps_hat)[..., 4:].square().mean() / 2, 1e-5)
 
 
-def test_encode_caches_views_and_their_mirror_images(model):
-    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ramp = torch.arange(64.0).reshape(8, 8)
-    cached = encode(model, list(x), [0, 1], True, [None, ramp])
-    assert cached.picture.tolist() == [0, 0, 1, 1] and cached.mean.shape == (4, 4, 8, 8)
-    for row, picture in enumerate((x[0], x[0].flip(-1), x[1], x[1].flip(-1))):
-        posterior = model.autoencoder.encode(picture[None])
-        assert_close(cached.mean[row], 0.18215 * posterior.mean[0], 1e-5)
-        assert_close(cached.std[row], 0.18215 * posterior.std[0], 1e-5)
-    assert torch.equal(cached.weight[:, 0],
-                       torch.stack([torch.ones(8, 8), torch.ones(8, 8), ramp, ramp.flip(-1)]))
-    plain = encode(model, list(x), [0, 1], False, [None, None])
-    assert plain.weight is None and len(plain.mean) == 2 and not plain.mean.requires_grad
-
-
 def test_accumulated_batches_are_one_large_batch(monkeypatch, model):
-    whole = draw(latents(), prompts(), 1000, 4, torch.Generator().manual_seed(5))
+    whole = sample_batch(dataset(), 1000, 4, torch.Generator().manual_seed(5))
     halves = [Batch(whole.z0[rows], whole.ids[rows], whole.eps[rows], whole.t[rows], None)
               for rows in (slice(0, 2), slice(2, 4))]
     results = []
     for batches, accumulate in (([whole], 1), (halves, 2)):
         queue = iter(batches)
-        monkeypatch.setattr(textinv.inversion, "draw", lambda *_: next(queue))
+        monkeypatch.setattr(textinv.inversion, "sample_batch", lambda *_: next(queue))
         inversion = loop(model, steps=1, accumulate=accumulate)
         results.append((next(iter(inversion)), inversion.v.detach()))
     assert results[0][0].loss == pytest.approx(results[1][0].loss, rel=1e-5)
@@ -182,7 +139,8 @@ def test_steps_without_a_finite_gradient_change_nothing(monkeypatch, model):
         assert progress.skipped == (step in (2, 3, 5))
         words.append(inversion.v.detach().clone())
         step += 1
-    assert [torch.equal(a, b) for a, b in zip(words, words[1:])] == [False, True, True, False, True, False]
+    same = [torch.equal(a, b) for a, b in zip(words[:-1], words[1:], strict=True)]
+    assert same == [False, True, True, False, True, False]
     assert inversion.skipped == 3 and all(word.isfinite().all() for word in words)
 
 
@@ -202,8 +160,8 @@ def test_other_words_keep_their_vectors(model):
     """The second of three words is trained; the others serve their own vectors and get no gradient."""
     known = torch.randn(4, 64, generator=torch.Generator().manual_seed(6))
     teach(model, {"a": 1, "*": 2, "b": 1}, known)
-    inversion = loop(model, prompts=prompts(first_id=201), v0=known[1:3])
-    rows = inversion.rows(inversion.v, 0)
+    inversion = loop(model, data=dataset(first_id=201), v0=known[1:3])
+    rows = inversion.rows(0)
     assert torch.equal(rows, known)
     list(inversion)
     inversion.teach()
@@ -228,8 +186,8 @@ class Recorder(Variant):
         self.calls.append(("penalty", step))
         return 0.5 * v[1].square().sum() * 1e3
 
-    def project(self, v, step):
-        self.calls.append(("project", step))
+    def constrain(self, v, step):
+        self.calls.append(("constrain", step))
         return torch.nn.functional.normalize(v, dim=-1)
 
 
@@ -238,14 +196,14 @@ def test_variants_are_called_at_their_points(model):
     variant = Recorder()
     inversion = loop(model, v0=start(2), steps=2, variants=[variant])
     list(inversion)
-    assert variant.calls == [(name, step) for step in (1, 2) for name in ("active", "penalty", "project")]
+    assert variant.calls == [(name, step) for step in (1, 2) for name in ("active", "penalty", "constrain")]
     assert_close(inversion.v.detach().norm(dim=-1), torch.ones(2), 1e-6)
-    assert inversion.v.grad[0].abs().sum() == 0                         # not active, not penalised
+    assert inversion.v.grad[0].abs().sum() == 0                         # not active, not penalized
     moved = torch.nn.functional.normalize(start(2), dim=-1)[0]
     assert_close(inversion.v.detach()[0], moved, 1e-6)
 
 
-def test_penalties_are_regularisers_and_not_part_of_the_loss(model):
+def test_penalties_are_regularizers_and_not_part_of_the_loss(model):
     class Pull(Variant):
         def penalty(self, v, step):
             return 1e3 * v.sum()
@@ -253,3 +211,10 @@ def test_penalties_are_regularisers_and_not_part_of_the_loss(model):
     plain, pulled = next(iter(loop(model))), next(iter(loop(model, variants=[Pull()])))
     assert plain.loss == pulled.loss
     assert pulled.grad_norm == pytest.approx(1e3 * 8, rel=0.05)
+
+
+def test_ranks_and_steps_have_generators_of_their_own():
+    draws = {torch.randn((), generator=step_generator(seed, rank, step)).item()
+             for seed in (0, 1) for rank in (0, 1) for step in (1, 2)}
+    assert len(draws) == 8
+    assert torch.equal(*(torch.randn(5, generator=step_generator(1, 2, 3)) for _ in range(2)))

@@ -20,13 +20,13 @@ import zipfile
 
 import pytest
 import torch
-from conftest import DATA
 from torch._utils import _rebuild_tensor_v2
 
 import weights
+from helpers import DATA
 from ldm import InputError, LDMConfig
-from ldm import pickles
-from ldm.files import open_tensors
+from weights import pickles
+from weights.files import open_tensors
 
 CKPT = DATA / "compvis-tiny/model.ckpt"
 KEY = "model.diffusion_model.out.0.weight"                          # 32 numbers
@@ -237,7 +237,7 @@ def test_programs_in_the_place_of_a_tensor_and_of_the_file(canary, tmp_path, rec
 NAMES = [("ldm", "LDMConfig"), ("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"),
          ("torch._utils", "_rebuild_parameter"), ("torch.nn.parameter", "Parameter"),
          ("torch", "HalfStorage"),
-         ("ldm.pickles", "Inert"), ("ldm.pickles", "Unpickler"), ("weights", "load"),
+         ("weights.pickles", "Inert"), ("weights.pickles", "Unpickler"), ("weights", "load"),
          ("builtins", "dict")]
 
 

@@ -1,33 +1,38 @@
-"""Several real processes under torchrun, over gloo: one word, one record, and what happens when one dies."""
+"""Several processes: real ones under torchrun, over gloo, and threads in their place. One word, one record,
+and what happens when one dies."""
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from test_run import MODEL, run
 
 import textinv
+import textinv.inversion
 import train
+from helpers import ROOT, assert_close
+from helpers.loops import loop
+from helpers.runs import MODEL, train_word
 from ldm import InputError
-from textinv.processes import Processes, join, own_device
+from textinv.inversion import Batch, Processes, sample_batch, step_generator
+from textinv.running.processes import TorchrunProcesses, init_processes, local_device
+from textinv.running.stopping import EvaluationLoss
 
-ROOT = Path(train.__file__).parent
 
-
-def test_every_process_leaves(pictures, tmp_path, monkeypatch):
+def test_every_process_closes_its_connections(pictures, tmp_path, monkeypatch):
     """A process that does not is aborted now and then at its very end, with its work done."""
     left = []
-    monkeypatch.setattr(Processes, "leave", lambda self: left.append(self))
-    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    monkeypatch.setattr(Processes, "close", lambda self: left.append(self))
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
     assert left == [Processes()]
     monkeypatch.undo()
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("group"))
-    Processes(1, 2).leave()
+    TorchrunProcesses(1, 2).close()
     assert left[1:] == ["group"]
 
 
@@ -36,7 +41,7 @@ def torchrun(pictures, out, *argv, count=2):
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--standalone",
          "train.py", "--weights", MODEL, "--images", pictures, "--init", "cat", "--out", out, "--batch", "2",
-         "--preview-every", "0", "--dtype", "float32", "--save-every", "2", "--look-every", "2",
+         "--preview-every", "0", "--dtype", "float32", "--save-every", "2", "--eval-every", "2",
          *map(str, argv)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
@@ -95,17 +100,17 @@ def rank_of(pid):
 
 def test_alone_without_torchrun(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert join("cpu") == Processes(0, 1)
+    assert init_processes("cpu") == Processes(0, 1)
     x = torch.ones(3)
-    assert Processes().mean(x) is x
-    Processes().leave()
+    assert Processes().all_reduce_mean(x)[0] is x
+    Processes().close()
 
 
 def test_each_process_has_its_own_accelerator(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert own_device("cuda") == "cuda:3" and own_device("cpu") == "cpu" and own_device("cuda:1") == "cuda:1"
+    assert [local_device(name) for name in ("cuda", "cpu", "cuda:1")] == ["cuda:3", "cpu", "cuda:1"]
     monkeypatch.delenv("LOCAL_RANK")
-    assert own_device("cuda") == "cuda"
+    assert local_device("cuda") == "cuda"
 
 
 def test_a_lost_connection_is_one_line(monkeypatch):
@@ -113,5 +118,91 @@ def test_a_lost_connection_is_one_line(monkeypatch):
         raise RuntimeError("Connection closed by peer")
 
     monkeypatch.setattr(torch.distributed, "all_reduce", lost)
-    with pytest.raises(InputError, match="another process of this run has died: .* --resume"):
-        Processes(0, 2).mean(torch.ones(1))
+    with pytest.raises(InputError, match="another process of this run has died. .*`resume`"):
+        TorchrunProcesses(0, 2).all_reduce_mean(torch.ones(1))
+
+
+@pytest.fixture
+def model(model_with_a_word):
+    return model_with_a_word
+
+
+class Meeting:
+    """All-reduce for ranks that are threads of this process, in the place of torch.distributed's."""
+
+    def __init__(self, count):
+        self.parts, self.barrier = {}, threading.Barrier(count, timeout=60)
+
+    def all_reduce(self, x):
+        self.parts[threading.get_ident()] = x.clone()
+        self.barrier.wait()
+        x.copy_(sum(self.parts[thread] for thread in sorted(self.parts)))
+        self.barrier.wait()
+
+
+def in_threads(work, count=2):
+    """What work(processes) returns on each of the ranks."""
+    results = {}
+    threads = [threading.Thread(target=lambda rank=rank: results.update(
+        {rank: work(TorchrunProcesses(rank, count))})) for rank in range(count)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "all_reduce", Meeting(count).all_reduce)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return [results[rank] for rank in range(count)]
+
+
+def test_the_mean_of_each_tensor():
+    """Packed into one message and unpacked again, whatever the shapes."""
+    def work(processes):
+        rank = float(processes.rank)
+        return processes.all_reduce_mean(torch.tensor([[rank, 1.0], [2.0, 3 * rank]]), torch.tensor(rank))
+
+    for matrix, number in in_threads(work, 3):
+        assert torch.equal(matrix, torch.tensor([[1.0, 1.0], [2.0, 3.0]]))
+        assert torch.equal(number, torch.tensor(1.0))
+
+
+def test_two_processes_are_one_of_twice_the_batch(monkeypatch, model):
+    """Given the same samples: those of both ranks, put together."""
+    def both(dataset, timesteps, b, generator):
+        halves = [sample_batch(dataset, timesteps, b // 2, step_generator(0, rank, both.step))
+                  for rank in (0, 1)]
+        return Batch(*(torch.cat([getattr(half, name) for half in halves])
+                              for name in ("z0", "ids", "eps", "t")), None)
+
+    def work(processes):
+        inversion = loop(model, steps=3, batch=2, processes=processes)
+        return [(progress, inversion.v.detach().clone()) for progress in inversion]
+
+    ranks = in_threads(work)
+    assert ranks[0] == ranks[0] and all(torch.equal(a, b) for (_, a), (_, b) in zip(*ranks, strict=True))
+    assert [progress for progress, _ in ranks[0]] == [progress for progress, _ in ranks[1]]
+    monkeypatch.setattr(textinv.inversion, "sample_batch", both)
+    alone = loop(model, steps=3, batch=4)
+    for step, (progress, v) in enumerate(ranks[0], 1):
+        both.step = step
+        expected = next(iter(alone))
+        assert progress.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert_close(v, alone.v.detach(), 1e-4)
+
+
+def test_processes_share_a_measurement(model):
+    def work(processes):
+        return EvaluationLoss(loop(model, batch=5, processes=processes)).measure()
+
+    losses = in_threads(work, 3)
+    alone = EvaluationLoss(loop(model)).measure()
+    assert losses[0] == losses[1] == losses[2] == pytest.approx(alone, rel=1e-5)
+
+
+def test_one_process_stops_all(model):
+    def work(processes):
+        inversion = loop(model, steps=9, processes=processes)
+        for progress in inversion:
+            inversion.stop_requested = processes.rank == 1 and progress.step >= 2
+        return inversion.step
+
+    assert in_threads(work) == [3, 3]

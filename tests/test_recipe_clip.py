@@ -12,12 +12,12 @@ from PIL import Image, ImageDraw
 
 import ldm
 import weights
-from weights.vocabularies import read_vocabulary
 from recipe import artwork, clip, evaluate, judge, stopwatch, vocabulary
 from recipe.backdrops import BACKDROPS, COLOURS
 from recipe.captions import Scene, plain_caption
 from recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
 from recipe.sizes import CONFIG
+from weights.vocabularies import read_vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from torch import nn
 
 import weights
 from ldm import InputError
-from textinv.concept import vocabulary_norm
 from recipe import autoencoder, diffusion, restore, ship, vocabulary
 from recipe.training import Averaged, Training, averaged_weights
+from textinv.initialization import vocabulary_norm
 
 
 @pytest.fixture

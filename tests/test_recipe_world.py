@@ -11,12 +11,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 import ldm
-from weights.vocabularies import read_vocabulary
 from recipe import artwork, captions, looks, objects, vocabulary, world
 from recipe.backdrops import BACKDROPS, COLOURS
 from recipe.captions import Scene
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN, SEEN_STYLES, STYLES
 from recipe.world import Choices
+from weights.vocabularies import read_vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,9 @@ import json
 
 import pytest
 import torch
-from conftest import DATA, assert_close
 from safetensors.torch import load_file
+
+from helpers import DATA, assert_close, private_ids
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +64,6 @@ def test_ddim(compvis, steps, guidance):
     z0 = model.sample(expected["ddim.cond"], expected["ddim.uncond"], steps=steps, guidance=guidance,
                       z_T=expected["ddim.x_T"])
     assert_close(z0, expected[f"ddim.steps{steps}.scale{guidance}"], 1e-3)
-
-
-def private_ids(ids: torch.Tensor, placeholder: int, first: int, k: int) -> torch.Tensor:
-    """ids (b n) with each placeholder replaced by k private ids, cut at n:
-    what the tokenizer does with words."""
-    rows = [[new for i in row for new in (range(first, first + k) if i == placeholder else [i])]
-            for row in ids.tolist()]
-    return torch.tensor([row[:ids.shape[1]] for row in rows])
 
 
 @pytest.mark.parametrize("reference", ["compvis-tiny", "compvis-tiny-3vec"])

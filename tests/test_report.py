@@ -7,11 +7,12 @@ import sys
 
 import pytest
 from PIL import Image
-from test_evaluate import measure
-from test_run import run
 
 import textinv
-from textinv import report
+from helpers.runs import measure, train_word
+from textinv.commands.report import main
+from textinv.running import report
+from textinv.running.folder import read_metrics
 
 EMPTY = {"meta", "img", "br", "path", "use", "rect", "stop", "line"}
 
@@ -40,34 +41,35 @@ class Tags(html.parser.HTMLParser):
 
 
 def parsed(folder):
-    assert report.main([str(folder)]) == 0
+    assert main([str(folder)]) == 0
     tags = Tags()
     tags.feed((folder / "report.html").read_text())
     assert tags.open == []
     return tags
 
 
-def pictures_of(tags):
+def images_of(tags):
     return [attributes["alt"] for tag, attributes in tags.seen if tag == "img"]
 
 
 @pytest.fixture
 def learned(pictures, tmp_path):
-    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--preview-every", "2",
-               "--look-every", "1") == 0
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--preview-every",
+                      "2", "--eval-every", "1") == 0
     return tmp_path / "run"
 
 
 def test_the_run_ends_with_a_report_that_says_it_all(learned):
     tags = parsed(learned)
-    assert pictures_of(tags) == ["0.png", "1.png", "2.png", "step 0", "step 2"]
+    assert images_of(tags) == ["0.png", "1.png", "2.png", "step 0", "step 2"]
     assert sum(tag == "svg" for tag, _ in tags.seen) == 4
-    assert "step 3 of 3, begun from “cat”; smallest loss on the fixed batch" in tags.text
+    assert "step 3 of 3, started from “cat”; smallest evaluation loss" in tags.text
     best = textinv.Concept.load(learned / "best.safetensors")
     assert f"at step {best.info['step']}" in tags.text
     assert f'python sample.py "a photo of a * on the beach" --concept {learned}' in tags.text
     config = json.loads((learned / "config.json").read_text())
-    for value in (config["model_hash"], *config["pictures"].values(), "save_every", "python -m textinv.eval"):
+    for value in (config["model_hash"], *config["image_hashes"].values(), "save_every",
+                  "python -m textinv.evaluate"):
         assert value in tags.text
 
 
@@ -83,15 +85,15 @@ def test_it_needs_no_network_and_runs_nothing(learned):
 
 def test_names_are_text_and_not_markup(pictures, tmp_path):
     (pictures / "0.png").rename(pictures / "<script>alert(1)<b>.png")
-    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--placeholder",
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--placeholder",
                "<script>&amp;") == 0
     tags = parsed(tmp_path / "run")
     assert "script" not in {tag for tag, _ in tags.seen}
-    assert tags.text.count("<script>&amp;") >= 3 and "<script>alert(1)<b>.png" in pictures_of(tags)
+    assert tags.text.count("<script>&amp;") >= 3 and "<script>alert(1)<b>.png" in images_of(tags)
 
 
 def test_the_curves_are_those_of_the_metrics(learned, monkeypatch):
-    """The fixed loss is one line with a point for each look, lower where the loss is."""
+    """The evaluation loss is one line with a point for each measurement, lower where the loss is."""
     def line(lines):
         (learned / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
         svg = (report.write(learned)).read_text()
@@ -99,11 +101,11 @@ def test_the_curves_are_those_of_the_metrics(learned, monkeypatch):
                                              re.search(r'id="line2d_\d+">\s*<path d="([^"]*)"[^>]*#c2410c',
                                                        svg).group(1))]
 
-    metrics = report.read_metrics(learned)
-    falling = [{**one, "fixed_loss": 3.0 - one["step"]} for one in metrics]
+    metrics = read_metrics(learned)
+    falling = [{**one, "eval_loss": 3.0 - one["step"]} for one in metrics]
     ys = line(falling)
     assert len(ys) == 3 and ys[0] < ys[1] < ys[2], "SVG counts downwards"
-    rising = [{**one, "fixed_loss": 0.0 + one["step"]} for one in metrics]
+    rising = [{**one, "eval_loss": 0.0 + one["step"]} for one in metrics]
     assert line(rising) == ys[::-1]
 
 
@@ -119,7 +121,7 @@ def test_what_is_gone_is_named(learned, pictures):
     for path in (learned / "previews").iterdir():
         path.unlink()
     tags = parsed(learned)
-    assert pictures_of(tags) == ["0.png"] and tags.text.count("can no longer be read") == 2
+    assert images_of(tags) == ["0.png"] and tags.text.count("can no longer be read") == 2
     assert "No previews were made" in tags.text
 
 
@@ -130,8 +132,8 @@ def test_pictures_are_shown_upright_and_on_white(tmp_path):
     Image.new("RGB", (40, 10), "red").save(tmp_path / "turned.jpg", exif=exif)
     shown = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "picture", lambda image, side, caption: shown.append(image) or "")
-        report.inputs({"pictures": {str(tmp_path / name): "" for name in ("clear.png", "turned.jpg")}})
+        patch.setattr(report, "figure", lambda image, caption, side: shown.append(image) or "")
+        report.inputs({"image_hashes": {str(tmp_path / name): "" for name in ("clear.png", "turned.jpg")}})
     assert shown[0].getpixel((5, 5)) == (255, 255, 255) and shown[1].size == (10, 40)
 
 
@@ -140,20 +142,20 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
     tags = parsed(learned)
     figures = json.loads((learned / "evaluation/evaluation.json").read_text())
     assert f"{figures['results']['*']['reconstruction']['value']:.3f}" in tags.text
-    assert len(pictures_of(tags)) == 6
+    assert len(images_of(tags)) == 6
     (learned / "evaluation/evaluation.json").write_text("{}")
     capsys.readouterr()
-    assert report.main([str(learned)]) == 2
+    assert main([str(learned)]) == 2
     error = capsys.readouterr().err
     assert "damaged" in error and "textinv.evaluate" in error and error.count("\n") == 1
 
 
 def test_no_run_no_report(tmp_path, learned, capsys):
-    assert report.main([str(tmp_path / "nowhere")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "contains no run" in capsys.readouterr().err
     (learned / "metrics.jsonl").write_text("")
-    assert report.main([str(learned)]) == 2
+    assert main([str(learned)]) == 2
     assert "no step has been made" in capsys.readouterr().err
     (learned / "metrics.jsonl").write_text("{")
-    assert report.main([str(learned)]) == 2
+    assert main([str(learned)]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -13,21 +13,22 @@ from pathlib import Path
 import filelock
 import pytest
 import torch
-from test_run import MODEL, run
+from safetensors.torch import load_file, save_file
 
 import textinv
-import textinv.folder
+import textinv.running.folder
 import train
+from helpers import ROOT
+from helpers.runs import MODEL, train_word
 from ldm import InputError
-from textinv.folder import RunFolder
-from textinv.stopping import Watch
+from textinv.running.folder import RunFolder
+from textinv.running.stopping import Dvar, EvaluationLoss
 
 STEPS = 8
-ROOT = Path(train.__file__).parent
 
 
 def options(pictures, out, **more):
-    given = {"images": pictures, "init": "cat", "out": out, "steps": STEPS, "save-every": 3, "look-every": 2,
+    given = {"images": pictures, "init": "cat", "out": out, "steps": STEPS, "save-every": 3, "eval-every": 2,
              "vectors": 2, **more}
     return [text for name, value in given.items() for text in (f"--{name}", str(value))]
 
@@ -35,7 +36,7 @@ def options(pictures, out, **more):
 @pytest.fixture
 def whole(pictures, tmp_path):
     """A run that nothing disturbed."""
-    assert run(*options(pictures, tmp_path / "whole")) == 0
+    assert train_word(*options(pictures, tmp_path / "whole")) == 0
     return tmp_path / "whole"
 
 
@@ -66,7 +67,7 @@ def test_a_signal_saves_and_stops(whole, pictures, tmp_path, monkeypatch, capsys
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
         with pytest.raises(SystemExit) as end:
-            run(*options(pictures, out))
+            train_word(*options(pictures, out))
     assert end.value.code == 128 + number
     # one step more: that in which all processes learn of it
     assert f"stopped after step {step + 1} of {STEPS}" in capsys.readouterr().out
@@ -77,7 +78,7 @@ def test_a_signal_saves_and_stops(whole, pictures, tmp_path, monkeypatch, capsys
 
 
 def test_many_kills_leave_no_trace(whole, pictures, tmp_path):
-    """SIGKILL in the midst of steps, writes and looks, at random moments."""
+    """SIGKILL in the midst of steps, writes and measurements, at random moments."""
     out, rng, kills = tmp_path / "killed", random.Random(0), 0
     begin = [sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--preview-every", "0",
              "--dtype", "float32", *options(pictures, out, **{"save-every": 1, "steps": 60})]
@@ -97,7 +98,7 @@ def test_many_kills_leave_no_trace(whole, pictures, tmp_path):
             break
     assert process.returncode == 0 and kills >= 2, said
     undisturbed = tmp_path / "undisturbed"
-    assert run(*options(pictures, undisturbed, **{"save-every": 1, "steps": 60})) == 0
+    assert train_word(*options(pictures, undisturbed, **{"save-every": 1, "steps": 60})) == 0
     same(undisturbed, out)
 
 
@@ -107,7 +108,7 @@ def size(path: Path) -> int:
 
 def test_more_steps_are_the_steps_of_a_longer_run(whole, pictures, tmp_path):
     out = tmp_path / "longer"
-    assert run(*options(pictures, out, steps=5)) == 0
+    assert train_word(*options(pictures, out, steps=5)) == 0
     assert train.main(["--resume", "--out", str(out), "--steps", str(STEPS)]) == 0
     same(whole, out)
 
@@ -122,7 +123,7 @@ def test_a_finished_run_has_nothing_to_do(whole, capsys):
 def test_a_killed_runs_last_lines_are_written_again(whole, pictures, tmp_path):
     """What was logged after the state, even half a line, does not stay."""
     out = tmp_path / "killed"
-    assert run(*options(pictures, out, steps=3)) == 0
+    assert train_word(*options(pictures, out, steps=3)) == 0
     with (out / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 4, "loss": 0.1}\n{"step": 5, "lo')
     assert train.main(["--resume", "--out", str(out), "--steps", str(STEPS)]) == 0
@@ -137,7 +138,7 @@ def test_a_killed_runs_last_lines_are_written_again(whole, pictures, tmp_path):
 def test_fewer_steps_than_were_made_are_refused(whole, capsys):
     before = (whole / "config.json").read_bytes()
     assert train.main(["--resume", "--out", str(whole), "--steps", "3"]) == 2
-    assert f"--steps 3, but the run has made {STEPS} steps already" in capsys.readouterr().err
+    assert f"--steps is 3, but the run has made {STEPS} steps already" in capsys.readouterr().err
     assert (whole / "config.json").read_bytes() == before
     assert train.main(["--resume", "--out", str(whole), "--steps", str(STEPS)]) == 0
 
@@ -151,7 +152,6 @@ def emptied(path):
 
 
 def of_another_shape(path):
-    from safetensors.torch import load_file, save_file
     tensors = load_file(path)
     save_file({**tensors, "v": tensors["v"][:, :5].contiguous()}, path, {"metrics_bytes": "0"})
 
@@ -162,7 +162,7 @@ def test_a_damaged_state_is_replaced_by_the_one_before(whole, damage, tmp_path, 
     shutil.copytree(whole, out)
     damage(out / "state.safetensors")
     assert train.main(["--resume", "--out", str(out)]) == 0
-    assert "resumed from the state before it, after step 6" in capsys.readouterr().out
+    assert "resumed after step 6, from the one before it" in capsys.readouterr().out
     same(whole, out)
 
 
@@ -171,7 +171,7 @@ def test_two_damaged_states_are_refused_and_nothing_is_lost(whole, capsys):
         truncated(whole / name)
     before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
     assert train.main(["--resume", "--out", str(whole)]) == 2
-    assert "holds no state that can be read" in capsys.readouterr().err
+    assert "contains no state that can be read" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
 
 
@@ -181,31 +181,31 @@ def test_a_run_without_a_state_begins_at_its_beginning(whole, tmp_path, capsys):
     for name in ("state.safetensors", "state.previous.safetensors", "concept.safetensors", "metrics.jsonl"):
         (out / name).unlink()
     assert train.main(["--resume", "--out", str(out)]) == 0
-    assert "begins at its beginning" in capsys.readouterr().out
+    assert "starting from step 0" in capsys.readouterr().out
     same(whole, out)
 
 
-@pytest.mark.parametrize("look", [1, 2])
-def test_a_step_that_breaks_off_before_it_is_logged_leaves_no_gap(whole, look, pictures, tmp_path,
+@pytest.mark.parametrize("measurement", [1, 2])
+def test_a_step_that_breaks_off_before_it_is_logged_leaves_no_gap(whole, measurement, pictures, tmp_path,
                                                                   monkeypatch, capsys):
-    """As when another process dies in the midst of a look at the fixed batch, which follows the step."""
-    out, whole_look = tmp_path / "broken", Watch.look
+    """As when another process dies while the evaluation loss is measured, which follows the step."""
+    out, measure = tmp_path / "broken", EvaluationLoss.measure
 
     def breaks(self):
-        if len(self.losses) + 1 == look:
+        if len(self.losses) + 1 == measurement:
             raise InputError("another process of this run has died")
-        return whole_look(self)
+        return measure(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "look", breaks)
-        assert run(*options(pictures, out)) == 2
+        patch.setattr(EvaluationLoss, "measure", breaks)
+        assert train_word(*options(pictures, out)) == 2
     assert train.main(["--resume", "--out", str(out)]) == 0
-    assert ("after step 3" if look == 2 else "at its beginning") in capsys.readouterr().out
+    assert ("after step 3" if measurement == 2 else "from step 0") in capsys.readouterr().out
     same(whole, out)
 
 
 def test_a_full_disk_keeps_the_state_before(whole, pictures, tmp_path, monkeypatch, capsys):
-    out, save_file = tmp_path / "full", textinv.folder.save_file
+    out = tmp_path / "full"
 
     def full(tensors, path, metadata):
         if tensors["counts"][0] > 3:
@@ -214,8 +214,8 @@ def test_a_full_disk_keeps_the_state_before(whole, pictures, tmp_path, monkeypat
         save_file(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(textinv.folder, "save_file", full)
-        assert run(*options(pictures, out)) == 2
+        patch.setattr(textinv.running.folder, "save_file", full)
+        assert train_word(*options(pictures, out)) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not list(out.glob("*.partial"))
     assert train.main(["--resume", "--out", str(out)]) == 0
@@ -231,12 +231,12 @@ def test_other_settings_are_named(whole, argv, message, capsys):
     assert train.main(["--resume", "--out", str(whole), *argv]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert message in error and "what may change: --images, --out, --steps" in error
+    assert message in error and "what may change: --images, --out, --device" in error
 
 
 def test_the_same_command_with_resume_goes_on(pictures, tmp_path):
-    assert run(*options(pictures, tmp_path / "a")) == 0
-    assert run(*options(pictures, tmp_path / "a"), "--resume") == 0
+    assert train_word(*options(pictures, tmp_path / "a")) == 0
+    assert train_word(*options(pictures, tmp_path / "a"), "--resume") == 0
 
 
 def test_other_pictures_are_refused_and_moved_ones_are_not(whole, pictures, tmp_path, capsys):
@@ -245,15 +245,15 @@ def test_other_pictures_are_refused_and_moved_ones_are_not(whole, pictures, tmp_
     assert train.main(["--resume", "--out", str(whole), "--images", str(moved)]) == 0
     settings = json.loads((whole / "config.json").read_text())
     assert settings["images"] == str(moved)
-    assert all(name.startswith(str(moved)) for name in settings["pictures"])
+    assert all(name.startswith(str(moved)) for name in settings["image_hashes"])
     (moved / "0.png").write_bytes((moved / "1.png").read_bytes())
     assert train.main(["--resume", "--out", str(whole), "--images", str(moved)]) == 2
-    assert "pictures: not as when the run began" in capsys.readouterr().err
+    assert "image_hashes is not as it was when the run began" in capsys.readouterr().err
 
 
 def test_resume_without_a_run(tmp_path, capsys):
     assert train.main(["--resume", "--out", str(tmp_path / "none")]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
     assert train.main(["--resume"]) == 2
     assert "which run?" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
@@ -266,19 +266,18 @@ def test_a_run_in_use_is_left_alone(whole, pictures, tmp_path, capsys):
     with filelock.FileLock(whole / ".lock"), filelock.FileLock(tmp_path / "new/.lock"):
         assert train.main(["--resume", "--out", str(whole)]) == 2
         assert "another process is writing this run" in capsys.readouterr().err
-        assert run(*options(pictures, tmp_path / "new")) == 2
+        assert train_word(*options(pictures, tmp_path / "new")) == 2
         assert "another process is writing this run" in capsys.readouterr().err
     assert train.main(["--resume", "--out", str(whole)]) == 0
 
 
 def test_dvar_ends_a_run_and_its_resumption(pictures, tmp_path, monkeypatch, capsys):
     """Steps so small that the loss does not move at all after the first ones: stopped by the test's rule."""
-    from textinv.stopping import Dvar
     monkeypatch.setattr(Dvar, "stops", lambda self, losses: len(losses) == 2)
-    assert run(*options(pictures, tmp_path / "a", stop="dvar")) == 0
-    assert "ceased to move: done after step 4" in capsys.readouterr().out
+    assert train_word(*options(pictures, tmp_path / "a", stop="dvar")) == 0
+    assert "has plateaued: done after step 4" in capsys.readouterr().out
     assert train.main(["--resume", "--out", str(tmp_path / "a")]) == 0
     assert textinv.Concept.load(tmp_path / "a").info["step"] == 4
-    assert run("--images", pictures, "--init", "cat", "--out", tmp_path / "b", "--stop", "dvar",
-               "--look-every", "0") == 2
-    assert "--look-every above 0" in capsys.readouterr().err
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "b", "--stop", "dvar",
+               "--eval-every", "0") == 2
+    assert "--eval-every above 0" in capsys.readouterr().err

@@ -6,11 +6,22 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close
 
+from helpers import assert_close
 from ldm import DiffusionConfig, InputError, NoiseSchedule
-from ldm.samplers import (ddim, ddim_step, ddim_timesteps, ddpm, ddpm_step, ddpm_timesteps, dpm_solver,
-                          dpm_solver_step, make_sampler, predict_z0, randn)
+from ldm.samplers import (
+    ddim,
+    ddim_step,
+    ddim_timesteps,
+    ddpm,
+    ddpm_step,
+    ddpm_timesteps,
+    dpm_solver,
+    dpm_solver_step,
+    make_sampler,
+    predict_z0,
+    randn,
+)
 
 ALPHAS = NoiseSchedule(DiffusionConfig()).alphas_cumprod.double().tolist()
 
@@ -141,8 +152,8 @@ def test_second_solver_step_with_unequal_strides():
 
 
 def test_ddim_inversion_and_back():
-    """DDIM's step upwards in t is its inverse where the noise prediction is the same: an editor's own loop over
-    the pure steps goes from a clean latent to noise and back."""
+    """DDIM's step upwards in t is its inverse where the noise prediction is the same: an editor's own loop
+    over the pure steps goes from a clean latent to noise and back."""
     deviation, denoise = gaussian(0.5)
     times = range(-1, 1000)
     z = clean = torch.tensor([0.8, -0.1], dtype=torch.float64)

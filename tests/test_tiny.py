@@ -11,6 +11,8 @@ import weights
 from ldm import InputError, LDMConfig
 from recipe import vocabulary
 from recipe.objects import HELD_OUT, SEEN
+from textinv.inversion import inversion_loss, sample_batch
+from textinv.running.run import Run
 
 TINY = Path(weights.__file__).parent / "tiny"
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -57,20 +59,16 @@ def test_backgrounds_are_as_asked(model):
         assert corners.argmax() == channel and corners[channel] > corners.sum() / 2.4
 
 
-def test_a_word_lowers_the_loss_on_its_pictures(model):
-    """Twenty steps on an example, judged on draws that they did not see."""
-    from textinv.inversion import draw, inversion_loss
-    from textinv.run import prepare
-
+def test_a_word_lowers_the_loss_on_its_images(model):
+    """Twenty steps on an example, judged on a batch that they did not see."""
     config = textinv.InversionConfig(init="cup", steps=20, seed=1)
-    setup = prepare(model, EXAMPLES / "teapot", config)
-    inversion = setup.inversion
-    batch = draw(inversion.latents, inversion.prompts, 1000, 64, torch.Generator().manual_seed(9))
-    for _ in inversion:
-        pass
+    with Run(model, EXAMPLES / "teapot", config) as run:
+        inversion = run.inversion
+        batch = sample_batch(inversion.dataset, 1000, 64, torch.Generator().manual_seed(9))
+        for _ in run.learn():
+            pass
     with torch.no_grad():
         before, after = (inversion_loss(model, v, batch).item() for v in (inversion.v0, inversion.v))
-    textinv.unpatch(model, "*")
     assert after < 0.98 * before
 
 

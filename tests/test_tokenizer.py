@@ -1,8 +1,8 @@
 """Prompts to ids: framing, cutting, and learned words, which may be any string."""
 import pytest
 import torch
-from conftest import DATA
 
+from helpers import DATA
 from ldm import InputError, LearnedWords, Tokenizer
 from weights.vocabularies import read_vocabulary
 

@@ -10,12 +10,25 @@ import zipfile
 
 import pytest
 import torch
-from conftest import DATA
 from safetensors.torch import save_file
-from weight_files import (CKPT, DTYPES, FOLDER, TEXT, UNET, VAE, edit_json, edit_tensors, error_of,
-                          loads_or_explains, small_config, snapshot, write)
 
 import weights
+from helpers import DATA
+from helpers.weight_files import (
+    CKPT,
+    DTYPES,
+    FOLDER,
+    TEXT,
+    UNET,
+    VAE,
+    edit_json,
+    edit_tensors,
+    error_of,
+    loads_or_explains,
+    small_config,
+    snapshot,
+    write,
+)
 from ldm import InputError, LatentDiffusion
 
 

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 import torch
-from conftest import DATA
 
 import weights
-from ldm import InputError, LatentDiffusion, LearnedWords, LDMConfig
+from helpers import DATA
+from ldm import InputError, LatentDiffusion, LDMConfig, LearnedWords
 
 
 def vectors(k, seed=0, width=4):

@@ -9,7 +9,7 @@
     kohya       .safetensors .pt    {"emb_params": (k d)}; OneTrainer writes "emp_params"
 
 Where a layout has no room for the placeholder (a1111, kohya), the file's name is the word. Pickles are read
-by `ldm.pickles`, which runs nothing of what they ask for.
+by `weights.pickles`, which runs nothing of what they ask for.
 """
 from __future__ import annotations
 
@@ -17,58 +17,62 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from ldm import InputError
-from ldm.files import open_tensors, whole_file
-from ldm.pickles import LazyTensor, Parameters, read_checkpoint
-from textinv.concept import Concept
+from weights.files import atomic_write, is_zip, open_tensors
+from weights.pickles import LazyTensor, Parameters, read_checkpoint
 
 _INFO = "textinv.info"                          # metadata of native files: {placeholder: info} in JSON
-_MOST_NUMBERS = 2 ** 24                         # in one file. A strided tensor's shape can claim any memory
+_MAX_NUMBERS = 2 ** 24                          # in one file. A strided tensor's shape can claim any memory
+
+# keys with a meaning of their own in some layout: a word of that name could not be read back
+RESERVED = {"string_to_param", "emb_params", "emp_params", "clip_l", "clip_g", "__metadata__"}
 
 
-def read(path: str | Path) -> list[Concept]:
-    """The words of a file. Its content says which layout it has; the name's ending does not count.
-    Raises InputError if it is damaged, of another kind, or for another kind of model."""
+class Word(NamedTuple):
+    """A word as files hold it: nothing of it is checked beyond its form."""
+    placeholder: str
+    vectors: Tensor                             # (k d) in the file's dtype
+    info: Mapping[str, Any] = {}
+
+
+def read(path: str | Path) -> list[Word]:
+    """Read the words of a file. Its content says which layout it has; the name's suffix does not count.
+
+    Raises InputError if it is damaged, of another kind, or for another kind of model.
+    """
     path = Path(path)
-    if _is_zip(path):
+    if is_zip(path):
         content, metadata = read_checkpoint(path), {}
     else:
         file = open_tensors(path)
         content, metadata = file.tensors, file.metadata
     if not isinstance(content, dict):
-        raise _foreign(path, "holds no dict")
+        raise _not_words(path, "holds no dict")
     words = _find_words(content, metadata, path)
-    if strangers := [key for key, (value, _) in words.items()
+    if unexpected := [key for key, (value, _) in words.items()
                      if not (isinstance(key, str) and isinstance(value, LazyTensor))]:
-        raise _foreign(path, f"its entry {ascii(strangers[0])[:100]} is not a tensor")
+        raise _not_words(path, f"its entry {ascii(unexpected[0])[:100]} is not a tensor")
     if not words:
-        raise _foreign(path, "holds no tensor")
+        raise _not_words(path, "holds no tensor")
     shapes = {key: value.shape for key, (value, _) in words.items()}
     if odd := [key for key, shape in shapes.items() if len(shape) not in (1, 2)]:
-        raise _foreign(path, f"{ascii(odd[0][:100])} has shape {list(shapes[odd[0]])[:9]} "
+        raise _not_words(path, f"{ascii(odd[0][:100])} has shape {list(shapes[odd[0]])[:9]} "
                        "instead of [number, width]")
     if len(widths := {shape[-1] for shape in shapes.values()}) > 1:
-        raise _foreign(path, f"its tensors have different widths: {', '.join(map(str, sorted(widths)[:5]))}")
-    if (total := sum(math.prod(shape) for shape in shapes.values())) > _MOST_NUMBERS:
-        raise _foreign(path, f"{total:,} numbers are more than any words have")
-    return [_concept(key, value, info, path) for key, (value, info) in words.items()]
-
-
-def _is_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False                            # `open_tensors` says what is wrong
+        raise _not_words(path, "its tensors have different widths: "
+                         f"{', '.join(map(str, sorted(widths)[:5]))}")
+    if (total := sum(math.prod(shape) for shape in shapes.values())) > _MAX_NUMBERS:
+        raise _not_words(path, f"{total:,} numbers are more than any words have")
+    return [_word(key, value, info, path) for key, (value, info) in words.items()]
 
 
 def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any, tuple[Any, dict]]:
@@ -97,7 +101,7 @@ def _string_to_param(content: dict, path: Path) -> dict[Any, tuple[Any, dict]]:
         state = getattr(params, "state", None)
         params = state.get("_parameters") if isinstance(state, dict) else None
     if not isinstance(params, dict):
-        raise _foreign(path, "its string_to_param is no dict")
+        raise _not_words(path, "its string_to_param is no dict")
     if len(params) == 1 and ("name" in content or not is_official):
         kept = {key: content[key] for key in ("step", "sd_checkpoint", "sd_checkpoint_name")
                 if isinstance(content.get(key), (str, int))}
@@ -114,10 +118,10 @@ def _token_info(tokens: Any, word: Any) -> dict[str, int]:
     return {"token": token} if isinstance(token, int) else {}
 
 
-def _concept(placeholder: str, lazy: LazyTensor, info: dict, path: Path) -> Concept:
+def _word(placeholder: str, lazy: LazyTensor, info: dict, path: Path) -> Word:
     try:
         vectors = lazy.read()
-        return Concept(placeholder, vectors[None] if vectors.ndim == 1 else vectors, info)
+        return Word(placeholder, vectors[None] if vectors.ndim == 1 else vectors, info)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
@@ -125,7 +129,7 @@ def _concept(placeholder: str, lazy: LazyTensor, info: dict, path: Path) -> Conc
                          f"{str(error).splitlines()[0]}): download it again") from error
 
 
-def _foreign(path: Path, why: str) -> InputError:
+def _not_words(path: Path, why: str) -> InputError:
     return InputError(f"{path}: not a file of learned words: {why}")
 
 
@@ -133,43 +137,43 @@ def _foreign(path: Path, why: str) -> InputError:
 class Format:
     suffixes: tuple[str, ...]
     several: bool                               # words in one file
-    content: Callable[[Sequence[Concept], Path], dict]
+    content: Callable[[Sequence[Word], Path], dict]
 
 
-def _by_placeholder(concepts: Sequence[Concept], path: Path) -> dict[str, Tensor]:
-    return {concept.placeholder: concept.vectors for concept in concepts}
+def _by_placeholder(words: Sequence[Word], path: Path) -> dict[str, Tensor]:
+    return {word.placeholder: word.vectors for word in words}
 
 
-def _official(concepts: Sequence[Concept], path: Path) -> dict[str, Any]:
+def _official(words: Sequence[Word], path: Path) -> dict[str, Any]:
     try:
-        params = nn.ParameterDict(_by_placeholder(concepts, path))
+        params = nn.ParameterDict(_by_placeholder(words, path))
     except KeyError as error:
         raise InputError(f"{path}: the official format cannot hold a word of this name ({error.args[0]}): "
                          "use another format, or another placeholder") from error
-    return {"string_to_token": {concept.placeholder: torch.tensor(_token(concept)) for concept in concepts},
+    return {"string_to_token": {word.placeholder: torch.tensor(_token(word)) for word in words},
             "string_to_param": params}
 
 
-def _token(concept: Concept) -> int:
+def _token(word: Word) -> int:
     """The id under which the official code looks for the word in a prompt: that of the file which it comes
     from, or that of "*" in BERT's vocabulary (for Stable Diffusion CLIP's). Other words have none that is
     sure, and -1 is in no prompt."""
-    token = concept.info.get("token")
+    token = word.info.get("token")
     if isinstance(token, int) and 0 <= token < 2 ** 31:
         return token
-    star = 265 if concept.vectors.shape[1] == 768 else 1008
-    return star if concept.placeholder == "*" else -1
+    star = 265 if word.vectors.shape[1] == 768 else 1008
+    return star if word.placeholder == "*" else -1
 
 
-def _a1111(concepts: Sequence[Concept], path: Path) -> dict[str, Any]:
-    info = concepts[0].info
-    return {"string_to_token": {"*": 265}, "string_to_param": {"*": concepts[0].vectors}, "name": path.stem,
+def _a1111(words: Sequence[Word], path: Path) -> dict[str, Any]:
+    info = words[0].info
+    return {"string_to_token": {"*": 265}, "string_to_param": {"*": words[0].vectors}, "name": path.stem,
             "step": info.get("step", info.get("steps", 0)), "sd_checkpoint": info.get("sd_checkpoint"),
             "sd_checkpoint_name": info.get("sd_checkpoint_name")}
 
 
-def _kohya(concepts: Sequence[Concept], path: Path) -> dict[str, Tensor]:
-    return {"emb_params": concepts[0].vectors}
+def _kohya(words: Sequence[Word], path: Path) -> dict[str, Tensor]:
+    return {"emb_params": words[0].vectors}
 
 
 FORMATS = {"native": Format((".safetensors",), True, _by_placeholder),
@@ -184,32 +188,34 @@ def by_suffix(path: str | Path) -> str:
     return "official" if Path(path).suffix == ".pt" else "native"
 
 
-def write(path: str | Path, concepts: Sequence[Concept], format: str) -> None:
-    """Writes the words to one file, which appears whole or not at all.
-    Raises InputError if they do not go into one file of that format, or it cannot be written."""
+def write(path: str | Path, words: Sequence[Word], format: str) -> None:
+    """Write the words to one file, atomically.
+
+    Raises InputError if they do not go into one file of that format, or it cannot be written.
+    """
     path = Path(path)
     if format not in FORMATS:
         raise InputError(f"format {format!r}: give one of {', '.join(FORMATS)}")
     layout = FORMATS[format]
     if path.suffix not in layout.suffixes:
         raise InputError(f"{path}: a file of {format} format ends in {' or '.join(layout.suffixes)}")
-    names = [concept.placeholder for concept in concepts]
+    names = [word.placeholder for word in words]
     if len(names) != 1 and not (names and layout.several):
         raise InputError(f"{path}: a file of {format} format holds one word, not {len(names)} "
                          f"({', '.join(names)}): write each to a file of its own")
     if len({name.lower() for name in names}) < len(names):
         raise InputError(f"{path}: two words of one name ({', '.join(names)}): give one another placeholder")
-    if len(widths := {concept.vectors.shape[1] for concept in concepts}) > 1:
+    if len(widths := {word.vectors.shape[1] for word in words}) > 1:
         raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
                          "wide: write them to different files")
-    content = layout.content(concepts, path)
+    content = layout.content(words, path)
     data = io.BytesIO()
     if path.suffix == ".safetensors":
         metadata = {"format": "pt"}
         if format == "native":
-            metadata[_INFO] = json.dumps({concept.placeholder: concept.info for concept in concepts})
+            metadata[_INFO] = json.dumps({word.placeholder: dict(word.info) for word in words})
         data.write(safetensors.torch.save(content, metadata))
     else:
         torch.save(content, data)
-    with whole_file(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         file.write(data.getvalue())

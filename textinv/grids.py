@@ -1,4 +1,4 @@
-"""Pictures side by side, and PNG files that carry how they were made."""
+"""Images side by side, and PNG files that carry the recipe by which they were made."""
 from __future__ import annotations
 
 import json
@@ -9,14 +9,14 @@ from typing import Any
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ldm import InputError
-from ldm.files import whole_file
+from weights.files import atomic_write
 
 _KEY = "textinv"        # of the text chunk that holds the recipe
 _GAP = 2
 
 
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size in rows of `columns`, on white."""
+    """Images of one size in rows of `columns`, on white."""
     width, height = images[0].size
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
@@ -26,23 +26,23 @@ def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = None) -> None:
-    """Writes the picture, whole or not at all, with its recipe as JSON in a text chunk.
-    Raises InputError if it cannot."""
+    """Write the image atomically, with its recipe as JSON in a text chunk.
+    Raises InputError if it cannot be written."""
     chunks = PngImagePlugin.PngInfo()
     if recipe is not None:
         chunks.add_text(_KEY, json.dumps(recipe))
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(partial, format="PNG", pnginfo=chunks)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe of a PNG that `save_png` wrote. Raises InputError if it is none."""
+    """The recipe of a PNG that `save_png` wrote. Raises InputError if the file has none."""
     try:
         with Image.open(path) as image:
             recipe = json.loads(image.info[_KEY])
     except (OSError, UnidentifiedImageError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: carries no recipe of sample.py: give a PNG that it has written") from error
+        raise InputError(f"{path}: carries no recipe. Give a PNG that sample.py has written.") from error
     if not isinstance(recipe, dict):
-        raise InputError(f"{path}: its recipe is damaged: give a PNG that sample.py has written")
+        raise InputError(f"{path}: its recipe is damaged. Give a PNG that sample.py has written.")
     return recipe

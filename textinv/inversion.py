@@ -1,7 +1,7 @@
-"""The inversion (Gal et al. 2022, Equation 2): find the vectors v of a new word that minimise the model's own
-training loss on a few pictures, everything else frozen.
+"""The inversion (Gal et al. 2022, Equation 2): find the vectors v of a new word that minimize the model's own
+training loss on a few images, everything else frozen.
 
-    v* = argmin_v  E over z0 ~ E(x), prompt, eps, t
+    v* = argmin_v  E over z0 ~ q(z | x), prompt, eps, t
                    of  || eps - eps_theta(z_t, t, c_theta(prompt with v)) ||^2
 
 `Inversion` is the one loop. It yields after every step, so progress, previews and saving are its callers'
@@ -15,32 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
-from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
-from textinv.processes import Processes
+from textinv.concept import Concept
+from textinv.dataset import Dataset
+from textinv.options import InversionConfig
 
-MOST_SKIPPED = 10       # steps in a row without a finite gradient, after which going on is hopeless
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The pictures as the loop sees them: posteriors of every view, encoded once; n views of all pictures."""
-    mean: Tensor                # n c h w, scaled
-    std: Tensor                 # n c h w, scaled
-    weight: Tensor | None       # n 1 h w, of the loss, with mean 1; None: all ones
-    picture: Tensor             # n, which picture a view shows
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Token ids of every training prompt (p n), and for each picture the first of its prompts
-    and their number."""
-    ids: Tensor
-    first: Tensor
-    count: Tensor
+MAX_SKIPPED = 10        # give up after this many consecutive non-finite steps
 
 
 @dataclass(frozen=True)
@@ -50,12 +32,12 @@ class Batch:
     ids: Tensor                 # b n
     eps: Tensor                 # b c h w
     t: Tensor                   # b
-    weight: Tensor | None       # b 1 h w
+    loss_weights: Tensor | None         # b 1 h w
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a step did. `loss` and `grad_norm` are of this step's draws; norm and cosine are means
+    """What a step did. `loss` and `grad_norm` are of this step's batches; norm and cosine are means
     over the vectors."""
     step: int                   # from 1
     loss: float
@@ -63,7 +45,7 @@ class Progress:
     v_norm: float
     cosine: float               # between v and where it started
     skipped: bool               # the gradient was not finite, v has not moved
-    fixed_loss: float | None = None         # on the fixed batch, where the word was looked at
+    eval_loss: float | None = None          # on the evaluation batch, where it was measured
     nearest: list[str] | None = None        # the vocabulary's nearest word to each vector then
 
 
@@ -76,148 +58,137 @@ class Variant:
         return v
 
     def penalty(self, v: Tensor, step: int) -> Tensor | float:
-        """A regulariser, added to the loss."""
+        """A regularizer, added to the loss."""
         return 0.0
 
-    def project(self, v: Tensor, step: int) -> Tensor:
-        """v after the optimiser's step, for example back on a sphere; without gradients."""
+    def constrain(self, v: Tensor, step: int) -> Tensor:
+        """v after the optimizer's step, for example back on a sphere; without gradients."""
         return v
 
 
-@torch.no_grad()
-def encode(model: LatentDiffusion, views: Sequence[Tensor], pictures: Sequence[int], flip: bool,
-           weights: Sequence[Tensor | None]) -> Latents:
-    """Posteriors of the views x (3 H W) and, if `flip`, of their mirror images; weights (h w) or
-    None for each."""
-    scale = model.config.diffusion.scale_factor
-    means, stds, maps, owners = [], [], [], []
-    for x, picture, weight in tqdm(zip(views, pictures, weights), "encoding pictures", len(views),
-                                   leave=False, disable=len(views) < 20):
-        for mirrored in (False, True) if flip else (False,):
-            posterior = model.autoencoder.encode(
-                (x.flip(-1) if mirrored else x)[None].to(model.device, model.dtype))
-            means.append(scale * posterior.mean[0].float())
-            stds.append(scale * posterior.std[0].float())
-            one = torch.ones(posterior.mean.shape[-2:]) if weight is None else weight
-            maps.append(one.flip(-1) if mirrored else one)
-            owners.append(picture)
-    plain = all(weight is None for weight in weights)
-    return Latents(torch.stack(means), torch.stack(stds),
-                   None if plain else rearrange(torch.stack(maps), "n h w -> n 1 h w").to(model.device),
-                   torch.tensor(owners))
+@dataclass(frozen=True)
+class Processes:
+    """The processes that share a run. Here this one is alone; running/processes.py has several."""
+    rank: int = 0
+    world_size: int = 1
 
+    def all_reduce_mean(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The mean of each tensor over the processes, bit-identical on all of them."""
+        return tensors
 
-def draw(latents: Latents, prompts: Prompts, timesteps: int, b: int, generator: torch.Generator) -> Batch:
-    """The expectation of Equation 2, sampled: views, one prompt of each picture, a fresh z0, eps and t.
-    Everything comes from the one generator, on the CPU, so that a seed means the same on every device."""
-    rows = torch.randint(len(latents.mean), (b,), generator=generator)
-    chosen = latents.picture[rows]
-    prompt = prompts.first[chosen] + (torch.rand(b, generator=generator) * prompts.count[chosen]).long()
-    device, shape = latents.mean.device, (b, *latents.mean.shape[1:])
-    noise, eps = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-    t = torch.randint(timesteps, (b,), generator=generator).to(device)
-    rows = rows.to(device)
-    return Batch(latents.mean[rows] + latents.std[rows] * noise, prompts.ids[prompt].to(device), eps, t,
-                 None if latents.weight is None else latents.weight[rows])
-
-
-def inversion_loss(model: LatentDiffusion, v: Tensor, batch: Batch) -> Tensor:
-    """Equation 2's inside for one batch; a scalar in fp32, differentiable in v (k d)."""
-    c = model.text_encoder.encode(model.text_encoder.embed(batch.ids, v))
-    return model.loss(batch.z0, c, batch.eps, batch.t, batch.weight)
+    def close(self) -> None:
+        """Called after the last `all_reduce_mean`."""
 
 
 def step_generator(seed: int, rank: int, step: int) -> torch.Generator:
-    """What a step draws depends on these three alone, not on the steps before it: a resumed run draws what
-    it would have drawn, and no process needs to know another's generator."""
+    """What a step samples depends on these three alone, not on the steps before it: a resumed run samples
+    what it would have sampled, and no process needs to know another's generator."""
     mixed = np.random.SeedSequence([seed, rank, step]).generate_state(1)
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
-class Inversion:
-    """The loop and its state: v (k d) in fp32, AdamW on v alone, the count of steps.
+def sample_batch(dataset: Dataset, timesteps: int, b: int, generator: torch.Generator) -> Batch:
+    """The expectation of Equation 2, sampled: b views, one prompt for each, a fresh z0, eps and t.
+    Everything comes from the one generator, on the CPU, so that a seed means the same on every device."""
+    views = torch.randint(len(dataset.mean), (b,), generator=generator)
+    prompts = [dataset.prompts[i] for i in views.tolist()]
+    choice = torch.rand(b, generator=generator) * torch.tensor([len(ids) for ids in prompts])
+    ids = torch.stack([ids[i] for ids, i in zip(prompts, choice.long().tolist(), strict=True)])
+    device, shape = dataset.mean.device, (b, *dataset.mean.shape[1:])
+    noise, eps = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    t = torch.randint(timesteps, (b,), generator=generator).to(device)
+    views = views.to(device)
+    return Batch(z0=dataset.mean[views] + dataset.std[views] * noise, ids=ids.to(device), eps=eps, t=t,
+                 loss_weights=None if dataset.loss_weights is None else dataset.loss_weights[views])
 
-    placeholder: the word, which the model has been taught; other words that it knows keep their vectors.
-    lr is the effective learning rate, batch that of one process.
+
+def inversion_loss(model: LatentDiffusion, rows: Tensor, batch: Batch) -> Tensor:
+    """Equation 2's inside for one batch: a scalar in fp32, differentiable in rows (m d), the vectors of all
+    learned words."""
+    c = model.text_encoder.encode(model.text_encoder.embed(batch.ids, rows))
+    return model.loss(batch.z0, c, batch.eps, batch.t, weight=batch.loss_weights)
+
+
+class Inversion:
+    """The loop and its state: v (k d) in fp32, AdamW on v alone, the number of steps.
+
+    start: the word that is being learned, as it starts; the model must know it. Other words that the model
+    knows keep their vectors.
     """
 
-    def __init__(self, model: LatentDiffusion, latents: Latents, prompts: Prompts, v0: Tensor,
-                 placeholder: str, steps: int, batch: int, lr: float, decay: float = 0.0,
-                 accumulate: int = 1, seed: int = 0, variants: Sequence[Variant] = (),
-                 processes: Processes = Processes()):
-        self.model, self.latents, self.prompts, self.processes = model, latents, prompts, processes
-        self.steps, self.batch, self.accumulate, self.seed = steps, batch, accumulate, seed
-        self.variants = tuple(variants)
-        self.v0 = v0.detach().to(model.device, torch.float32)
+    def __init__(self, model: LatentDiffusion, dataset: Dataset, start: Concept, config: InversionConfig, *,
+                 variants: Sequence[Variant] = (), processes: Processes = Processes()):
+        self.model, self.dataset, self.start, self.config = model, dataset, start, config
+        self.variants, self.processes = tuple(variants), processes
+        self.lr = config.effective_lr(processes.world_size)
+        self.v0 = start.vectors.to(model.device)
         self.v = self.v0.clone().requires_grad_()
-        self.optimizer = torch.optim.AdamW([self.v], lr=lr, weight_decay=decay)
-        self.placeholder = placeholder
+        self.optimizer = torch.optim.AdamW([self.v], lr=self.lr, weight_decay=config.decay)
         self.step = self.skipped = self.skipped_in_a_row = 0        # of steps that are complete
-        # the caller of any process asks; after the next step all processes have stopped
-        self.stop_asked = self.stopped = False
+        # any process's caller requests it; after the next step all processes have stopped
+        self.stop_requested = self.stopped = False
 
     def __iter__(self) -> Iterator[Progress]:
-        """Runs the remaining steps. Raises InputError if the gradient is not finite many times in a row; v
+        """Run the remaining steps. Raises InputError if the gradient is not finite many times in a row; v
         then is what the last good step left."""
-        while self.step < self.steps and not self.stopped:
+        config, v = self.config, self.v
+        while self.step < config.steps and not self.stopped:
             step = self.step + 1
-            loss, grad_norm = self._gradient(step)
-            finite = math.isfinite(grad_norm) and math.isfinite(loss)
+            generator = step_generator(config.seed, self.processes.rank, step)
+            self.optimizer.zero_grad()
+            loss = torch.zeros((), device=v.device)
+            for _ in range(config.accumulate):
+                batch = sample_batch(self.dataset, self.model.schedule.timesteps, config.batch, generator)
+                mse = inversion_loss(self.model, self.rows(step), batch)
+                penalty = sum(variant.penalty(v, step) for variant in self.variants)
+                ((mse + penalty) / config.accumulate).backward()
+                loss = loss + mse.detach() / config.accumulate
+
+            assert v.grad is not None
+            stops = torch.full_like(loss, self.stop_requested)
+            v.grad, loss, stops = self.processes.all_reduce_mean(v.grad, loss, stops)
+            loss, grad_norm, stops = torch.stack([loss, v.grad.norm(), stops]).tolist()
+
+            finite = math.isfinite(loss) and math.isfinite(grad_norm)
             if finite:
                 self.optimizer.step()
-                self._project(step)
-            self.step = step
+                with torch.no_grad():
+                    for variant in self.variants:
+                        v.copy_(variant.constrain(v, step))
+
+            self.step, self.stopped = step, stops > 0
             self.skipped += not finite
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             yield self._progress(loss, grad_norm, not finite)
-            if self.skipped_in_a_row == MOST_SKIPPED:
-                raise InputError(f"{MOST_SKIPPED} steps in a row, to step {step}, gave no finite "
-                                 "gradient: the last good word is kept; use --dtype float32 or a "
-                                 "smaller --lr")
+            if self.skipped_in_a_row == MAX_SKIPPED:
+                raise InputError(f"{MAX_SKIPPED} steps in a row, to step {step}, gave no finite gradient. "
+                                 "The last good word is kept: use `dtype` float32 or a smaller `lr`.")
 
-    def rows(self, v: Tensor, step: int) -> Tensor:
-        """The vectors of all learned words (m d), with v, as it stands in the prompts at a step, in this
-        word's place."""
-        return self.model.words.replaced(self.placeholder, self._active(v, step))
-
-    def _active(self, v: Tensor, step: int) -> Tensor:                                   # k d -> k d
+    def active(self, step: int) -> Tensor:
+        """v as it stands in the prompts at a step (k d), differentiable in v."""
+        v = self.v
         for variant in self.variants:
             v = variant.active(v, step)
         return v
 
-    def _gradient(self, step: int) -> tuple[float, float]:
-        """Loss and gradient norm of a step over all processes; the gradient is left in v.grad. One
-        synchronisation with the device."""
-        self.optimizer.zero_grad()
-        generator = step_generator(self.seed, self.processes.rank, step)
-        total = torch.zeros((), device=self.v.device)
-        for _ in range(self.accumulate):
-            batch = draw(self.latents, self.prompts, self.model.schedule.timesteps, self.batch, generator)
-            loss = inversion_loss(self.model, self.rows(self.v, step), batch) / self.accumulate
-            penalty = sum(variant.penalty(self.v, step) for variant in self.variants) / self.accumulate
-            (loss + penalty).backward()
-            total = total + loss.detach()
-        stop = torch.full_like(total, self.stop_asked)
-        common = self.processes.mean(torch.cat([self.v.grad.flatten(), total[None], stop[None]]))
-        self.v.grad.copy_(common[:-2].view_as(self.v))
-        loss, stops, norm = torch.stack([common[-2], common[-1], self.v.grad.norm()]).tolist()
-        self.stopped = stops > 0
-        return loss, norm
-
-    @torch.no_grad()
-    def _project(self, step: int) -> None:
-        for variant in self.variants:
-            self.v.copy_(variant.project(self.v, step))
+    def rows(self, step: int) -> Tensor:
+        """The vectors of all learned words (m d), those of this one at a step among them; differentiable in
+        v."""
+        return self.model.words.replaced(self.start.placeholder, self.active(step))
 
     @torch.no_grad()
     def _progress(self, loss: float, grad_norm: float, skipped: bool) -> Progress:
         norm, cosine = torch.stack([self.v.norm(dim=-1).mean(),
                                     torch.cosine_similarity(self.v, self.v0, dim=-1).mean()]).tolist()
-        return Progress(self.step, loss, grad_norm, norm, cosine, skipped)
+        return Progress(self.step, loss, grad_norm, v_norm=norm, cosine=cosine, skipped=skipped)
 
     def teach(self) -> None:
-        """Lets the model use the word as it is now, in the prompts that it is given."""
-        self.model.words.set(self.placeholder, self._active(self.v, self.step))
+        """Let the model use the word as it is now, in the prompts that it is given."""
+        self.model.words.set(self.start.placeholder, self.active(self.step))
+
+    def concept(self) -> Concept:
+        """The word as it is now, with what made it."""
+        return Concept(self.start.placeholder, self.v, {**self.start.info, "step": self.step})
 
     def state(self) -> dict[str, Tensor]:
         """All that the steps to come depend on besides the constructor's arguments; copies."""
@@ -229,7 +200,7 @@ class Inversion:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Goes on from what `state` returned."""
+        """Continue from what `state` returned."""
         self.v.copy_(state["v"])
         self.optimizer.state[self.v] = {"step": state["step"].clone(),
                                         **{name: state[name].to(self.v.device, copy=True)

@@ -1,5 +1,5 @@
 """What the training prompts say: the paper's templates (Gal et al. 2022, Appendix D, and section 4.3 for
-styles), a user's own, or the captions beside the pictures.
+styles), a user's own, or the captions next to the images.
 """
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ STYLE = (
 
 
 def read_templates(path: str | Path) -> tuple[str, ...]:
-    """One template a line, each with one {} for the placeholder; empty lines are passed over.
+    """One template a line, each with one {} for the placeholder; empty lines are skipped.
 
     Raises InputError naming the file and the line that is none.
     """

@@ -4,7 +4,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from ldm import LatentDiffusion
+from textinv.initialization import vocabulary_norm
 from textinv.inversion import Variant
+from textinv.options import InversionConfig
 
 
 class Direction(Variant):
@@ -16,9 +19,11 @@ class Direction(Variant):
         self.norm = norm
 
     def active(self, v: Tensor, step: int) -> Tensor:                                    # k d -> k d
+        """norm * v / |v|, differentiable in v."""
         return self.norm * F.normalize(v, dim=-1)
 
-    def project(self, v: Tensor, step: int) -> Tensor:                                   # k d -> k d
+    def constrain(self, v: Tensor, step: int) -> Tensor:                                 # k d -> k d
+        """norm * v / |v|."""
         return self.norm * F.normalize(v, dim=-1)
 
 
@@ -31,5 +36,18 @@ class Pull(Variant):
         self.weight, self.v0 = weight, v0
 
     def penalty(self, v: Tensor, step: int) -> Tensor:
+        """weight * |v - v0|^2 / |v0|^2, a scalar."""
         distance = (v - self.v0).square().sum(dim=-1) / self.v0.square().sum(dim=-1)     # k
         return self.weight * distance.mean()
+
+
+def make_variants(model: LatentDiffusion, v0: Tensor,
+                  config: InversionConfig) -> tuple[tuple[Variant, ...], Tensor]:
+    """The variations that the options ask for, and the start (k d) that goes with them."""
+    variants: tuple[Variant, ...] = ()
+    if config.fix_norm:
+        direction = Direction(vocabulary_norm(model))
+        variants, v0 = (direction,), direction.constrain(v0, 0)
+    if config.pull:
+        variants += (Pull(config.pull, v0.to(model.device)),)
+    return variants, v0

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ldm import InputError, LatentDiffusion, LDMConfig
-from weights import compvis, huggingface, hub
-from ldm.files import open_tensors, whole_file
-from ldm.pickles import LazyTensor
+from ldm.errors import first_line
+from weights import compvis, hub, huggingface
+from weights.files import atomic_write, open_tensors
+from weights.pickles import LazyTensor
 from weights.vocabularies import FILES, parse_vocabulary
 
 TINY = Path(__file__).parent / "tiny" / "model.safetensors"
@@ -69,7 +70,7 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         pass                            # a model without a vocabulary is saved, and loaded, without one
     tensors = {compvis.file_key(key, model.config): tensor.detach().cpu().contiguous()
                for key, tensor in model.state_dict().items()}
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         safetensors.torch.save_file(tensors, file, metadata)
 
 
@@ -153,7 +154,7 @@ def _blank(read_config: Callable[[], LDMConfig], tensors: Mapping[str, LazyTenso
         except InputError:
             raise
         except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
-            why = f"{type(error).__name__}: {hub.first_line(error)}"
+            why = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"its config or its tensors' shapes do not describe this model ({why}): "
                              "download it again") from error
 

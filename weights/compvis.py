@@ -6,10 +6,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from ldm import (AutoencoderConfig, CLIPTextConfig, DiffusionConfig, InputError, LDMConfig, TextConfig,
-                 UNetConfig)
-from ldm.pickles import LazyTensor
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    InputError,
+    LDMConfig,
+    TextConfig,
+    UNetConfig,
+)
 from weights.kinds import refuse_by_channels, refuse_by_keys
+from weights.pickles import LazyTensor
 
 _UNET, _TEXT, _CLIP = "model.diffusion_model.", "cond_stage_model.transformer.", "text_model."
 
@@ -71,7 +78,7 @@ def infer_config(shapes: Shapes) -> LDMConfig:
     of the latents. Raises InputError naming the tensor that is not there."""
     try:
         refuse_by_channels(shapes[_UNET + "input_blocks.0.0.weight"][1])
-        is_clip = f"{_TEXT}{_CLIP}embeddings.token_embedding.weight" in shapes
+        is_clip = any(key.startswith(_TEXT + _CLIP) for key in shapes)
         return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes),
                          text=_clip_text(shapes) if is_clip else _text(shapes),
                          diffusion=DiffusionConfig(latent_size=64 if is_clip else 32))

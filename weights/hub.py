@@ -10,6 +10,7 @@ from pathlib import Path
 import tokenizers
 
 from ldm import CLIPTextConfig, CLIPTokenizer, InputError, TextConfig, Tokenizer
+from ldm.errors import first_line
 from ldm.tokenizer import BaseTokenizer, Vocabulary
 from weights.huggingface import LATENT_DIFFUSION, STABLE_DIFFUSION, weight_files
 from weights.vocabularies import read_vocabulary
@@ -90,8 +91,3 @@ def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenize
     except InputError as error:
         raise InputError(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor can "
                          f"be downloaded (offline?): give the path of its {files[0]} as vocab=") from error
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, on one line; the name of its kind if it says nothing."""
-    return str(error).strip().split("\n")[0] or type(error).__name__

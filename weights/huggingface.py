@@ -9,12 +9,19 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ldm import (AutoencoderConfig, CLIPTextConfig, DiffusionConfig, InputError, LDMConfig, TextConfig,
-                 UNetConfig)
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    InputError,
+    LDMConfig,
+    TextConfig,
+    UNetConfig,
+)
 from ldm.clip_tokenizer import END
-from ldm.files import open_tensors
-from ldm.pickles import LazyTensor
+from weights.files import open_tensors
 from weights.kinds import refuse_by_channels, refuse_by_index
+from weights.pickles import LazyTensor
 
 # part of LatentDiffusion -> its folder
 LATENT_DIFFUSION = {"unet": "unet", "autoencoder": "vqvae", "text_encoder": "bert"}

@@ -11,6 +11,7 @@ import tokenizers
 
 from ldm import CLIPTokenizer, InputError, Tokenizer
 from ldm.clip_tokenizer import byte_pair_encoding
+from ldm.errors import first_line
 from ldm.tokenizer import BaseTokenizer, word_piece
 
 FILES = {Tokenizer: ("vocab.txt", "tokenizer.json"), CLIPTokenizer: ("vocab.json", "tokenizer.json")}
@@ -29,7 +30,8 @@ def read_vocabulary(path: str | Path, kind: type[BaseTokenizer] = Tokenizer) -> 
     except InputError:
         raise
     except Exception as error:                          # the library raises plain Exception
-        raise InputError(f"vocabulary {path}: cannot be read ({error}). Give {kind.needs}") from error
+        raise InputError(f"vocabulary {path}: cannot be read ({first_line(error)}). "
+                         f"Give {kind.needs}") from error
     return kind.check(backend, str(path))
 
 
@@ -39,7 +41,8 @@ def parse_vocabulary(text: str, name: str, kind: type[BaseTokenizer]) -> tokeniz
     try:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:                          # the library raises plain Exception
-        raise InputError(f"{name}: its vocabulary cannot be read ({error}): download it again") from error
+        raise InputError(f"{name}: its vocabulary cannot be read ({first_line(error)}): "
+                         "download it again") from error
     return kind.check(backend, name)
 
 
@@ -47,10 +50,7 @@ def _read_bert(path: Path) -> tokenizers.Tokenizer:
     if path.suffix != ".json":
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return word_piece({line: i for i, line in enumerate(lines)})
-    _, tokens = _tokens(path)
-    if Tokenizer.marks[0] not in tokens:
-        raise InputError(f"vocabulary {path}: lacks {Tokenizer.marks[0]}, so it is not BERT's. "
-                         f"This model needs {Tokenizer.needs}")
+    _tokens(path, Tokenizer, "BERT")
     return tokenizers.Tokenizer.from_file(str(path))
 
 
@@ -58,10 +58,7 @@ def _read_clip(path: Path) -> tokenizers.Tokenizer:
     """One tokenizer from either file: a tokenizer.json adds padding, truncation and words of its own."""
     if path.suffix != ".json":
         raise InputError(f"vocabulary {path}: this model's is CLIP's, not BERT's. Give {CLIPTokenizer.needs}")
-    model, tokens = _tokens(path)
-    if CLIPTokenizer.marks[0] not in tokens:
-        raise InputError(f"vocabulary {path}: lacks {CLIPTokenizer.marks[0]}, so it is not CLIP's. "
-                         f"This model needs {CLIPTokenizer.needs}")
+    model, tokens = _tokens(path, CLIPTokenizer, "CLIP")
     merges = model.get("merges") if model is not None else _read_merges(path.with_name("merges.txt"))
     return byte_pair_encoding(tokens, [tuple(merge.split(" ") if isinstance(merge, str) else merge)
                                        for merge in merges])
@@ -75,8 +72,13 @@ def _read_merges(path: Path) -> list[str]:
     return [line.strip() for line in lines[lines[0].startswith("#version"):] if line.strip()]
 
 
-def _tokens(path: Path) -> tuple[dict[str, Any] | None, dict[str, int]]:
-    """The model of a tokenizer.json and its tokens with their ids; of a vocab.json, None and the tokens."""
+def _tokens(path: Path, kind: type[BaseTokenizer], name: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
+    """The model of a tokenizer.json and its tokens with their ids; of a vocab.json, None and the tokens.
+    Raises InputError if it lacks a mark of its kind."""
     content = json.loads(path.read_text(encoding="utf-8"))
     model = content.get("model") if isinstance(content.get("model"), dict) else None
-    return model, dict((model or {"vocab": content})["vocab"])
+    tokens = dict((model or {"vocab": content})["vocab"])
+    if missing := [mark for mark in kind.marks if mark not in tokens]:
+        raise InputError(f"vocabulary {path}: lacks {', '.join(missing)}, so it is not {name}'s. "
+                         f"This model needs {kind.needs}")
+    return model, tokens

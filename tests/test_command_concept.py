@@ -1,17 +1,13 @@
-"""`python -m textinv.concept`: showing, merging and exporting learned words, and what it refuses."""
+"""`textinv concept`: showing, merging and exporting learned words, and what it refuses."""
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import DATA
 
+from helpers import DATA
 from textinv import Concept, formats
+from textinv.commands.concept import main
 from textinv.concept import load_all
-from textinv.concept.__main__ import main
-
-REFERENCE = DATA / "compvis-tiny/embeddings_gs-5.pt"
 
 
 def vectors(k, width=64):
@@ -83,9 +79,3 @@ def test_bad_arguments(tmp_path, monkeypatch, capsys, arguments, why):
     captured = capsys.readouterr()
     assert captured.out == "" and re.fullmatch(r"error: .*\n", captured.err) and why in captured.err
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
-
-
-def test_module_runs_without_warnings():
-    done = subprocess.run([sys.executable, "-W", "error", "-m", "textinv.concept", str(REFERENCE)],
-                          capture_output=True, text=True, cwd=DATA.parent.parent)
-    assert done.returncode == 0 and done.stderr == "" and "199   1 vector, 64 wide" in done.stdout

@@ -1,6 +1,6 @@
 """When to stop, and which word to keep. The loss of a step says nothing: its noise and timesteps differ from
-the last one's. The loss on one fixed batch (pictures, prompts, eps and t drawn once) can be compared between
-steps: DVAR (Voronov et al. 2023, arXiv 2302.04841) stops when it has ceased to move.
+the last one's. The evaluation loss, on one batch of images, prompts, eps and t sampled once, can be compared
+between steps: DVAR (Voronov et al. 2023, arXiv 2302.04841) stops when it has plateaued.
 """
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from textinv.inversion import Batch, Inversion, draw, inversion_loss
+from textinv.inversion import Batch, Inversion, inversion_loss, sample_batch
 
-EXAMPLES = 32           # in the fixed batch
-SEED = 2_718_281        # of the fixed batch: the same for every run on the same pictures
+EXAMPLES = 32           # in the evaluation batch
+SEED = 2_718_281        # of the evaluation batch: the same for every run on the same images
 
 
 @dataclass(frozen=True)
@@ -32,53 +32,55 @@ class Dvar:
         return bool(values[-count:].var(correction=0) < self.threshold * values.var(correction=0))
 
 
-class Watch:
-    """Looks at a word that is being learned: its losses on the fixed batch, and the best word so far."""
+class EvaluationLoss:
+    """The losses of a word that is being learned on the evaluation batch, and the best word so far."""
 
     def __init__(self, inversion: Inversion):
         self.inversion = inversion
-        self.batch = fixed_batch(inversion)
+        self.batch = evaluation_batch(inversion)
         self.losses: list[float] = []
         self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
 
     @torch.no_grad()
-    def look(self) -> float:
-        """Measures the word as it is now, and returns its loss on the fixed batch. Of several processes each
-        takes a part of the batch."""
+    def measure(self) -> float:
+        """The loss of the word as it is now, which is also kept. Each of several processes computes a part
+        of the batch."""
         inversion, processes = self.inversion, self.inversion.processes
-        rows = inversion.rows(inversion.v, inversion.step)
+        rows, size = inversion.rows(inversion.step), inversion.config.batch
         total = torch.zeros((), device=inversion.v.device)
-        own = range(processes.rank, EXAMPLES, processes.count)
-        for start in range(0, len(own), inversion.batch):
-            part = list(own[start:start + inversion.batch])
+        own = range(processes.rank, EXAMPLES, processes.world_size)
+        for start in range(0, len(own), size):
+            part = list(own[start:start + size])
             total += inversion_loss(inversion.model, rows, select(self.batch, part)) * len(part)
-        loss = (processes.mean(total) * processes.count / EXAMPLES).item()
+        mean, = processes.all_reduce_mean(total)
+        loss = (mean * processes.world_size / EXAMPLES).item()
         self.losses.append(loss)
         if loss < self.best_loss:
             self.best_v, self.best_loss, self.best_step = inversion.v.detach().clone(), loss, inversion.step
         return loss
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs to go on from here; copies."""
+        """What `restore` needs to continue from here; copies."""
         return {"losses": torch.tensor(self.losses, dtype=torch.float64), "best_v": self.best_v.cpu().clone(),
                 "best": torch.tensor([self.best_loss, self.best_step], dtype=torch.float64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
         self.losses = state["losses"].tolist()
         self.best_v = state["best_v"].to(self.inversion.v.device, copy=True)
         self.best_loss, self.best_step = state["best"][0].item(), int(state["best"][1])
 
 
-def fixed_batch(inversion: Inversion) -> Batch:
-    """A draw of Equation 2, of which the timesteps are spread evenly over the schedule: few are enough."""
+def evaluation_batch(inversion: Inversion) -> Batch:
+    """A sample of Equation 2 with the timesteps spread evenly over the schedule: few are enough."""
     timesteps = inversion.model.schedule.timesteps
-    batch = draw(inversion.latents, inversion.prompts, timesteps, EXAMPLES,
-                 torch.Generator().manual_seed(SEED))
+    generator = torch.Generator().manual_seed(SEED)
+    batch = sample_batch(inversion.dataset, timesteps, EXAMPLES, generator)
     even = (torch.arange(EXAMPLES) + 0.5) / EXAMPLES * timesteps
     return replace(batch, t=even.long().to(batch.t.device))
 
 
 def select(batch: Batch, rows: list[int]) -> Batch:
     """Some examples of a batch."""
-    weight = None if batch.weight is None else batch.weight[rows]
-    return Batch(batch.z0[rows], batch.ids[rows], batch.eps[rows], batch.t[rows], weight)
+    return Batch(z0=batch.z0[rows], ids=batch.ids[rows], eps=batch.eps[rows], t=batch.t[rows],
+                 loss_weights=None if batch.loss_weights is None else batch.loss_weights[rows])

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ldm import InputError
-from textinv.pictures import latent_mask, read_pictures
+from textinv.images import latent_mask, read_images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 RNG = np.random.default_rng(0)
@@ -56,7 +56,7 @@ def pixels_of(view):
 
 def read_one(path, size, **options):
     """The single picture of a path that gives no warning."""
-    picture, = read_pictures(path, size, warn=pytest.fail, **options)
+    picture, = read_images(path, size, warn=pytest.fail, **options)
     return picture
 
 
@@ -370,7 +370,7 @@ def test_more_bad_masks(tmp_path):
     path = save(tmp_path / "a.png", solid((0, 0, 0, 0), mode="RGBA"))
     assert f"{path}: this mask is black everywhere" in error(path, alpha_mask=True)
     (tmp_path / "a.mask.png").write_bytes(b"junk")
-    assert "a.mask.png: this mask cannot be read, not a picture" in error(path)
+    assert "a.mask.png: this mask cannot be read, not an image" in error(path)
 
 
 def test_latent_mask():
@@ -389,7 +389,7 @@ def test_caption(tmp_path, data, caption, warning):
     path, lines = save(tmp_path / "cat.2.png", SQUARE), []
     if data is not None:
         (tmp_path / "cat.2.txt").write_bytes(data)
-    picture, = read_pictures(tmp_path, 6, warn=lines.append)
+    picture, = read_images(tmp_path, 6, warn=lines.append)
     assert picture.caption == caption and picture.path == path
     assert len(lines) == bool(warning) and all("cat.2.txt" in line and warning in line for line in lines)
 
@@ -397,7 +397,7 @@ def test_caption(tmp_path, data, caption, warning):
 def test_caption_that_is_a_folder(tmp_path):
     path, lines = save(tmp_path / "a.png", SQUARE), []
     (tmp_path / "a.txt").mkdir()
-    picture, = read_pictures(path, 6, warn=lines.append)
+    picture, = read_images(path, 6, warn=lines.append)
     assert picture.caption is None and lines == [f"{tmp_path / 'a.txt'}: caption ignored, Is a directory"]
 
 
@@ -408,10 +408,10 @@ def test_folder(tmp_path):
     save(tmp_path / "b.mask.png", solid(9, (6, 6), "L"))
     (tmp_path / "b.txt").write_text("*")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-    pictures = read_pictures(tmp_path, 6, warn=pytest.fail)
+    pictures = read_images(tmp_path, 6, warn=pytest.fail)
     assert [p.path.name for p in pictures] == ["10.png", "B.png", "a.JPG", "b.png", "c"]
     assert all(p.sha256 == hashlib.sha256(p.path.read_bytes()).hexdigest() for p in pictures)
-    again = read_pictures(str(tmp_path), 6)
+    again = read_images(str(tmp_path), 6)
     assert all(torch.equal(p.views[0].x, q.views[0].x) for p, q in zip(pictures, again, strict=True))
 
 
@@ -420,7 +420,7 @@ def test_list_in_its_own_order(tmp_path):
     for name in ["b.png", "a.png", "b.mask.png", "more/d.png", "more/c.png"]:
         save(tmp_path / name, np.full((6, 6), 255, np.uint8))
     source = [tmp_path / "b.png", str(tmp_path / "b.mask.png"), tmp_path / "more", tmp_path / "a.png"]
-    names = [picture.path.name for picture in read_pictures(source, 6, warn=pytest.fail)]
+    names = [picture.path.name for picture in read_images(source, 6, warn=pytest.fail)]
     assert names == ["b.png", "c.png", "d.png", "a.png"]
 
 
@@ -428,18 +428,18 @@ def test_a_thousand_pictures_are_read_and_more_refused(tmp_path):
     data = save(tmp_path / "0000.png", SQUARE).read_bytes()
     for i in range(1, 1000):
         (tmp_path / f"{i:04}.png").write_bytes(data)
-    pictures = read_pictures(tmp_path, 6, warn=pytest.fail)
+    pictures = read_images(tmp_path, 6, warn=pytest.fail)
     assert [int(p.path.stem) for p in pictures] == list(range(1000))
     (tmp_path / "one-more.png").write_bytes(data)
-    with pytest.raises(InputError, match="1,001 files: .* give at most 1,000"):
-        read_pictures(tmp_path, 6, warn=pytest.fail)
+    with pytest.raises(InputError, match="1,001 files. .* give at most 1,000"):
+        read_images(tmp_path, 6, warn=pytest.fail)
 
 
 # Bad files
 
 def error(source, **options):
     with pytest.raises(InputError) as caught:
-        read_pictures(source, 6, warn=lambda line: None, **options)
+        read_images(source, 6, warn=lambda line: None, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -468,7 +468,7 @@ def test_bad_file_is_skipped_by_name(tmp_path, name):
         data = save(tmp_path / name, content).read_bytes()
         (tmp_path / name).write_bytes(data[:len(data) // 2] if "half" in name else data)
     good, lines = save(tmp_path / "good.png", SQUARE), []
-    assert [p.path for p in read_pictures(tmp_path, 6, warn=lines.append)] == [good]
+    assert [p.path for p in read_images(tmp_path, 6, warn=lines.append)] == [good]
     line, = lines
     assert line.startswith(f"{tmp_path / name}: skipped, ") and reason in line and "\n" not in line
     assert "0x" not in line
@@ -481,7 +481,7 @@ def test_what_is_not_a_file_is_skipped_by_name(tmp_path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     save(tmp_path / "good.png", SQUARE)
     lines = []
-    assert len(read_pictures(tmp_path, 6, warn=lines.append)) == 1
+    assert len(read_images(tmp_path, 6, warn=lines.append)) == 1
     assert lines == [f"{tmp_path / 'gone.png'}: skipped, not a regular file",
                      f"{tmp_path / 'old'}: skipped, a subfolder",
                      f"{tmp_path / 'pipe.png'}: skipped, not a regular file"]
@@ -495,7 +495,7 @@ def test_reason_is_one_line(tmp_path, monkeypatch, raised, reason):
     path, lines = save(tmp_path / "a.png", SQUARE), []
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(InputError):
-        read_pictures(path, 6, warn=lines.append)
+        read_images(path, 6, warn=lines.append)
     assert lines == [f"{path}: skipped, {reason}"]
 
 
@@ -507,22 +507,22 @@ def test_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
 def test_warnings_go_to_stderr(tmp_path, capsys):
     save(tmp_path / "a.png", SQUARE)
     (tmp_path / "b.png").write_bytes(b"junk")
-    read_pictures(tmp_path, 6)
+    read_images(tmp_path, 6)
     printed = capsys.readouterr()
     assert printed.err.startswith(f"warning: {tmp_path / 'b.png'}: skipped, ")
     assert printed.err.count("\n") == 1 and printed.out == ""
 
 
 def test_no_pictures(tmp_path):
-    assert f"{tmp_path}: no picture that can be read (found nothing)" in error(tmp_path)
+    assert f"{tmp_path}: no image that can be read (found nothing)" in error(tmp_path)
     for i in range(7):
         (tmp_path / f"{i}.pdf").write_bytes(b"%PDF")
     assert "(found 0.pdf, 1.pdf, 2.pdf, 3.pdf, 4.pdf and 2 more)" in error(tmp_path)
-    assert "the list of pictures: no picture" in error([])
+    assert "the list of images: no image" in error([])
     assert f"{tmp_path / 'typo'}: no such" in error(tmp_path / "typo")
     good = save(tmp_path / "a.png", SQUARE)
     assert f"{tmp_path / 'typo.png'}: no such" in error([good, tmp_path / "typo.png"])
 
 
 def test_unknown_crop(tmp_path):
-    assert "crop is 'centre': give one of center, stretch, random" in error(tmp_path, crop="centre")
+    assert "`crop` is 'centre'. Use center or stretch or random." in error(tmp_path, crop="centre")

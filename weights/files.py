@@ -1,5 +1,5 @@
 """Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time;
-and the writing of any file whole.
+and writing any file atomically.
 """
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 
 import safetensors
 
-from ldm.errors import InputError
-from ldm.pickles import LazyTensor, read_checkpoint
+from ldm import InputError
+from weights.pickles import LazyTensor, read_checkpoint
+
+ZIP = b"PK"             # how a zip archive begins
 
 
 @dataclass(frozen=True)
 class TensorFile:
+    """The tensors of a file by name, none of them read yet, and the file's metadata."""
     tensors: dict[str, LazyTensor]
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -27,20 +30,14 @@ def open_tensors(path: Path) -> TensorFile:
 
     Raises InputError if the file is missing, an HTML page, truncated, damaged or of another format.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such file: check the path")
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    head = _read_head(path)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise InputError(f"{path}: an HTML page, not a checkpoint: the download saved a web page; "
                          "download the file itself")
     if head.startswith(b"version https://git-lfs"):
         raise InputError(f"{path}: a Git LFS pointer, not a checkpoint: run 'git lfs pull', "
                          "or download the file itself")
-    if head.startswith(b"PK"):
+    if head.startswith(ZIP):
         return TensorFile(_state_dict(path))
     if head[8:9] == b"{":
         return _open_safetensors(path)
@@ -51,10 +48,15 @@ def open_tensors(path: Path) -> TensorFile:
                      f"beginning ({path.stat().st_size:,} bytes): download it again")
 
 
+def is_zip(path: Path) -> bool:
+    """Whether the file is a zip archive, as torch.save writes. Raises InputError if it cannot be read."""
+    return _read_head(path).startswith(ZIP)
+
+
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """For `with`: a temporary path beside `path`, to write to. At the end of the block it takes the place of
-    `path`, and until then, or if the block fails, what was there stays.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Context manager: write to the temporary file that it yields; at the end of the block that file is
+    renamed to `path`. Until then, or if the block fails, what was there stays.
 
     Raises InputError if the file cannot be written.
     """
@@ -77,6 +79,16 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def _read_head(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file: check the path")
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def _open_safetensors(path: Path) -> TensorFile:
     try:
         file = safetensors.safe_open(path, framework="pt")
@@ -89,16 +101,16 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 
 def _state_dict(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put another,
-    or of the whole if it has none."""
+    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put
+    another, or of the whole if it has none."""
     content = read_checkpoint(path)
     while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no dict of tensors: not a checkpoint of a model")
-    strangers = [str(name) for name, value in content.items()
+    unexpected = [str(name) for name, value in content.items()
                  if not (isinstance(name, str) and isinstance(value, LazyTensor))]
-    if strangers:
-        raise InputError(f"{path}: entry {strangers[0]!r} is not a tensor ({len(strangers)} such): "
+    if unexpected:
+        raise InputError(f"{path}: entry {unexpected[0]!r} is not a tensor ({len(unexpected)} such): "
                          "not a checkpoint of a model")
     return content

@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021), the space in which pictures and prompts are compared (Gal et al. 2022,
-section 5.1): any CLIPModel in transformers' layout. The small one beside the embedded default knows its small
-world; openai/clip-vit-base-patch32 is the one for the public checkpoint.
+"""CLIP (Radford et al. 2021), the space in which images and prompts are compared (Gal et al. 2022,
+section 5.1): any CLIPModel in transformers' layout. The small one next to the embedded default knows its
+small world; openai/clip-vit-base-patch32 is the one for the public checkpoint.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm import InputError
 
@@ -23,19 +23,19 @@ BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Pictures and texts become vectors of length 1."""
-    model: nn.Module
+    """Images and texts become vectors of length 1."""
+    model: Any                      # CLIPModel
     tokenizer: Any
     processor: Any
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """b pictures of any size -> (b d) fp32."""
+        """b images of any size -> (b d) fp32."""
         parts = []
         for start in range(0, len(images), BATCH):
-            some = [image.convert("RGB") for image in images[start:start + BATCH]]
-            parts.append(embed_x(self.model, self.processor(some, return_tensors="pt")["pixel_values"]
-                                 .to(self.model.device)))
+            part = [image.convert("RGB") for image in images[start:start + BATCH]]
+            x = self.processor(part, return_tensors="pt")["pixel_values"].to(self.model.device)
+            parts.append(embed_x(self.model, x))
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -46,13 +46,13 @@ class Clip:
                          tokens["attention_mask"].to(self.model.device))
 
 
-def embed_x(model: nn.Module, x: Tensor) -> Tensor:
-    """Pictures as the model wants them (b 3 H W) -> (b d)."""
+def embed_x(model: Any, x: Tensor) -> Tensor:
+    """Images as the model wants them (b 3 H W) -> (b d)."""
     pooled = model.vision_model(pixel_values=x).pooler_output           # b width
     return F.normalize(model.visual_projection(pooled).float(), dim=-1)
 
 
-def embed_ids(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+def embed_ids(model: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Token ids (b n) -> (b d). Attention is causal and the pooled token is the last of the text, so that
     padding after it plays no part, with or without a mask."""
     pooled = model.text_model(input_ids=ids, attention_mask=mask).pooler_output         # b width
@@ -64,8 +64,8 @@ def transformers() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise InputError("transformers is not installed, and CLIP is a model of it: "
-                         'pip install -e ".[eval]"') from error
+        raise InputError("transformers is not installed, and CLIP is a model of it. Run "
+                         'pip install -e ".[eval]".') from error
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers
@@ -76,8 +76,8 @@ def load(source: str | Path, device: str = "cpu") -> Clip:
     InputError if there is none, or if it is damaged."""
     source, is_folder = str(source), os.path.isdir(source)
     if not is_folder and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
-        raise InputError(f"{source}: there is no such folder: give one with a CLIPModel in transformers' "
-                         "layout as --clip, or a hub id such as openai/clip-vit-base-patch32")
+        raise InputError(f"{source}: there is no such folder. Set `clip` to one with a CLIPModel in "
+                         "transformers' layout, or to a hub id such as openai/clip-vit-base-patch32.")
     library, options = transformers(), {"local_files_only": is_folder}
     try:
         model, info = library.CLIPModel.from_pretrained(source, output_loading_info=True, **options)
@@ -86,8 +86,8 @@ def load(source: str | Path, device: str = "cpu") -> Clip:
                     library.CLIPImageProcessor.from_pretrained(source, **options))
     except Exception as error:          # whatever the libraries make of a damaged file or a lost network
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
-        raise InputError(f"{source}: cannot be read as a CLIPModel ({type(error).__name__}: {reason}): "
-                         "give another --clip") from error
+        raise InputError(f"{source}: cannot be read as a CLIPModel ({type(error).__name__}: {reason}). "
+                         "Set `clip` to another.") from error
     if lacking := info["missing_keys"]:
-        raise InputError(f"{source}: lacks {len(lacking)} tensors of a CLIPModel: give another --clip")
+        raise InputError(f"{source}: lacks {len(lacking)} tensors of a CLIPModel. Set `clip` to another.")
     return clip

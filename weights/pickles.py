@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.errors import InputError
+from ldm import InputError
 
 
 class Unchangeable:
@@ -171,7 +171,7 @@ def _check_opcodes(program: bytes) -> None:
     """Refuses what the unpickler would do on its own: names from this process's registry of extensions, past
     find_class, and a memo of any size that the file asks for."""
     for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name.startswith("EXT") or "PUT" in opcode.name and argument > len(program):
+        if opcode.name.startswith("EXT") or "PUT" in opcode.name and (argument or 0) > len(program):
             raise pickle.UnpicklingError(f"opcode {opcode.name} {argument} has no place in a checkpoint")
 
 

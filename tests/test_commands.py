@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from ldm import InputError
-from ldm.errors import command
+from textinv.commands import command
 
 
 @pytest.mark.parametrize("mistake, status, line", [
@@ -22,6 +22,16 @@ def test_command_turns_mistakes_into_a_line_and_a_status(mistake, status, line, 
     assert main(["--option"]) == status
     assert capsys.readouterr() == ("", line)
     assert main.__doc__ == "What it is for."
+
+
+def test_options_are_named_as_the_command_line_writes_them(capsys):
+    @command
+    def main(argv=None) -> None:
+        raise InputError("`eval_every` is -1. Use `n` or `dtype` float32, not a `b c` d`.")
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == (
+        "error: --eval-every is -1. Use -n or --dtype float32, not a `b c` d`.\n")
 
 
 def test_command_hides_no_defect():

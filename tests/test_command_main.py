@@ -1,0 +1,60 @@
+"""`textinv`: one program for all commands, and the modules and scripts that start the same ones."""
+import subprocess
+import sys
+
+import pytest
+
+import textinv
+from helpers import DATA, ROOT
+from textinv.commands import main as program
+from textinv.commands.main import main
+
+
+def test_commands_are_passed_their_arguments(monkeypatch):
+    calls = []
+    monkeypatch.setitem(program.COMMANDS, "train", (lambda argv: calls.append(argv) or 7, "train"))
+    assert main(["train", "--help", "-n", "3"]) == 7 and calls == [["--help", "-n", "3"]]
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["--help"]])
+def test_questions_are_answered(argv, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    out = capsys.readouterr().out
+    assert end.value.code == 0
+    assert out == f"textinv {textinv.__version__}\n" if argv == ["--version"] else all(
+        f"\n  {name} " in out for name in ("train", "sample", "evaluate", "concept", "report", "bench"))
+
+
+@pytest.mark.parametrize("argv, message", [([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"),
+                                           (["--colour"], "required: COMMAND")])
+def test_anything_else_is_one_line(argv, message, capsys):
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "concept", "report", "bench"])
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0 and "usage: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", [["-m", "textinv.evaluate"], ["-m", "textinv.report"], ["train.py"],
+                                   ["sample.py"], ["-m", "textinv.commands.main"]])
+def test_modules_and_scripts_are_the_same_commands(start):
+    done = subprocess.run([sys.executable, "-W", "error", *start], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_module_runs_without_warnings():
+    word = DATA / "compvis-tiny/embeddings_gs-5.pt"
+    done = subprocess.run([sys.executable, "-W", "error", "-m", "textinv.concept", str(word)],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stderr == "" and "199   1 vector, 64 wide" in done.stdout
+
+
+def test_without_the_benchmarks_there_is_no_bench(monkeypatch, tmp_path):
+    monkeypatch.setattr(program, "ROOT", tmp_path)
+    assert "bench" not in program.commands()

@@ -1,0 +1,142 @@
+"""Where learning starts: words, phrases, files, random directions; and the vocabulary's nearest words."""
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import weights
+from helpers import DATA
+from ldm import InputError, LatentDiffusion
+from textinv import Concept, patch
+from textinv.initialization import initial_vectors, nearest_words, vocabulary_norm
+
+WIDTH = 64
+
+
+def vectors(k, seed=0, width=WIDTH):
+    return torch.randn(k, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def model(diffusers_tiny):
+    return copy.deepcopy(diffusers_tiny[0])                                # to be patched
+
+
+def row(model, word):
+    return model.text_encoder.token_emb.weight[model.tokenizer.backend.token_to_id(word)]
+
+
+def start(model, init, k, seed=0, cross_init=False):
+    return initial_vectors(model, init, k, generator=torch.Generator().manual_seed(seed),
+                           cross_init=cross_init)
+
+
+def test_init_from_a_word(model):
+    v, note = start(model, "cat", 1)
+    assert torch.equal(v, row(model, "cat")[None]) and note == "cat"
+    v += 1                                                              # a copy, not the table's row
+    assert not torch.equal(v[0], row(model, "cat"))
+
+
+def test_init_from_a_phrase(model):
+    """As many tokens as vectors; more vectors; fewer: k from 1 to 4 for three tokens."""
+    rows = torch.stack([row(model, "small"), row(model, "cat"), row(model, "##s")])
+    cases = {1: (rows.mean(0)[None], "the mean of small, cat, s"),
+             2: (rows.mean(0).expand(2, -1), "the mean of small, cat, s, 2 times"),
+             3: (rows, "small, cat, s"),
+             4: (rows[[0, 1, 2, 2]], "small, cat, s, the last 2 times")}
+    for k, (expected, said) in cases.items():
+        v, note = start(model, "small cats", k)
+        assert v.shape == (k, WIDTH) and note == said
+        torch.testing.assert_close(v, expected)
+
+
+def test_init_at_random(model):
+    v, note = start(model, "random", 400)
+    norm = model.text_encoder.token_emb.weight.norm(dim=1).mean()
+    torch.testing.assert_close(v.norm(dim=1), norm.expand(400))
+    assert "random" in note
+    assert F.normalize(v, dim=1).mean(0).abs().max() < 0.03                # no direction is preferred
+    assert torch.equal(v, start(model, "random", 400)[0])
+    assert not torch.equal(v, start(model, "random", 400, seed=1)[0])
+
+
+def test_init_from_a_file(model, tmp_path):
+    (tmp_path / "run").mkdir()
+    Concept("*", vectors(2)).save(tmp_path / "run/concept.safetensors")
+    v, note = start(model, str(tmp_path / "run"), 3)
+    assert torch.equal(v, vectors(2)[[0, 1, 1]]) and "run" in note
+    Concept("*", vectors(2, width=32)).save(tmp_path / "run/concept.safetensors")
+    with pytest.raises(InputError, match="has dimension 32, but this model's embeddings have 64"):
+        start(model, str(tmp_path / "run"), 3)
+
+
+def test_init_from_a_learned_word(model):
+    patch(model, Concept("<cup>", vectors(1)))
+    assert torch.equal(start(model, "nice <CUP>", 2)[0], torch.stack([row(model, "nice"), vectors(1)[0]]))
+
+
+@pytest.mark.parametrize("init, why", [
+    ("", "empty"), (" \t", "empty"), ("nice phto", r"'phto' \(spelled alike: photo\)"), ("猫", "'猫'"),
+    ("Boots", r"'Boots' \(spelled alike: boat"), ("photograph", r"'photograph' \(spelled alike: photo"),
+    ("runs/none", "no such file"), ("none.pt", "no such file")])
+def test_init_refused(model, init, why):
+    with pytest.raises(InputError, match=why):
+        start(model, init, 1)
+
+
+def test_init_of_no_vectors(model):
+    with pytest.raises(InputError, match="1 or more"):
+        start(model, "cat", 0)
+
+
+def test_words_that_are_known_all_the_same(model):
+    """One letter is a word of its own; a plural is its singular and an ending; signs are words. The limit is
+    half of the letters."""
+    assert model.tokenizer.unknown_words("a nice cats ! x dog-style catxy") == []
+    assert model.tokenizer.unknown_words("catxyz a zz, cat") == ["catxyz", "zz"]
+
+
+def test_nearest_words(model):
+    v = torch.stack([3 * row(model, "cat"), row(model, "dog") + 0.1 * row(model, "boat")])
+    first, second = nearest_words(model, v, n=3)
+    assert first[0] == ("cat", pytest.approx(1)) and second[0][0] == "dog" and len(first) == 3
+    word, cosine = second[1]
+    assert cosine == pytest.approx(F.cosine_similarity(v[1], row(model, word), dim=0).item(), abs=1e-6)
+    every = nearest_words(model, v, n=10_000)[0]
+    assert [c for _, c in every] == sorted((c for _, c in every), reverse=True)
+    words = {word for word, _ in every}
+    vocabulary = model.tokenizer.backend.get_vocab()
+    marks = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
+    assert words == {word for word in vocabulary if not word.startswith("##")} - marks and "[" in words
+
+
+def test_weights_in_half_precision():
+    model = weights.load(DATA / "diffusers-tiny", dtype=torch.bfloat16)
+    v, _ = start(model, "nice cat", 1)
+    assert v.dtype == torch.float32 and start(model, "random", 1)[0].dtype == torch.float32
+    patch(model, Concept("*", v))
+    assert model.words.rows().dtype == torch.float32
+    assert model.context(["*"]).dtype == torch.bfloat16
+    assert nearest_words(model, v)
+
+
+def test_without_a_vocabulary(compvis):
+    """Words can be taught, and learning can start at random, before any vocabulary is found."""
+    model = LatentDiffusion(compvis[0].config)
+    assert patch(model, Concept("*", vectors(1))) == [model.text_encoder.vocab_size]
+    assert start(model, "random", 2)[0].shape == (2, WIDTH)
+
+
+def test_cross_initialization_starts_from_the_encoders_output(model):
+    v, note = start(model, "cat dog", 2, cross_init=True)
+    assert torch.equal(v, model.context(["cat dog"])[0, 1:3]) and "cat" in note
+    assert not torch.allclose(v, start(model, "cat dog", 2)[0])
+    random = [start(model, "random", 1, cross_init=cross_init)[0] for cross_init in (True, False)]
+    assert torch.equal(*random), "what is no word does not go through the encoder"
+
+
+def test_the_vocabularys_norm(model):
+    norms = model.text_encoder.token_emb.weight.square().sum(dim=1).sqrt()
+    assert vocabulary_norm(model) == pytest.approx(norms.mean().item(), rel=1e-5)

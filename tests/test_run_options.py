@@ -1,0 +1,57 @@
+"""The options of a run, and what "auto" stands for."""
+from pathlib import Path
+
+import pytest
+import torch
+
+from ldm import InputError
+from textinv.running import options
+from textinv.running.options import RunOptions, resolve_device, resolve_dtype
+
+
+def test_runs_are_named_after_their_images(pictures):
+    names = [RunOptions(images=str(images)).folder for images in
+             (pictures, f"{pictures}/", pictures / "0.png")]
+    assert names == [Path("runs/cat"), Path("runs/cat"), Path("runs/0")]
+    assert RunOptions(images=str(pictures), out="elsewhere/x").folder == Path("elsewhere/x")
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"dtype": "int8"}, "`dtype` is 'int8'. Use auto or float32 or bfloat16"),
+    ({"preview_every": -1}, "`preview_every` is -1. Use 0 or more"),
+    ({"save_every": 0}, "`save_every` is 0. Use 1 or more")])
+def test_values_without_meaning_are_refused(given, message):
+    with pytest.raises(InputError) as error:
+        RunOptions(**given)
+    assert message in str(error.value)
+
+
+def test_auto_is_a_fixed_rule(monkeypatch):
+    """bfloat16 where the hardware multiplies it; what is asked for stays."""
+    for has_it, dtype in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr(options, "cpu_has_bfloat16", lambda has_it=has_it: has_it)
+        assert resolve_dtype("auto", "cpu") == dtype and resolve_dtype("auto", "cuda") == "bfloat16"
+        assert [resolve_dtype(dtype, "cpu") for dtype in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    for has_it, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda has_it=has_it: has_it)
+        assert resolve_device("auto") == device and resolve_device("cuda:1") == "cuda:1"
+
+
+@pytest.mark.parametrize("names, has_it", [
+    (["avx2"], False), (["avx2", "avx512_bf16"], True), (["amx_bf16"], True), (["avx512_fp16"], False)])
+def test_what_a_cpu_says(names, has_it, monkeypatch):
+    """By PyTorch's own list of capabilities, or by Linux's where that is older."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True), raising=False)
+    assert options.cpu_has_bfloat16() == has_it
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    monkeypatch.setattr(Path, "read_text", lambda self: f"flags\t\t: fpu {' '.join(names)}\n")
+    assert options.cpu_has_bfloat16() == has_it
+
+
+def test_a_cpu_that_says_nothing(monkeypatch):
+    def missing(self):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(Path, "read_text", missing)
+    assert not options.cpu_has_bfloat16()

@@ -1,0 +1,70 @@
+"""The paper's two numbers on embeddings made by hand."""
+import math
+
+import pytest
+import torch
+
+from textinv.evaluation.scores import (
+    editability,
+    markdown,
+    mean_pairwise_similarity,
+    reconstruction,
+    resampled,
+    score,
+    scores,
+    table_rows,
+)
+
+
+def unit(*angles):
+    """Embeddings on the unit circle, by their angles in degrees."""
+    radians = torch.tensor(angles, dtype=torch.float64) * math.pi / 180
+    return torch.stack([radians.cos(), radians.sin()], dim=1)
+
+
+def cos(degrees):
+    return math.cos(math.radians(degrees))
+
+
+def test_reconstruction_is_the_mean_of_all_pairs():
+    assert reconstruction(unit(0, 90), unit(0, 60)) == pytest.approx((1 + cos(60) + 0 + cos(30)) / 4)
+
+
+def test_training_similarity_leave_out_each_with_itself():
+    assert mean_pairwise_similarity(unit(0, 60, 90)) == pytest.approx((cos(60) + cos(90) + cos(30)) / 3)
+    assert mean_pairwise_similarity(unit(10)) is None
+
+
+def test_editability_is_of_the_mean_embedding():
+    """Not the mean of the cosines: two images 30 degrees to either side agree with the text wholly."""
+    assert editability(unit(-30, 30), unit(0)[0]).item() == pytest.approx(1)
+    assert editability(unit(0, 90), unit(0)[0]).item() == pytest.approx(cos(45))
+
+
+def test_scores_put_each_with_its_own():
+    edits = {"beach": unit(0, 0), "moon": unit(90, 90)}
+    texts = {"beach": unit(60)[0], "moon": unit(90)[0]}
+    result = scores(unit(0, 0), edits, texts, unit(60))
+    assert result.reconstruction.value == pytest.approx(0.5)
+    assert {prompt: one.value for prompt, one in result.prompts.items()} == pytest.approx(
+        {"beach": 0.5, "moon": 1})
+    assert result.editability.value == pytest.approx(0.75)
+    for one in (result.reconstruction, result.editability, *result.prompts.values()):
+        assert one.low == pytest.approx(one.value) and one.high == pytest.approx(one.value)
+
+
+def test_intervals_are_those_of_the_mean():
+    """Of n numbers with deviation s the mean's interval is 1.96 s / sqrt(n) to either side."""
+    drawn = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    one = score(drawn.mean().item(), resampled(drawn, 1).mean(dim=(1, 2)))
+    half = 1.96 * drawn.std().item() / 20
+    assert one.high - one.value == pytest.approx(half, rel=0.15)
+    assert one.value - one.low == pytest.approx(half, rel=0.15)
+
+
+def test_table():
+    result = scores(unit(0, 0), {"beach": unit(0, 0)}, {"beach": unit(60)[0]}, unit(60))
+    lines = markdown(table_rows({"*": result, "cup": result}, 0.9)).splitlines()
+    assert lines[0] == "|  | * | cup | training images to each other |" and len(lines) == 5
+    assert lines[2] == "| reconstruction | 0.500 (0.500 to 0.500) | 0.500 (0.500 to 0.500) | 0.900 |"
+    assert markdown(table_rows({"*": result}, None)).splitlines()[0] == "|  | * |", "one training image"

@@ -1,0 +1,53 @@
+"""Textual Inversion: learn a new word from a few images, and use it in any prompt."""
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import textinv
+from textinv.commands import command, concept, evaluate, report, sample, train
+from textinv.commands.arguments import Parser
+
+COMMANDS = {"train": (train.main, "learn a new word from images"),
+            "sample": (sample.main, "generate images with learned words"),
+            "evaluate": (evaluate.main, "measure how good a word is"),
+            "concept": (concept.main, "show, merge and export the files of learned words"),
+            "report": (report.main, "write the report of a run again")}
+ROOT = Path(textinv.__file__).parents[1]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`textinv COMMAND ...`; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    known = commands()
+    return known[argv[0]][0](argv[1:]) if argv and argv[0] in known else usage(argv)
+
+
+def commands() -> dict[str, tuple[Callable[..., int], str]]:
+    """Every command by name, with a line about it; the benchmarks are there in a checkout of the source."""
+    if not ((ROOT / "bench/__main__.py").is_file() and (ROOT / "setup.cfg").is_file()):
+        return COMMANDS
+    return {**COMMANDS, "bench": (_bench, "measure this project next to diffusers")}
+
+
+def _bench(argv: Sequence[str]) -> int:
+    sys.path.insert(0, str(ROOT))
+    return importlib.import_module("bench.__main__").main(argv)
+
+
+@command
+def usage(argv: Sequence[str] | None = None) -> None:
+    """Answer --help and --version. Raises InputError on anything else."""
+    listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in commands().items())
+    parser = Parser("", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                    epilog=f"commands:\n{listed}\n\n`textinv COMMAND --help` lists the options of one.")
+    parser.add_argument("--version", action="version", version=f"textinv {textinv.__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=list(commands()), help="one of those below")
+    parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

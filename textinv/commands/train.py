@@ -1,0 +1,101 @@
+"""Learn a new word from images: `python train.py --images examples/teapot --init cup`.
+
+    images --autoencoder--> latents --noise--> UNet, told by the prompt with the word v --> loss --> v
+
+The loop is `textinv.inversion`, the run around it `textinv.running.run`; this command shows what happens.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+from tqdm import tqdm
+
+from textinv.commands import command
+from textinv.commands.arguments import Parser, add_fields, load_model
+from textinv.inversion import Inversion
+from textinv.options import InversionConfig
+from textinv.running import report
+from textinv.running.folder import RUN_FILE, ReadOnlyFolder, RunFolder
+from textinv.running.options import RunOptions, resolve_device, resolve_dtype, resumed, split
+from textinv.running.processes import init_processes, local_device
+from textinv.running.run import Run
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; its options are the fields of RunOptions and InversionConfig."""
+    config, options = parse(argv)
+    device = local_device(resolve_device(options.device))
+    # the run's record says what was used
+    options = dataclasses.replace(options, device=device, dtype=resolve_dtype(options.dtype, device))
+    processes = init_processes(device)
+    writes = processes.rank == 0            # and speaks
+    folder = (RunFolder(options.folder, resume=options.resume, tensorboard=options.tensorboard) if writes
+              else ReadOnlyFolder(options.folder))
+    model = load_model(options.weights, options.vocab, options.dtype, device)
+    with Run(model, options.images, config, options=options, folder=folder, processes=processes) as run:
+        note, inversion = run.open(), run.inversion
+        if writes:
+            print(*run.notes(), note, sep="\n")
+        with (stop_on_signals(inversion) as signals,
+              tqdm(initial=inversion.step, total=config.steps, unit="step", dynamic_ncols=True,
+                   disable=not writes) as bar):
+            for progress in run.learn():
+                bar.update()
+                bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}",
+                                cos=f"{progress.cosine:.2f}", lr=f"{inversion.lr:g}", refresh=False)
+        if writes:
+            print_summary(run)
+    if signals:
+        sys.exit(128 + signals[0])          # as a shell says it
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOptions]:
+    """The options of a command line. Raises InputError where they are wrong."""
+    parser = Parser("train", __doc__)
+    add_fields(parser, "the run", RunOptions)
+    add_fields(parser, "the method", InversionConfig)
+    given = vars(parser.parse_args(argv))
+    if given.get("resume"):
+        return resumed(given)
+    if missing := [f"--{name}" for name in ("images", "init") if name not in given]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    return split(given)
+
+
+@contextlib.contextmanager
+def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
+    """The first Ctrl-C or SIGTERM lets the step end, and with it the loop; the second ends the process at
+    once. Yields the signals that came."""
+    signals: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        inversion.stop_requested = True
+        signals.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def print_summary(run: Run) -> None:
+    """Print how the run ended, where word and report are, and how to use the word."""
+    config, inversion, path = run.config, run.inversion, run.folder.path
+    if inversion.skipped:
+        print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
+    if run.converged():
+        print(f"the evaluation loss has plateaued: done after step {inversion.step}")
+    elif inversion.step < config.steps:
+        print(f"stopped after step {inversion.step} of {config.steps}; "
+              f"continue with: python train.py --resume --out {path}")
+    print(path / RUN_FILE, report.write(path), "use it:", sep="\n")
+    for line in report.sample_commands(path, config.placeholder, config.style):
+        print(f"  {line}")

@@ -1,0 +1,82 @@
+"""What a step of the inversion samples from. The autoencoder runs once for each view of an image, before the
+loop: the posteriors q(z | x) are cached, and a step samples a fresh z0 of them, so the objective is the
+original one.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm import InputError, LatentDiffusion
+from textinv.images import TrainingImage, latent_mask
+from textinv.options import InversionConfig
+from textinv.prompts import OBJECT, STYLE, read_templates
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """n views of the images: posteriors, weights of the loss, and the prompts that each may be shown with."""
+    mean: Tensor                    # n c h w, scaled
+    std: Tensor                     # n c h w, scaled
+    loss_weights: Tensor | None     # n 1 h w, with mean 1; None: all ones
+    prompts: list[Tensor]           # of each view: token ids (p n)
+
+
+def build_dataset(model: LatentDiffusion, images: Sequence[TrainingImage],
+                  config: InversionConfig) -> Dataset:
+    """Encode all views of the images and, with `config.flip`, their mirror images; tokenize their prompts.
+    The model must know the word. Raises InputError where a prompt lacks it."""
+    prompts = tokenize_prompts(model, images, config)
+    posteriors, masks, prompts_of_view = [], [], []
+    views = [(view, ids) for image, ids in zip(images, prompts, strict=True) for view in image.views]
+    for view, ids in tqdm(views, "encoding images", leave=False, disable=len(views) < 20):
+        mask = None if view.mask is None else latent_mask(view.mask, model.config.autoencoder.factor)
+        for mirrored in (False, True) if config.flip else (False,):
+            posteriors.append(encode(model, view.x.flip(-1) if mirrored else view.x))
+            masks.append(mask.flip(-1) if mirrored and mask is not None else mask)
+            prompts_of_view.append(ids)
+    mean, std = (torch.stack(tensors) for tensors in zip(*posteriors, strict=True))
+    return Dataset(mean, std, _stack_masks(masks, mean), prompts_of_view)
+
+
+@torch.no_grad()
+def encode(model: LatentDiffusion, x: Tensor) -> tuple[Tensor, Tensor]:
+    """x (3 H W) -> mean and standard deviation of its posterior, scaled, in fp32: (c h w) each."""
+    posterior = model.autoencoder.encode(x[None].to(model.device, model.dtype))
+    scale = model.config.diffusion.scale_factor
+    return scale * posterior.mean[0].float(), scale * posterior.std[0].float()
+
+
+def _stack_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | None:
+    """Masks (h w) -> (n 1 h w), ones where there is none; None if there is none at all."""
+    if all(mask is None for mask in masks):
+        return None
+    ones = torch.ones(latents.shape[-2:])
+    stacked = torch.stack([ones if mask is None else mask for mask in masks])
+    return rearrange(stacked, "n h w -> n 1 h w").to(latents.device)
+
+
+def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
+                     config: InversionConfig) -> list[Tensor]:
+    """For each image the ids (p n) of its prompts: of its caption, or else of all templates.
+
+    Raises InputError where a prompt lacks the word, or is so long that the word is cut off.
+    """
+    def ids_of(texts: Sequence[str], sources: Sequence[str]) -> Tensor:
+        ids = model.tokenizer(texts)
+        for source, row in zip(sources, ids, strict=True):
+            if not (row >= model.text_encoder.vocab_size).any():
+                raise InputError(f"{source} lacks the placeholder {config.placeholder!r} within its first "
+                                 f"{model.tokenizer.length - 2} tokens. Write it where the new word goes.")
+        return ids
+
+    templates = read_templates(config.templates) if config.templates else STYLE if config.style else OBJECT
+    shared = ids_of([template.replace("{}", config.placeholder) for template in templates],
+                    [f"template {template!r}" for template in templates])
+    return [shared if image.caption is None else
+            ids_of([image.caption], [f"the caption of {image.path}"]) for image in images]

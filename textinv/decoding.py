@@ -1,0 +1,96 @@
+"""Any image file as a person sees it: the first frame, upright, in sRGB, on white. Departure from the
+official code, which ignores orientation, alpha and color profiles: all are heeded here.
+"""
+from __future__ import annotations
+
+import warnings
+from io import BytesIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+ORIENTATION = 0x0112      # tag of EXIF (CIPA DC-008, section 4.6.4); what sets each of its values upright:
+TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """An image file in RGB, upright and on white.
+    Raises whatever a decoder makes of a file that it cannot read; `reason` puts that in words."""
+    return to_rgb(decode(Path(path))[0])[0]
+
+
+def decode(path: Path) -> tuple[Image.Image, int]:
+    """The first frame, upright, in the mode of the file; and the EXIF orientation that it had.
+    Raises whatever a decoder makes of a file that it cannot read."""
+    if not path.is_file():                  # opening a pipe would wait for ever
+        raise ValueError("a subfolder" if path.is_dir() else "not a regular file")
+    if path.stat().st_size == 0:
+        raise ValueError("an empty file")
+    with warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")     # Pillow's, on oddities of images that it reads nevertheless
+        image = Image.open(file)
+        if image.format == "EPS":
+            raise ValueError("EPS files are programs, which are not run (convert it to PNG)")
+        image.load()
+        try:
+            orientation = image.getexif().get(ORIENTATION, 1)
+        except Exception:                   # broken EXIF data around good pixels
+            orientation = 1
+    return (image.transpose(TURN[orientation]) if orientation in TURN else image), orientation
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in words for the user."""
+    if isinstance(error, UnidentifiedImageError):     # Pillow's own text shows the address of a Python object
+        return "not an image of a known format (convert it to PNG or JPEG)"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """An image of any mode -> RGB in sRGB on white, and its opacity as L, None for an opaque image."""
+    rgb, opacity = _to_srgb(without_alpha(image), image.info.get("icc_profile")), alpha(image)
+    if opacity is not None:
+        rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), opacity)
+    return rgb, opacity
+
+
+def without_alpha(image: Image.Image) -> Image.Image:
+    """The image in 8 bits, in the color space that its profile would describe: L, CMYK or RGB."""
+    if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+        # Pillow's own conversion to 8 bits clips at 255 instead of scaling
+        white = 1.0 if image.mode == "F" else 65535.0
+        values = np.asarray(image).astype(np.float32)     # h w
+        if not (values.min() >= 0 and values.max() <= white):     # also for NaN
+            raise ValueError(f"its gray values go beyond 0 .. {white:g}")
+        return Image.fromarray((values * (255 / white)).round().astype(np.uint8))
+    if image.mode in ("1", "L", "LA", "CMYK"):
+        return image.convert("CMYK" if image.mode == "CMYK" else "L")
+    # straight to RGB, a palette with transparent entries gives a warning
+    return image.convert("RGBA" if image.mode == "P" else "RGB").convert("RGB")
+
+
+def alpha(image: Image.Image) -> Image.Image | None:
+    """Opacity as L: an alpha channel, or the transparent color or palette entries of a PNG or GIF."""
+    if image.mode == "I;16" and "transparency" in image.info:     # Pillow would compare clipped values
+        return Image.fromarray(np.asarray(image) != image.info["transparency"]).convert("L")
+    return image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    if profile:
+        try:
+            if image.mode == "L" and profile[16:20] == b"RGB ":     # the data's color space (ICC.1, 7.2.6)
+                image = image.convert("RGB")        # scanners save gray images with the profile for color
+            source, srgb = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"))
+        except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
+            pass                                    # a broken profile, or one of another space: as viewers do
+    return image.convert("RGB")

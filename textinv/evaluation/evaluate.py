@@ -1,0 +1,128 @@
+"""Measuring how good a word is, in the two numbers of the paper (scores.py says which), on images that are
+generated with the word.
+
+Images are kept under the hash of all that they depend on: a second evaluation, or one that was interrupted,
+generates what is missing.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+import weights
+from ldm import InputError, LatentDiffusion
+from textinv.evaluation.scores import Scores, markdown, scores, table_rows
+from textinv.grids import grid, read_recipe, save_png
+from weights.clip import Clip
+from weights.files import atomic_write
+
+PLAIN = "a photo of {}"
+EDITS = ("a photo of {} on the beach", "a photo of {} on the moon", "a photo of {} on a red background",
+         "a watercolor painting of {}", "a black and white sketch of {}", "a photo of {} next to a house")
+SMALL_CLIP, PUBLIC_CLIP = weights.TINY.parent / "clip", "openai/clip-vit-base-patch32"
+
+
+@dataclass(frozen=True)
+class SampleSpec:
+    """All that the images of one prompt depend on, but their seeds."""
+    prompt: str
+    concept: str | None                 # fingerprint of its vectors
+    model: str                          # hash of the model
+    dtype: str
+    steps: int
+    guidance: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of the folder that keeps the images."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How many images per prompt, how many at a time, and the folder that keeps them."""
+    n: int
+    batch: int
+    folder: Path
+
+
+def without_word(template: str) -> str:
+    """A template without its placeholder."""
+    return " ".join(template.replace("{}", "").split())
+
+
+def generate(model: LatentDiffusion, spec: SampleSpec, sampling: Sampling, bar: tqdm) -> list[Image.Image]:
+    """The images of a prompt; those that are in the folder already are read. Raises InputError where one of
+    them was made otherwise."""
+    n, batch, folder = sampling.n, sampling.batch, sampling.folder / spec.name
+    images = {i: image for i in range(n) if (image := _cached(folder / f"{i:04d}.png", spec)) is not None}
+    bar.update(len(images))
+    for start in range(0, n, batch):
+        rows = range(start, min(start + batch, n))
+        missing = [i for i in rows if i not in images]
+        if missing:
+            # the whole batch, since the last bits of an image depend on those that are generated with it
+            new = model.generate([spec.prompt] * len(rows), steps=spec.steps, guidance=spec.guidance,
+                                 seed=spec.seed + start, batch=batch)
+            for i in missing:
+                images[i] = new[i - start]
+                save_png(images[i], folder / f"{i:04d}.png", asdict(spec))
+            bar.update(len(missing))
+    return [images[i] for i in range(n)]
+
+
+def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except OSError:                     # not there, or cut off: to be generated again
+        return None
+    if read_recipe(path) != asdict(spec):
+        raise InputError(f"{path}: was generated with another model, word or setting. Delete it, "
+                         "or choose another `out`.")
+    return image
+
+
+def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: SampleSpec, sampling: Sampling,
+             training: Sequence[Image.Image], templates: Iterable[str] = EDITS
+             ) -> tuple[Scores, list[list[Image.Image]]]:
+    """The scores of a word that the model knows, and the images of each prompt, the plain one's first.
+
+    spec: with any prompt. training: the training images.
+    """
+    templates, generated = list(templates), {}
+    with tqdm(total=sampling.n * (1 + len(templates)), unit="image", dynamic_ncols=True) as bar:
+        for template in (PLAIN, *templates):
+            bar.set_description(template.replace("{}", word))
+            one = replace(spec, prompt=template.replace("{}", word))
+            generated[template] = generate(model, one, sampling, bar)
+    embedded = {template: evaluator.images(images) for template, images in generated.items()}
+    texts = evaluator.texts([without_word(template) for template in templates])
+    return (scores(embedded[PLAIN], {template: embedded[template] for template in templates},
+                   dict(zip(templates, texts, strict=True)), evaluator.images(training)),
+            list(generated.values()))
+
+
+def write(out: Path, results: dict[str, Scores], *, ceiling: float | None, options: dict[str, Any],
+          sheets: list[list[Image.Image]]) -> str:
+    """Write evaluation.json, .md and .png, the sheets one row each; returns the table in Markdown."""
+    width = max(len(row) for row in sheets)
+    blank = Image.new("RGB", sheets[0][0].size, "white")
+    save_png(grid([image for row in sheets for image in (row + [blank] * width)[:width]], width),
+             out / "evaluation.png")
+    rows = table_rows(results, ceiling)
+    content = {"results": {word: asdict(one) for word, one in results.items()},
+               "training_similarity": ceiling, "table": rows, "options": options}
+    for name, text in (("evaluation.json", json.dumps(content, indent=2) + "\n"),
+                       ("evaluation.md", markdown(rows))):
+        with atomic_write(out / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return markdown(rows)

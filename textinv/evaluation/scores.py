@@ -1,0 +1,98 @@
+"""The two numbers of the paper's evaluation (Gal et al. 2022, section 5.1), cosines in CLIP's space, where
+every image and text is a vector of length 1:
+
+    reconstruction  mean over all pairs of an image of "a photo of *" and a training image
+    editability     for each of several prompts, between the mean embedding of its images and the embedding
+                    of the prompt with the placeholder left out; averaged over the prompts
+
+Intervals are percentiles of bootstrap samples of the images.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Score:
+    """A cosine with its 95 % bootstrap interval."""
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The two numbers of a word, and the score of each prompt."""
+    reconstruction: Score
+    editability: Score
+    prompts: dict[str, Score]           # of which editability is the mean
+
+
+def reconstruction(generated: Tensor, training: Tensor) -> float:
+    """Mean cosine over all pairs of n images (n d) and m training images (m d), both of length 1."""
+    return (generated @ training.T).mean().item()
+
+
+def mean_pairwise_similarity(training: Tensor) -> float | None:
+    """Mean cosine over all pairs of two different training images (m d): what a copy would reach. None if
+    there is only one."""
+    m = len(training)
+    if m < 2:
+        return None
+    return ((training @ training.T).sum() - training.square().sum()).item() / (m * (m - 1))
+
+
+def editability(generated: Tensor, text: Tensor) -> Tensor:
+    """Cosine between the mean of n images (... n d) and a text (d): (...)."""
+    return F.cosine_similarity(generated.mean(dim=-2), text, dim=-1)
+
+
+def resampled(generated: Tensor, seed: int) -> Tensor:
+    """Bootstrap samples of n embeddings (n d): (RESAMPLES n d)."""
+    generator, n = torch.Generator().manual_seed(seed), len(generated)
+    return generated[torch.randint(n, (RESAMPLES, n), generator=generator)]
+
+
+def score(value: float, samples: Tensor) -> Score:
+    """A value with the interval that its bootstrap samples (RESAMPLES) give."""
+    low, high = torch.quantile(samples.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Score(value, low, high)
+
+
+def scores(plain: Tensor, edits: dict[str, Tensor], texts: dict[str, Tensor], training: Tensor) -> Scores:
+    """plain: embeddings of "a photo of *" (n d); edits and texts: for each prompt those of its images (n d)
+    and of itself without the placeholder (d); training: those of the training images (m d)."""
+    samples = {prompt: editability(resampled(generated, i), texts[prompt])
+               for i, (prompt, generated) in enumerate(edits.items(), 1)}
+    prompts = {prompt: score(editability(generated, texts[prompt]).item(), samples[prompt])
+               for prompt, generated in edits.items()}
+    mean = sum(one.value for one in prompts.values()) / len(prompts)
+    return Scores(score(reconstruction(plain, training), (resampled(plain, 0) @ training.T).mean(dim=(1, 2))),
+                  score(mean, torch.stack(list(samples.values())).mean(dim=0)), prompts)
+
+
+def table_rows(results: dict[str, Scores], ceiling: float | None) -> list[list[str]]:
+    """A table of the results, a row per score and a column per word, the first of names; the last is what the
+    training images reach among themselves, where that is known."""
+    columns = [["", "reconstruction", "editability", *next(iter(results.values())).prompts]]
+    columns += [[name, *map(str, (one.reconstruction, one.editability, *one.prompts.values()))]
+                for name, one in results.items()]
+    if ceiling is not None:
+        columns.append(["training images to each other", f"{ceiling:.3f}", *[""] * (len(columns[0]) - 2)])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:], ""])

@@ -1,0 +1,179 @@
+"""The user's images, read as the model wants them: upright, in sRGB, on white, square, in [-1, 1].
+
+They come straight from a phone, a scanner or a drawing program, so whatever Pillow can decode is accepted,
+and whatever it cannot is skipped by name instead of ending the run. Next to cat.jpg may be its caption,
+cat.txt, and weights of the loss, cat.mask.png. Departure from the official code, which squashes to a square:
+the middle square is cut out.
+"""
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from PIL import Image, ImageChops
+from torch import Tensor
+from tqdm import tqdm
+
+from ldm import InputError
+from textinv.decoding import TURN, alpha, decode, reason, to_rgb, without_alpha
+
+MAX_FILES = 1000        # they are all held in memory
+CROPS = ("center", "stretch", "random")
+RANDOM_VIEWS = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """One square crop of an image."""
+    x: Tensor                     # (3 S S) in [-1, 1]
+    mask: Tensor | None           # (S S) in [0, 1], weights of the loss, not all 0; None: all ones
+
+
+@dataclass(frozen=True)
+class TrainingImage:
+    """An image of the thing to be learned, with what lay next to it."""
+    path: Path
+    views: tuple[View, ...]
+    caption: str | None           # text of the .txt file next to it, stripped
+    sha256: str                   # of the file
+
+
+def print_warning(line: str) -> None:
+    """Print to stderr, above a progress bar if there is one."""
+    tqdm.write(f"warning: {line}", file=sys.stderr)
+
+
+def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: str = "center",
+                alpha_mask: bool = False, generator: torch.Generator | None = None,
+                warn: Callable[[str], None] = print_warning) -> list[TrainingImage]:
+    """Read a folder (its files by name, not its subfolders), a file, or a list of either, in that order.
+
+    size: S, the model's image size in pixels.
+    crop: "center", the middle square; "stretch", all of it squashed; "random", eight squares along the longer
+    side, sampled from `generator` (on the CPU; None: torch's own), or one if the image is square.
+    alpha_mask: images without a mask file take their alpha channel as mask.
+    warn: called with one line for each file skipped and each caption ignored.
+    Raises InputError for a source without any image, and for a mask that does not fit or is black.
+    """
+    if crop not in CROPS:
+        raise InputError(f"`crop` is {crop!r}. Use {' or '.join(CROPS)}.")
+    files = _list_files(source)
+    name = source if isinstance(source, (str, Path)) else "the list of images"
+    if len(files) > MAX_FILES:
+        raise InputError(f"{name}: {len(files):,} files. A word is learned from a few images, 3 to 5 in the "
+                         f"paper: give at most {MAX_FILES:,}.")
+    images = []
+    for path in files:
+        if path.name.startswith(".") or path.name.endswith((".txt", ".mask.png")):
+            continue
+        try:
+            image, orientation = decode(path)
+            rgb, opacity = to_rgb(image)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        except Exception as error:   # decoders fail on broken files with nearly every type of exception
+            warn(f"{path}: skipped, {reason(error)}")
+            continue
+        mask, mask_path = _find_mask(path, rgb.size, orientation), _companion(path, ".mask.png")
+        if mask is None and alpha_mask:
+            mask, mask_path = opacity, path
+        views = [_view(rgb, mask, box, size) for box in _boxes(rgb.size, crop, generator)]
+        # a view of weight 0 has nothing to learn from, and its normalized mask would be 0 / 0
+        views = tuple(view for view in views if view.mask is None or view.mask.any())
+        if not views:
+            where = f' in the part that crop "{crop}" keeps' if mask and mask.getbbox() else " everywhere"
+            raise InputError(f"{mask_path}: this mask is black{where}. White marks what is learned.")
+        images.append(TrainingImage(path, views, _read_caption(path, warn), sha256))
+    if not images:
+        found = ", ".join(path.name for path in files[:5]) or "nothing"
+        more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+        raise InputError(f"{name}: no image that can be read (found {found}{more}). Give PNG or JPEG.")
+    return images
+
+
+def latent_mask(mask: Tensor, factor: int) -> Tensor:
+    """mask (S S), not all 0 -> weights (h w) of mean 1 at the latent's size, S = factor x h: a mask moves the
+    loss to other places without making it smaller."""
+    weights = reduce(mask, "(h f1) (w f2) -> h w", "mean", f1=factor, f2=factor)
+    return weights / weights.mean()
+
+
+def _list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
+    files = []
+    for path in map(Path, [source] if isinstance(source, (str, Path)) else source):
+        try:
+            files += sorted(path.iterdir(), key=lambda file: file.name) if path.is_dir() else [path]
+        except OSError as error:
+            raise InputError(f"{path}: cannot list this folder, {reason(error)}") from None
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+    return files
+
+
+def _companion(path: Path, ending: str) -> Path:
+    return path.with_name(path.stem + ending)
+
+
+def _read_caption(path: Path, warn: Callable[[str], None]) -> str | None:
+    file = _companion(path, ".txt")
+    if not file.exists():
+        return None
+    try:
+        caption = file.read_text("utf-8-sig").strip()     # Windows' editors write a byte order mark
+    except (OSError, UnicodeDecodeError) as error:
+        warn(f"{file}: caption ignored, {reason(error)}")
+        return None
+    if not caption:
+        warn(f"{file}: caption ignored, it is empty")
+    return caption or None
+
+
+def _find_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Image | None:
+    """The mask file next to the image, as L: gray, times alpha if it has any. It lies on the image as one
+    sees it; if only the size before EXIF's turn fits, it was made from raw pixels and is turned likewise."""
+    file = _companion(path, ".mask.png")
+    if not file.exists():
+        return None
+    try:
+        image, own_orientation = decode(file)
+        mask, opacity = without_alpha(image).convert("L"), alpha(image)
+    except Exception as error:
+        raise InputError(f"{file}: this mask cannot be read, {reason(error)}") from None
+    if opacity is not None:
+        mask = ImageChops.multiply(mask, opacity)
+    if mask.size != size and own_orientation not in TURN and orientation in TURN:
+        mask = mask.transpose(TURN[orientation])
+    if mask.size != size:
+        raise InputError(f"{file} is {image.width} x {image.height} but {path} is {size[0]} x {size[1]}. "
+                         "Give the mask the size of its image.")
+    return mask
+
+
+def _boxes(size: tuple[int, int], crop: str, generator: torch.Generator | None
+           ) -> list[tuple[int, int, int, int]]:
+    """Squares (left, top, right, bottom) of an image of that width and height; for "stretch", all of it."""
+    width, height = size
+    if crop == "stretch":
+        return [(0, 0, width, height)]
+    side, spare = min(width, height), abs(width - height)
+    if crop == "center" or spare == 0:
+        starts = [spare // 2]
+    else:
+        starts = torch.randint(0, spare + 1, (RANDOM_VIEWS,), generator=generator).tolist()
+    return [(s, 0, s + side, side) if width > height else (0, s, side, s + side) for s in starts]
+
+
+def _view(rgb: Image.Image, mask: Image.Image | None, box: tuple[int, int, int, int], size: int) -> View:
+    def pixels(image: Image.Image) -> Tensor:
+        # cropped first: resize(box=...) lets pixels around the box leak in. Pillow widens the filter when it
+        # makes an image smaller, so nothing aliases; bicubic is the official code's filter
+        square = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(square)).float()     # h w (c)
+
+    x = rearrange(pixels(rgb), "h w c -> c h w").contiguous() / 127.5 - 1
+    return View(x, None if mask is None else pixels(mask) / 255)

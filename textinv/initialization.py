@@ -1,0 +1,88 @@
+"""Where v starts (Gal et al. 2022, section 4.1: the embedding of a coarse word for what the images show): a
+word or phrase, a learned word's file, or random directions; and the vocabulary's geometry: its mean norm and
+the words nearest to a vector.
+"""
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm import InputError, LatentDiffusion
+from textinv.concept import Concept, check_fits
+
+
+def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
+                    cross_init: bool = False) -> tuple[Tensor, str]:
+    """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
+
+    init: a word or phrase; the path of a learned word (anything with a slash or the suffix of such a file);
+        or "random": directions sampled from `generator`, with the mean norm of the vocabulary.
+    A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
+    mean when k < m.
+    cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
+
+    Raises InputError if init is empty, if a word of it is not in the vocabulary, or if the file does not fit.
+    """
+    if k < 1:
+        raise InputError(f"`vectors` is {k}. Use 1 or more.")
+    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
+    if init == "random":
+        norm = vocabulary_norm(model)
+        v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
+        return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
+    if is_file:
+        concept = Concept.load(init)
+        check_fits(model, concept)
+        names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
+        return _spread(concept.vectors, names, k)
+    if unknown := model.tokenizer.unknown_words(init):
+        raise InputError(f"`init`: the vocabulary does not have {unknown[0]!r}{_suggest(model, unknown[0])}. "
+                         "Use a word that it has, or 'random'.")
+    ids = model.tokenizer.tokenize(init)
+    if not ids:
+        raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
+    with torch.no_grad():
+        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
+                model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
+    names = [model.tokenizer.shown(i) for i in ids]
+    return _spread(rows.float().cpu(), names, k)
+
+
+def vocabulary_norm(model: LatentDiffusion) -> float:
+    """The mean norm of the vocabulary's vectors."""
+    return model.text_encoder.table.weight.float().norm(dim=1).mean().item()
+
+
+@torch.no_grad()
+def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[list[tuple[str, float]]]:
+    """For each vector of (k d) the n whole words of the vocabulary that are nearest by cosine, with the
+    cosine, best first."""
+    words = list(model.tokenizer.whole_words.items())
+    weight = model.text_encoder.table.weight
+    table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
+    cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words
+    best = cosines.topk(min(n, len(words)), dim=1)
+    return [[(words[i][0], cosine) for i, cosine in zip(*row, strict=True)]
+            for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+
+
+def _spread(vectors: Tensor, names: list[str], k: int) -> tuple[Tensor, str]:
+    """m vectors -> k vectors, and how."""
+    m, listed = len(vectors), ", ".join(names)
+    if k < m:
+        mean = vectors.mean(dim=0, keepdim=True)
+        return mean.repeat(k, 1), f"the mean of {listed}" + f", {k} times" * (k > 1)
+    v = torch.cat([vectors, vectors[-1:].repeat(k - m, 1)])
+    return v, listed + (f", the last {k - m + 1} times" if k > m else "")
+
+
+def _suggest(model: LatentDiffusion, word: str) -> str:
+    known = [w for w in model.tokenizer.whole_words if len(w) > 1]
+    near = difflib.get_close_matches(word.lower(), known, n=5)
+    return f" (spelled alike: {', '.join(near)})" if near else ""

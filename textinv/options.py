@@ -1,0 +1,111 @@
+"""The method's options, one field each with the line of help that `textinv train --help` prints: a notebook
+and a command line know the same options, presets and checks by the same names.
+"""
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ldm import InputError
+from textinv.images import CROPS
+
+# what a preset changes; an option given next to it wins
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
+}
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple[str, ...] | None = None,
+           metavar: str | None = None, may_change: bool = False) -> Any:
+    """A dataclass field with what a command line, and `check`, have to know about it.
+
+    minimum: the least value. choices: the only values.
+    may_change: whether a run may be resumed with another value, since no step that is done depends on it.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "minimum": minimum, "choices": choices,
+                                                        "metavar": metavar, "may_change": may_change})
+
+
+def check(options: Any) -> None:
+    """Raises InputError if a field of an options dataclass is under its minimum, not finite, or none of its
+    choices."""
+    for field in dataclasses.fields(options):
+        value, minimum, choices = (getattr(options, field.name), field.metadata["minimum"],
+                                   field.metadata["choices"])
+        if choices is not None and value not in choices:
+            raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
+        if minimum is not None and not minimum <= value < math.inf:
+            raise InputError(f"`{field.name}` is {value}. Use {minimum} or more.")
+
+
+def _with_presets(cls: type[T]) -> type[T]:
+    """Let the preset decide where a field is not given."""
+    init = cls.__init__
+
+    @functools.wraps(init)
+    def __init__(self, **given: Any) -> None:
+        init(self, **{**PRESETS.get(given.get("preset", "default"), {}), **given})
+
+    cls.__init__ = __init__
+    return cls
+
+
+@_with_presets
+@dataclass(frozen=True, kw_only=True)
+class InversionConfig:
+    """Options of `textinv.invert`, all keyword arguments. Those that are not given are the preset's.
+
+    Raises InputError on values without meaning.
+    """
+    init: str = option("", "word or phrase to start from, a learned word's file, or 'random'")
+    placeholder: str = option("*", "what stands for the new word in prompts; change it to use several words "
+                              "in one prompt")
+    vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",
+                          minimum=1, metavar="K")
+    style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
+    templates: str | None = option(None, "file of your own prompts, one a line, with {} for the word; for "
+                                   "things that no photo shows", metavar="FILE")
+    crop: str = option("center", "what to keep of images that are not square; stretch where their edges "
+                       "matter", choices=CROPS)
+    flip: bool = option(True, "train on mirrored images too; turn it off for text and asymmetric things")
+    alpha_mask: bool = option(False, "weight the loss by the images' alpha channel; for cut-out images")
+    preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps from the init word's "
+                         "embedding", choices=tuple(PRESETS))
+    steps: int = option(200, "optimizer steps; more where the word is not yet recognizable", minimum=1,
+                        may_change=True)
+    batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
+    accumulate: int = option(1, "gradient accumulation: batches per optimizer step; raise it instead of the "
+                             "batch if memory is short", minimum=1)
+    lr: float = option(0.005, "base learning rate, times batch x accumulate x processes the effective one; "
+                       "lower it if the loss jumps")
+    decay: float = option(0.0, "weight decay of AdamW on the word's vectors; the paper's code has 0.01",
+                          minimum=0)
+    seed: int = option(0, "seed of everything random; the same seed gives the same word", minimum=0)
+    fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm; for words "
+                            "that drown out the rest of a prompt")
+    pull: float = option(0.0, "regularization weight of |v - v0|^2 / |v0|^2, added to the loss; raise it to "
+                         "stay near the init word", minimum=0)
+    cross_init: bool = option(True, "start from the text encoder's output for the init word, not from its "
+                              "embedding; turn it off to start as the paper does")
+    eval_every: int = option(25, "steps between measurements of the evaluation loss; 0 for none", minimum=0)
+    stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for runs of many steps",
+                       choices=("never", "dvar"))
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not 0 < self.lr < math.inf:
+            raise InputError(f"`lr` is {self.lr}. Use a number above 0.")
+        if self.stop == "dvar" and not self.eval_every:
+            raise InputError("`stop` is dvar, which needs the evaluation loss. Set `eval_every` above 0.")
+        if self.style and self.templates:
+            raise InputError("`style` and `templates` both choose the prompts. Use one of them.")
+
+    def effective_lr(self, world_size: int = 1) -> float:
+        """As in the paper and its code: the base rate x all images that share one step."""
+        return self.lr * self.batch * self.accumulate * world_size

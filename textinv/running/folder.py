@@ -1,0 +1,226 @@
+"""A run's folder, from which the run can be resumed after whatever ended it.
+
+    runs/NAME/  config.json            every option, and what the word depends on: model, images, rate
+                metrics.jsonl          a line per step
+                previews/              grids of images with the word, always from the same seeds
+                concept.safetensors    the word, as it is after the last step that was saved
+                best.safetensors       the word with the smallest evaluation loss
+                state.safetensors      all that the steps to come depend on; next to it the state before
+                tensorboard/           the metrics for TensorBoard, with --tensorboard
+
+Every file but metrics.jsonl is written atomically, and a state says how much of that one belongs to it. So
+the run can be killed at any moment: it resumes from the last state as if nothing had happened.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import filelock
+import safetensors
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm import InputError
+from textinv.concept import RUN_FILE, Concept
+from textinv.grids import save_png
+from textinv.inversion import Progress
+from weights.files import atomic_write
+
+METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
+STATE, PREVIOUS, BEST_FILE = "state.safetensors", "state.previous.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state that a run can be resumed from, and the bytes of metrics.jsonl that belong to it."""
+    name: str
+    tensors: dict[str, Tensor]
+    metrics_bytes: int
+
+
+class ReadOnlyFolder:
+    """A run's folder for those who write nothing: ranks above 0, which resume from it like rank 0, and a run
+    that is kept nowhere."""
+
+    def __init__(self, path: Path = Path()):
+        self.path = path
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        """Start a new run of these settings."""
+
+    def reopen(self) -> dict[str, Any]:
+        """The settings of the run that is to be resumed. Raises InputError if there is none, or another
+        process is writing it."""
+        return read_record(self.path)
+
+    def states(self) -> Iterator[SavedState]:
+        """The saved states that can be read, the newest first."""
+        for name in (STATE, PREVIOUS):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+                with safetensors.safe_open(self.path / name, "pt") as file:
+                    tensors = {key: file.get_tensor(key) for key in file.keys()}
+                    size = int(file.metadata()["metrics_bytes"])
+                if (self.path / "metrics.jsonl").stat().st_size >= size:
+                    yield SavedState(name, tensors, size)
+
+    def has_states(self) -> bool:
+        """Whether any state was saved, readable or not."""
+        return any((self.path / name).exists() for name in (STATE, PREVIOUS))
+
+    def resume(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
+        """Continue the run after a step, with these settings; what metrics.jsonl has beyond is dropped."""
+
+    def log(self, progress: Progress, lr: float) -> None:
+        """Write a line of metrics."""
+
+    def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
+        """Write a grid of previews."""
+
+    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]]
+             ) -> None:
+        """Write words, metrics and state."""
+
+    def close(self) -> None:
+        """Give the folder free."""
+
+
+class RunFolder(ReadOnlyFolder):
+    """A folder that this process alone writes. Every method raises InputError if it cannot be written."""
+
+    def __init__(self, path: Path, *, resume: bool = False, tensorboard: bool = False):
+        """Only looks: nothing is written before there is something to write. Raises InputError where a new
+        run would overwrite another one, or if TensorBoard is wanted and not installed."""
+        super().__init__(path)
+        self._lock = filelock.FileLock(path / ".lock", timeout=0)
+        self._metrics: BinaryIO = io.BytesIO()          # until the run is open
+        self._logged = 0        # the last step that metrics.jsonl tells of
+        self._new_board = summary_writer() if tensorboard else None
+        self._board: Any = None
+        if not resume:
+            self._refuse_another_run()
+
+    def begin(self, record: Mapping[str, Any]) -> None:
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
+        self._refuse_another_run()
+        self._open(record, step=0, metrics_bytes=0)
+
+    def reopen(self) -> dict[str, Any]:
+        self._acquire()
+        return super().reopen()
+
+    def resume(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
+        self._open(record, step, metrics_bytes)
+
+    def log(self, progress: Progress, lr: float) -> None:
+        line = {name: value for name, value in dataclasses.asdict(progress).items() if value is not None}
+        with self._writing():
+            self._metrics.write(json.dumps({**line, "lr": lr}).encode() + b"\n")
+            if self._board is not None:
+                for name in METRICS & line.keys():
+                    self._board.add_scalar(name, line[name], progress.step)
+        self._logged = progress.step
+
+    def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
+        save_png(generate(), self.path / "previews" / f"step-{step:06d}.png")
+
+    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]]
+             ) -> None:
+        """After a step that broke off before it was logged, as when another process dies while the
+        evaluation loss is measured, words alone are written: a state that counted this step would leave a
+        gap in the metrics for ever, so the one before it stands."""
+        word.save(self.path / RUN_FILE)
+        if best is not None:
+            best.save(self.path / BEST_FILE)
+        if step != self._logged:
+            return
+        with self._writing():
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+            size = self._metrics.tell()
+        path = self.path / STATE
+        with atomic_write(path) as partial:
+            save_file(state(), partial, {"metrics_bytes": str(size)})
+            if path.exists():
+                path.replace(self.path / PREVIOUS)
+
+    def close(self) -> None:
+        self._metrics.close()
+        if self._board is not None:
+            self._board.close()
+        self._lock.release()
+
+    def _open(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
+        with atomic_write(self.path / "config.json") as partial:
+            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        with self._writing():
+            self._metrics = (self.path / "metrics.jsonl").open("ab")
+            self._metrics.truncate(metrics_bytes)
+            self._metrics.seek(metrics_bytes)
+        self._logged = step
+        if self._new_board is not None:         # what a killed run wrote beyond its state is hidden
+            self._board = self._new_board(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def _refuse_another_run(self) -> None:
+        if (self.path / "config.json").exists() or (self.path / RUN_FILE).exists():
+            raise InputError(f"{self.path} already contains a run. Use `resume` to continue it, or `out` for "
+                             "another folder.")
+
+    def _acquire(self) -> None:
+        """From here on no other process writes the folder. The lock ends with the process that holds it."""
+        with self._writing():
+            try:
+                self._lock.acquire()
+            except filelock.Timeout as error:
+                raise InputError(f"{self.path}: another process is writing this run. Wait for it, or choose "
+                                 "another folder with `out`.") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror}). Check the folder and the "
+                             "free space, or choose another with `out`.") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The settings in a run's config.json. Raises InputError if there is none."""
+    path = folder / "config.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return dict(record)
+    except OSError as error:
+        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path, "
+                         "or start one without `resume`.") from error
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}). Start another run with `out`.") from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """A run's metrics, one dict per step. Raises InputError if they cannot be read."""
+    try:
+        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder}/metrics.jsonl: cannot be read ({error}). Give the folder of a run."
+                         ) from error
+
+
+def summary_writer() -> type:
+    """TensorBoard's writer. Raises InputError where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop the option."
+                         ) from error
+    return SummaryWriter

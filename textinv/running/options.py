@@ -1,0 +1,105 @@
+"""The options of a run, apart from the method's: where things are, on what it computes, what it writes when.
+And the options of a run that is resumed, which are the run's own.
+"""
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ldm import InputError
+from textinv.options import InversionConfig, check, option
+from textinv.running.folder import read_record
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of `textinv train` besides those of `InversionConfig`. Raises InputError on values without
+    meaning."""
+    images: str = option("", "folder of images, or one image", may_change=True)
+    weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
+    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
+                             metavar="DIR", may_change=True)
+    device: str = option("auto", "cpu, cuda, ...; auto is cuda where there is one", may_change=True)
+    dtype: str = option("auto", "of the frozen weights; auto is bfloat16 where the hardware multiplies it, "
+                        "else float32", choices=("auto", "float32", "bfloat16"))
+    preview_every: int = option(50, "steps between grids of previews; 0 for none, which saves time",
+                                minimum=0, may_change=True)
+    save_every: int = option(100, "steps between saved states; the last step is always saved", minimum=1,
+                             may_change=True)
+    tensorboard: bool = option(False, "write the metrics for TensorBoard too", may_change=True)
+    resume: bool = option(False, "continue the run in --out; options that are not given are its own",
+                          may_change=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept: by default named after the images' folder, or the image."""
+        if self.out:
+            return Path(self.out)
+        path = Path(self.images).resolve()
+        return Path("runs") / (path.stem if path.is_file() else path.name)
+
+
+def split(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
+    """Options by name -> the method's and the run's. Names of neither are left out."""
+    def options_of(cls: type) -> Any:
+        return cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
+
+    return options_of(InversionConfig), options_of(RunOptions)
+
+
+def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
+    """The options of the run that is to be resumed, with those of `given` that may change. Raises InputError
+    where others differ, or if there is no such run."""
+    if not given.get("out") and not given.get("images"):
+        raise InputError("`resume`: which run? Give its folder as `out`, or its `images`.")
+    folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
+    recorded = as_dict(*split(read_record(folder)))
+    may_change = [field.name for cls in (RunOptions, InversionConfig) for field in dataclasses.fields(cls)
+                  if field.metadata["may_change"]]
+    differ = [f"`{name}` {value} (was {recorded[name]})" for name, value in given.items()
+              if name not in may_change and value != recorded[name]]
+    if differ:
+        raise InputError(f"{folder}: cannot resume with {', '.join(differ)}. Drop that, or start a new run "
+                         "with `out`; what may change: "
+                         + ", ".join(f"`{name}`" for name in may_change if name != "resume"))
+    return split({**recorded, **given, "out": str(folder)})
+
+
+def as_dict(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
+    """All options by name."""
+    return {**dataclasses.asdict(options), **dataclasses.asdict(config)}
+
+
+def resolve_device(device: str) -> str:
+    """The device that "auto" stands for."""
+    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def resolve_dtype(dtype: str, device: str) -> str:
+    """The precision that "auto" stands for on a device, by a fixed rule: bfloat16 on an accelerator, and on a
+    CPU that multiplies it in hardware; others emulate it at a fraction of float32's speed."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if torch.device(device).type != "cpu" or cpu_has_bfloat16() else "float32"
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX). Older versions of
+    PyTorch have no public way to say so; there only Linux is asked."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,48 @@
+"""Several processes that learn one word together: `torchrun --nproc_per_node 2 train.py ...`. Each samples
+its own batches, and one all-reduce per step, of v's gradient and two numbers with it, makes their steps one.
+"""
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ldm import InputError
+from textinv.inversion import Processes
+
+
+class TorchrunProcesses(Processes):
+    """The processes that torchrun has started, connected."""
+
+    def all_reduce_mean(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The mean of each tensor over the processes, bit-identical on all of them; packed into one message.
+        Raises InputError if one of the processes is gone."""
+        packed = torch.cat([tensor.flatten() for tensor in tensors])
+        try:
+            dist.all_reduce(packed)
+        except RuntimeError as error:
+            raise InputError("another process of this run has died. Start again with `resume` from the last "
+                             "saved state.") from error
+        means = (packed / self.world_size).split([tensor.numel() for tensor in tensors])
+        return tuple(mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True))
+
+    def close(self) -> None:
+        """Without it the connections' own threads may outlive the interpreter, and the system then aborts a
+        process that has done its work."""
+        dist.destroy_process_group()
+
+
+def init_processes(device: str) -> Processes:
+    """Connect to the other processes that torchrun has started, if it has: over gloo for tensors of the CPU,
+    over NCCL for those of CUDA."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes()
+    dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    return TorchrunProcesses(dist.get_rank(), dist.get_world_size())
+
+
+def local_device(device: str) -> str:
+    """Each rank uses the GPU with its local rank."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device

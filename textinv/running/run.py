@@ -1,0 +1,222 @@
+"""One run, from images to a saved word: set-up, the loop with its evaluation loss, metrics, previews and
+states, and resuming. `invert` is a run that is kept nowhere.
+"""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm import InputError, LatentDiffusion
+from textinv.concept import Concept, model_hash, patch, unpatch
+from textinv.dataset import build_dataset
+from textinv.grids import grid
+from textinv.images import read_images
+from textinv.initialization import initial_vectors, nearest_words
+from textinv.inversion import Inversion, Processes, Progress
+from textinv.options import InversionConfig
+from textinv.running.folder import PREVIOUS, ReadOnlyFolder
+from textinv.running.options import RunOptions, as_dict
+from textinv.running.stopping import Dvar, EvaluationLoss
+from textinv.variants import make_variants
+
+MANY = 30               # images of one thing
+PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
+                   True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
+
+
+def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
+           config: InversionConfig) -> Concept:
+    """Learn a word from images: a folder, or a list of paths. The model is left as it was; teach it the word
+    with `patch`. Raises InputError on whatever the images, the prompts or the init word lack."""
+    with Run(model, images, config) as run:
+        for _ in run.learn():
+            pass
+        return run.inversion.concept()
+
+
+class Run:
+    """A word that is being learned. The constructor reads and encodes the images and teaches the model the
+    word; at the end of the `with` block the model is as it was before.
+
+    options: None for a run whose word does not say which weights it belongs to.
+    folder: what is written; by default nothing.
+    Raises InputError on whatever the images, the prompts or the init word lack; the model then is as it was.
+    """
+
+    def __init__(self, model: LatentDiffusion, images: str | Path | Sequence[str | Path],
+                 config: InversionConfig, *, options: RunOptions | None = None,
+                 folder: ReadOnlyFolder | None = None, processes: Processes = Processes()):
+        self.config, self.options = config, options or RunOptions()
+        self.folder = folder or ReadOnlyFolder()
+        generator = torch.Generator().manual_seed(config.seed)
+        size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+        self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
+                                  generator=generator)
+        v0, self.init_note = initial_vectors(model, config.init, config.vectors, generator=generator,
+                                             cross_init=config.cross_init)
+        variants, v0 = make_variants(model, v0, config)
+        info = {**({"model": options.weights} if options else {}), "model_hash": model_hash(model),
+                "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
+                "init": config.init, "init_vectors": v0.tolist(), "seed": config.seed,
+                "effective_lr": config.effective_lr(processes.world_size),
+                "batch": config.batch * config.accumulate * processes.world_size,
+                "images": [image.sha256 for image in self.images]}
+        start = Concept(config.placeholder, v0, info)
+        patch(model, start)
+        try:
+            self.inversion = Inversion(model, build_dataset(model, self.images, config), start, config,
+                                       variants=variants, processes=processes)
+            self.evaluation = EvaluationLoss(self.inversion) if config.eval_every else None
+        except BaseException:
+            unpatch(model, config.placeholder)
+            raise
+        model.autoencoder.to("cpu")             # until a preview needs it
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        model = self.inversion.model
+        unpatch(model, self.config.placeholder)
+        model.autoencoder.to(model.device)
+        self.folder.close()
+        if error_type is None:                  # else others may wait for this process or be gone
+            self.inversion.processes.close()
+
+    def notes(self) -> list[str]:
+        """What the user may want to know about the set-up, a line each."""
+        inversion, config, n = self.inversion, self.config, len(self.images)
+        prompts = {ids.data_ptr(): len(ids) for ids in inversion.dataset.prompts}
+        notes = [f"{n} image{'s' * (n != 1)} ({len(inversion.dataset.mean)} views), "
+                 f"{sum(prompts.values())} prompts", self.init_note,
+                 f"effective learning rate {inversion.lr:g} = {config.lr:g} x batch {config.batch}"
+                 + f" x {config.accumulate} batches" * (config.accumulate > 1)
+                 + f" x {inversion.processes.world_size} processes" * (inversion.processes.world_size > 1)]
+        if n == 1:
+            notes.append("one image: the word will hold on to its background and pose; "
+                         "3 to 5 different ones are better")
+        if n > MANY:
+            notes.append(f"{n} images: the word will be what they all share; "
+                         "3 to 5 of one thing are enough")
+        return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
+
+    def open(self) -> str:
+        """Start the run's folder, or resume from it; returns a note for the user."""
+        if self.options.resume:
+            return self._resume()
+        self.folder.begin({**self._settings(), "torch": torch.__version__})
+        return f"writing {self.folder.path}"
+
+    def learn(self) -> Iterator[Progress]:
+        """The loop's remaining steps, with the evaluation loss where it is due. Ends early where the config
+        says so and that loss has plateaued. What there is is saved also where an error ends it."""
+        options, inversion = self.options, self.inversion
+        try:
+            if options.preview_every and inversion.step == 0:
+                self.folder.preview(0, self.previews)
+            for progress in () if self.converged() else inversion:
+                if self.evaluation is not None and progress.step % self.config.eval_every == 0:
+                    near = nearest_words(inversion.model, inversion.v.detach(), 1)
+                    progress = replace(progress, eval_loss=self.evaluation.measure(),
+                                       nearest=[words[0][0] for words in near])
+                self.folder.log(progress, inversion.lr)
+                if options.preview_every and progress.step % options.preview_every == 0:
+                    self.folder.preview(progress.step, self.previews)
+                if progress.step % options.save_every == 0:
+                    self.save()
+                yield progress
+                if progress.eval_loss is not None and self.converged():
+                    break
+        finally:
+            self.save()
+
+    def converged(self) -> bool:
+        """Whether DVAR's test ends the run where it is."""
+        return (self.config.stop == "dvar" and self.evaluation is not None
+                and Dvar(self.config.eval_every).stops(self.evaluation.losses))
+
+    def save(self) -> None:
+        """Write the word, the best word and the state."""
+        self.folder.save(self.inversion.concept(), self.best(), self.inversion.step, self.state)
+
+    def best(self) -> Concept | None:
+        """The word with the smallest evaluation loss; None before the first measurement."""
+        evaluation, start = self.evaluation, self.inversion.start
+        if evaluation is None or not evaluation.losses:
+            return None
+        return Concept(start.placeholder, evaluation.best_v,
+                       {**start.info, "step": evaluation.best_step, "eval_loss": evaluation.best_loss})
+
+    def previews(self, columns: int = 4) -> Image.Image:
+        """A row of images for each preview prompt, from the same seeds every time."""
+        model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
+        self.inversion.teach()
+        model.autoencoder.to(model.device)
+        images = [image for prompt in prompts for image in model.generate(
+            [prompt.format(self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
+            batch=columns)]
+        model.autoencoder.to("cpu")
+        return grid(images, columns)
+
+    def facts(self) -> dict[str, Any]:
+        """What the word depends on besides the options."""
+        return {"effective_lr": self.inversion.lr, "model_hash": self.inversion.start.info["model_hash"],
+                "processes": self.inversion.processes.world_size,
+                "image_hashes": {str(image.path): image.sha256 for image in self.images}}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the remaining steps depend on."""
+        evaluation = {} if self.evaluation is None else self.evaluation.state()
+        return {**self.inversion.state(),
+                **{f"evaluation.{name}": tensor for name, tensor in evaluation.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned. Raises KeyError or RuntimeError if it is another run's."""
+        self.inversion.restore(state)
+        if self.evaluation is not None:
+            self.evaluation.restore({name.removeprefix("evaluation."): tensor
+                                     for name, tensor in state.items()})
+
+    def _settings(self) -> dict[str, Any]:
+        return {**as_dict(self.config, self.options), "resume": False, **self.facts()}
+
+    def _resume(self) -> str:
+        folder, record = self.folder, self.folder.reopen()
+        for name, value in self.facts().items():
+            # images may have moved: what counts is what is in them
+            same = (list(record.get(name, {}).values()) == list(value.values()) if name == "image_hashes" else
+                    record.get(name) == value)
+            if not same:
+                raise InputError(f"{folder.path}: cannot resume: {name} is not as it was when the run "
+                                 "began. Use the same model, images and number of processes.")
+        note, metrics_bytes = self._restore_newest()
+        step = self.inversion.step
+        if step > self.config.steps:
+            raise InputError(f"{folder.path}: `steps` is {self.config.steps}, but the run has made {step} "
+                             "steps already. Give more, or drop the option.")
+        folder.resume({**self._settings(), "torch": record.get("torch")}, step, metrics_bytes)
+        if record.get("torch") != torch.__version__:
+            note += f"; started with torch {record.get('torch')}, so not bit-identical"
+        return note
+
+    def _restore_newest(self) -> tuple[str, int]:
+        """Restore the newest state that is whole; a run that was killed before its first state starts anew.
+        Returns a note, and the bytes of metrics.jsonl that belong to the state."""
+        if not self.folder.has_states():
+            return "no saved state yet; starting from step 0", 0
+        for saved in self.folder.states():
+            with contextlib.suppress(KeyError, RuntimeError):
+                self.restore(saved.tensors)
+                note = f"resumed after step {self.inversion.step}"
+                if saved.name == PREVIOUS:
+                    note = f"the newest state is damaged or missing: {note}, from the one before it"
+                return note, saved.metrics_bytes
+        raise InputError(f"{self.folder.path}: contains no state that can be read. Start another run with "
+                         "`out`.")
