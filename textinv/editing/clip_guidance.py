@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ldm import LatentDiffusion
 from ldm.samplers import Denoise, Generators, ddim_step, ddim_timesteps, predict_z0, randn
-from textinv.clip import Clip, embed_x
+from weights.clip import Clip, embed_x
 
 CUTOUTS = 8             # random views of each image: without them the gradient finds pixels that please CLIP alone
 SMALLEST = 0.7          # of a view's side, as a part of the image's

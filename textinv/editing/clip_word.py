@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import InputError
-from textinv.clip import Clip, embed_ids
+from weights.clip import Clip, embed_ids
 from textinv.prompts import OBJECT
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
-from textinv.clip import Clip
+from weights.clip import Clip
 
 
 def without_words(model: LatentDiffusion, prompt: str) -> str:

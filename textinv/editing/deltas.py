@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError, LatentDiffusion
-from ldm.files import open_tensors, whole_file
-from textinv.run import model_hash
+from weights.files import atomic_write, open_tensors
+from textinv.concept import model_hash
 
 _KEY = "textinv.delta"          # of the metadata that make a safetensors file one of these
 
@@ -49,7 +49,7 @@ class Delta:
                    for name, factor in getattr(self, which).items()}
         metadata = {"format": "pt", _KEY: json.dumps({"model": self.model, "info": dict(self.info)})}
         path = Path(path)
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             path.parent.mkdir(parents=True, exist_ok=True)
             safetensors.torch.save_file(tensors, partial, metadata)
 

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from ldm import InputError, LatentDiffusion
 from textinv.editing.deltas import Delta, matrices
 from textinv.editing.inputs import image_size, to_x
-from textinv.run import model_hash
+from textinv.concept import model_hash
 
 
 @dataclass(frozen=True, kw_only=True)
