@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
-from recipe.objects import OBJECTS, STYLES, Thing
+from recipe.objects import HELD_OUT_STYLE, NAMELESS, OBJECTS, STYLES, codepoint
 from textinv.commands import command
 
 FOLDER = Path("recipe-work/artwork")
@@ -67,25 +67,27 @@ class Artwork:
 
     def __init__(self, folder: str | Path = FOLDER, styles: Sequence[str] = STYLES):
         self.folder = Path(folder)
-        missing = [path for style in styles for thing in OBJECTS.values()
-                   if not (path := self.path(style, thing)).is_file()]
+        missing = [path for style in styles for code in codes(style)
+                   if not (path := self.folder / style / f"{code}.png").is_file()]
         if missing:
             raise InputError(f"artwork {self.folder}: {len(missing)} sprites are missing, "
                              f"{'/'.join(missing[0].parts[-2:])} among them: run '{COMMAND}' first")
         self.sprite = functools.cache(self._read)
 
-    def path(self, style: str, thing: Thing) -> Path:
-        return self.folder / style / f"{thing.code}.png"
-
     def _read(self, style: str, name: str) -> Image.Image:
         """The object's picture in that style, RGBA. Callers must not draw on it: it is shared."""
-        path = self.path(style, OBJECTS[name])
+        path = self.folder / style / f"{codepoint(name)}.png"
         try:
             with Image.open(path) as image:
                 return image.convert("RGBA")
         except OSError as error:
             raise InputError(f"sprite {path}: cannot be read ({error}): "
                              f"delete it and run '{COMMAND}'") from error
+
+
+def codes(style: str) -> list[str]:
+    """The codepoints of a style's sprites. What has no name is only needed for training."""
+    return [thing.code for thing in OBJECTS.values()] + (NAMELESS if style != HELD_OUT_STYLE else [])
 
 
 def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None:
@@ -96,7 +98,7 @@ def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None
     """
     for package in packages:
         target = folder / package.style
-        if all((target / f"{thing.code}.png").is_file() for thing in OBJECTS.values()):
+        if all((target / f"{code}.png").is_file() for code in codes(package.style)):
             print(f"{package.style}: complete in {target}")
             continue
         print(f"{package.style}: fetching {package.name}@{package.version}", flush=True)
@@ -134,19 +136,20 @@ def pack(package: Package, folder: Path) -> Path:
 
 def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
     """codepoint -> sprite, for every object. Raises InputError if the package lacks one."""
+    needed = codes(package.style)
     with tarfile.open(tarball) as archive:
         # some packages name a codepoint with its variation selector and some without
-        wanted = {package.member.format(thing.code + selector): thing.code
-                  for thing in OBJECTS.values() for selector in ("", "-fe0f")}
+        wanted = {package.member.format(code + selector): code
+                  for code in needed for selector in ("", "-fe0f")}
         found: dict[str, Image.Image] = {}
         for member in archive:
             if member.name == package.member:
                 draw = font_painter(archive.extractfile(member).read())
-                found = {thing.code: cut(draw(thing.code)) for thing in OBJECTS.values()}
+                found = {code: cut(draw(code)) for code in needed}
             elif member.name in wanted:
                 with Image.open(io.BytesIO(archive.extractfile(member).read())) as image:
                     found[wanted[member.name]] = cut(image.convert("RGBA"))
-    missing = [thing.name for thing in OBJECTS.values() if thing.code not in found]
+    missing = [code for code in needed if code not in found]
     if missing:
         raise InputError(f"{package.name}@{package.version} has no picture of: {', '.join(missing)}: "
                          "take them out of recipe/objects.py")

@@ -31,6 +31,7 @@ COMMAND = "python -m recipe.autoencoder"
 CHECKPOINT = Path("recipe-work/autoencoder.pt")
 KL_WEIGHT = 1e-4                # of the mean KL of a latent element, beside a mean absolute error
 SHARPNESS_WEIGHT = 1.0
+CHECKED = ("seen", "held-out", "held-out-style", "held-out-filters")
 
 
 def pictures_to_x(pixels: np.ndarray) -> Tensor:
@@ -90,12 +91,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=60, help="0 only measures (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    train, seen, held_out = (data.read(name).pixels for name in ("train", "seen", "held-out"))
+    train = data.read("train").pixels
+    checked = {name: data.read(name).pixels for name in CHECKED}
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
-    training = Training(autoencoder, CHECKPOINT)
+    training = Training(autoencoder, CHECKPOINT, outer=(autoencoder.encoder.conv_in, autoencoder.decoder.conv_out))
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values
@@ -103,13 +106,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         x = torch.where(torch.rand(options.batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
         return loss(autoencoder, x.to(options.device), generator)
 
-    for _ in training.run(options.minutes, options.lr, loss_of_batch):
+    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
         pass
+    if training.rank:
+        return
     averaged, minutes = load(options.device)
-    print(f"after {minutes:.0f} minutes, {training.step} steps: PSNR "
-          f"{psnr(averaged, seen, options.device):.2f} dB on new pictures of seen objects, "
-          f"{psnr(averaged, held_out, options.device):.2f} dB on held-out objects")
-    sheet(averaged, np.concatenate([seen[:8], held_out[:8]]), CHECKPOINT.with_suffix(".png"),
+    print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on pictures never seen:")
+    for name, pixels in checked.items():
+        print(f"  {psnr(averaged, pixels, options.device):.2f} dB  {name}")
+    sheet(averaged, np.concatenate([pixels[:6] for pixels in checked.values()]), CHECKPOINT.with_suffix(".png"),
           options.device)
 
 

@@ -12,22 +12,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from recipe import filters
 from recipe.backdrops import BACKDROPS, COLOURS
-from recipe.looks import EFFECTS, LOOKS
-from recipe.objects import SEEN, SEEN_STYLES, article
+from recipe.filters import pick
+from recipe.looks import LOOKS
+from recipe.objects import CATEGORIES, OBJECTS, SEEN, SEEN_STYLES, article
+from recipe.sprites import TINTS
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is to be known about a picture."""
+    """All that is to be known about a picture. Objects are names, or codepoints of what has no name."""
     objects: tuple[str, ...]    # one or two
     style: str
     background: str
     look: str = ""              # one of looks.LOOKS; a light, a size or the state of the object
     relation: str = ""          # of the first object to the second: one of RELATIONS
-    effect: str = ""            # one of looks.EFFECTS, over the whole picture
+    effect: str = ""            # one of filters.ALL over the whole picture, or NAMELESS
+    tint: str = ""              # one of sprites.TINTS: the object is of that color
+    category: str = ""          # one of objects.CATEGORIES, in place of the object's name
+    changed: bool = False       # the objects are changed sprites, which have no name
+
+    @property
+    def named(self) -> bool:
+        """Whether words can say what the objects are."""
+        return not self.changed and all(name in OBJECTS for name in self.objects)
 
 
+NAMELESS = "nameless"
+# In a caption of training these stand where a name would: embeddings without a word, codes of what is pictured.
+SLOTS = ("<object>", "<second>", "<style>")
 RELATIONS = ("next to", "holding", "on top of")
 
 # Template -> the look that it asks for. "Nice", "cool", "good", "weird", "my", "one" promise
@@ -55,7 +69,10 @@ MORE_TEMPLATES = {
 }
 _ALL = {**PAPER_TEMPLATES, **MORE_TEMPLATES}
 TEMPLATES = {look: tuple(text for text, asked in _ALL.items() if asked == look) for look in ("", *LOOKS)}
-EFFECT_TEMPLATES = ("a {effect} of a {}", "a {effect} of the {}")
+EFFECT_TEMPLATES = ("{effect} of a {}", "{effect} of the {}")
+MEDIUMS = {"mosaic": "mosaic", "sketch": "black and white sketch", "watercolor": "watercolor painting",
+           "oil": "oil painting", "neon": "neon picture", "comic": "comic drawing", "sepia": "sepia photo",
+           "woodcut": "woodcut", "popart": "popart picture", "crayon": "crayon drawing"}
 STYLE_PHRASES = ("in the style of {}", "in the style of {} art", "in {} style")
 # "A painting in the style of S*", section 4.3: the picture's object goes unnamed
 PICTURES = ("painting", "picture", "drawing", "photo")
@@ -75,43 +92,61 @@ def plain_caption(scene: Scene, style: bool = True, background: bool = True) -> 
     """The first wording of everything, such as "a dark photo of the glossy cat on a red background"."""
     template = TEMPLATES[scene.look][0]
     if scene.effect:
-        template = EFFECT_TEMPLATES[0].format("{}", effect=scene.effect)
-    caption = fill(template, _subject(scene, styled=style))
+        template = _effect_template(EFFECT_TEMPLATES[0], MEDIUMS.get(scene.effect, f"{scene.effect} picture"))
+    named = scene.style if style and not scene.effect else ""           # a filter hides whose artwork it was
+    caption = fill(template, _subject(scene, scene.objects, named))
     return f"{caption} {BACKDROPS[scene.background].phrases[0]}" if background else caption
 
 
-def pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    """One of them, all equally likely."""
-    return choices[rng.integers(len(choices))]
-
-
-def wording(rng: np.random.Generator, scene: Scene) -> str:
-    """A caption of the scene, chosen at random among all that are true of it."""
-    # a sketch shows neither the colour of a wall nor, for certain, the style
-    colourless = scene.effect == "black and white sketch"
-    named = rng.random() < STYLE_NAMED and not colourless
-    placed = rng.random() < PLACE_NAMED and not (colourless and scene.background in COLOURS)
+def wording(rng: np.random.Generator, scene: Scene, slots: bool = False, style_slot: bool = False) -> str:
+    """A caption of the scene, chosen at random among all that are true of it. `slots` puts SLOTS where the
+    objects' names would stand, `style_slot` where the style's would."""
+    called = SLOTS if slots else (scene.category,) if scene.category else scene.objects
+    # a sketch does not show the color of a wall
+    colorless = scene.effect in (*filters.COLORLESS, NAMELESS)
+    placed = rng.random() < PLACE_NAMED and not (colorless and scene.background in COLOURS)
     place = [pick(rng, BACKDROPS[scene.background].phrases)] if placed else []
-    style = [pick(rng, STYLE_PHRASES).format(scene.style)] if named else []
     if scene.effect:
-        template = pick(rng, EFFECT_TEMPLATES).format("{}", effect=scene.effect)
-        return " ".join([fill(template, _subject(scene, styled=False)), *place])
+        return _effect_wording(rng, scene, called, place, style_slot)
+    named = rng.random() < STYLE_NAMED
+    style = [pick(rng, STYLE_PHRASES).format(scene.style)] if named else []
     if named and not scene.relation and scene.look in ("", "dark", "bright") and rng.random() < 0.1:
         return " ".join([article(" ".join(filter(None, (scene.look, pick(rng, PICTURES))))), *style])
     template = pick(rng, TEMPLATES[scene.look])
     if named and rng.random() < 0.6:
-        return " ".join([fill(template, _subject(scene, styled=True)), *place])
-    return " ".join([fill(template, _subject(scene, styled=False)), *place, *style])
+        return " ".join([fill(template, _subject(scene, called, scene.style)), *place])
+    return " ".join([fill(template, _subject(scene, called)), *place, *style])
 
 
-def _subject(scene: Scene, styled: bool) -> str:
-    """The objects, without the first article: "glossy cat next to a glossy car"."""
-    first, *second = [f"{scene.style} {name}" if styled else name for name in scene.objects]
+def _effect_wording(rng: np.random.Generator, scene: Scene, called: Sequence[str], place: list[str],
+                    style_slot: bool) -> str:
+    """Of a picture under a filter: by its medium, or by the style."""
+    if scene.effect in MEDIUMS and not style_slot and rng.random() < 0.5:
+        template = _effect_template(pick(rng, EFFECT_TEMPLATES), MEDIUMS[scene.effect])
+        return " ".join([fill(template, _subject(scene, called)), *place])
+    style = pick(rng, STYLE_PHRASES).format(SLOTS[2] if style_slot else scene.effect)
+    if rng.random() < 0.15:
+        return " ".join([article(pick(rng, PICTURES)), style])
+    template = f"{article(pick(rng, PICTURES))} of a {{}}" if rng.random() < 0.7 else pick(rng, TEMPLATES[""])
+    subject = fill(template, _subject(scene, called))
+    return " ".join([subject, *place, style] if rng.random() < 0.5 else [subject, style, *place])
+
+
+def _effect_template(template: str, medium: str) -> str:
+    """"an oil painting of a {}"."""
+    return template.format("{}", effect=article(medium))
+
+
+def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
+    """The objects by what they are called, without the first article: "glossy cat next to a glossy car"."""
+    first, *second = [" ".join(filter(None, (style, scene.tint, name)))
+                      for name, _ in zip(called, scene.objects)]
     return " ".join([first, scene.relation, article(second[0])]) if second else first
 
 
 def words() -> set[str]:
     """Every word of every caption about what is seen in training."""
-    texts = [*_ALL, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS, *EFFECTS, *LOOKS, *SEEN,
-             *SEEN_STYLES, *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases), "an"]
+    texts = [*_ALL, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS, *MEDIUMS, *MEDIUMS.values(),
+             *LOOKS, *SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, "an",
+             *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases)]
     return set(re.findall(r"[a-z]+", " ".join(texts).replace("{effect}", "")))

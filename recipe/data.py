@@ -1,91 +1,154 @@
 """Stage 1: composes the training pictures once, and the pictures that training never sees.
 
-    python -m recipe.data [--pictures 60000] [--pairs 0.1] [--effects 0.1]
+    python -m recipe.data [--pictures 200000]
 
-Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3), and NAME.json, the captions. `train`
-and `seen` show seen objects in seen styles, from different seeds; `held-out` shows held-out objects in seen
-styles, and `held-out-style` seen objects in the held-out style.
+Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the codes
+(codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions a picture, in some of
+which SLOTS stand for codes. `train` and `seen` show seen objects in seen styles, from different seeds, `train`
+also what has no name; `held-out` shows held-out objects in seen styles, `held-out-style` seen objects in the
+held-out artwork, `held-out-filters` under the held-out filters.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ldm import InputError
+from recipe import codes, filters
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
+from recipe.captions import NAMELESS, SLOTS, wording
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from recipe.scenery import SIZE
-from recipe.world import Choices, compose
+from recipe.world import TRAINING, Choices, Picture, compose
 from textinv.commands import command
 
 COMMAND = "python -m recipe.data"
 FOLDER = Path("recipe-work/data")
-CHECKED = 1000                  # pictures in each of the three sets that are not for training
+CHECKED = 1000                  # pictures in each of the sets that are not for training
+CHUNK = 500                     # pictures from one seed
+CAPTIONS = 4                    # a picture, each worded by itself
+SLOT_SHARE = 0.35               # of the captions of named objects, and of named styles, have a slot all the same
 
 
 @dataclass(frozen=True)
 class Pictures:
     pixels: np.ndarray          # n y x rgb, uint8, mapped from the file
-    captions: list[str]
+    codes: np.ndarray           # n slots d, float16
+    captions: list[list[str]]   # n, CAPTIONS each
 
 
 def read(name: str, folder: Path = FOLDER) -> Pictures:
     """The set of that name. Raises InputError if it has not been composed."""
     try:
         return Pictures(np.load(folder / f"{name}.npy", mmap_mode="r"),
+                        np.load(folder / f"{name}.codes.npy"),
                         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}: the set {name!r} is missing or damaged: run {COMMAND} first") from error
+    except (OSError, ValueError, EOFError) as error:            # EOFError: of an empty file
+        raise InputError(f"{folder}: the set {name!r} is missing or damaged. Run {COMMAND} first.") from error
 
 
-def write(name: str, count: int, seed: int, choices: Choices, artwork: Artwork, folder: Path) -> None:
+def picture_codes(picture: Picture) -> np.ndarray:
+    """float16 (slots d): of its objects and its style; zeros where there is none."""
+    known, found = codes.read(), torch.zeros(len(SLOTS), codes.WIDTH)
+    figures = np.stack([codes.sprite_pixels(sprite) for sprite in picture.sprites])
+    found[:len(figures)] = known["object"](figures)
+    if picture.filter:
+        found[2] = known["style"](codes.style_pixels(picture.filter))
+    return found.numpy().astype(np.float16)
+
+
+def picture_captions(rng: np.random.Generator, picture: Picture) -> list[str]:
+    """Some with slots, all of them where there is no name."""
+    scene = picture.scene
+    return [wording(rng, scene,
+                    not scene.named or not scene.category and rng.random() < SLOT_SHARE,
+                    bool(scene.effect) and (scene.effect == NAMELESS or rng.random() < SLOT_SHARE))
+            for _ in range(CAPTIONS)]
+
+
+def _chunk(seed: int, index: int, count: int, choices: Choices, folder: Path) -> tuple[np.ndarray, np.ndarray,
+                                                                                       list[list[str]]]:
+    torch.set_num_threads(1)
+    rng, artwork = np.random.default_rng((seed, index)), _artwork(folder)
+    pictures = [compose(rng, artwork, choices) for _ in range(count)]
+    return (np.stack([picture.pixels for picture in pictures]),
+            np.stack([picture_codes(picture) for picture in pictures]),
+            [picture_captions(rng, picture) for picture in pictures])
+
+
+_ARTWORK: dict[Path, Artwork] = {}
+
+
+def _artwork(folder: Path) -> Artwork:
+    """Each process reads the sprites once."""
+    if folder not in _ARTWORK:
+        _ARTWORK[folder] = Artwork(folder)
+    return _ARTWORK[folder]
+
+
+def start_array(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
+    """Writes the head of a .npy file, after which the values follow. Not a mapped file: where the disk is full,
+    writing to one kills the process, and to this one raises OSError."""
+    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                                                "fortran_order": False, "shape": shape})
+
+
+def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, folder: Path) -> None:
     """Composes a set. The captions are written last, so that a set without them is one that was cut short."""
-    rng = np.random.default_rng(seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").unlink(missing_ok=True)
-        pixels = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (count, SIZE, SIZE, 3))
-        captions = []
-        for i in tqdm(range(count), desc=name, unit=" pictures"):
-            picture = compose(rng, artwork, choices)
-            pixels[i] = picture.pixels
-            captions.append(picture.caption)
-        pixels.flush()
+        captions: list[list[str]] = []
+        jobs = [(seed, i, min(CHUNK, count - start), choices, artwork)
+                for i, start in enumerate(range(0, count, CHUNK))]
+        with ((folder / f"{name}.npy").open("wb") as pixels, (folder / f"{name}.codes.npy").open("wb") as coded,
+              ProcessPoolExecutor(os.cpu_count()) as pool):
+            start_array(pixels, np.uint8, (count, SIZE, SIZE, 3))
+            start_array(coded, np.float16, (count, len(SLOTS), codes.WIDTH))
+            for some, some_codes, texts in tqdm(pool.map(_chunk, *zip(*jobs)), name, len(jobs), unit="chunk"):
+                pixels.write(some.tobytes())
+                coded.write(some_codes.tobytes())
+                captions += texts
         (folder / f"{name}.json").write_text(json.dumps(captions), encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}): "
-                         "check the folder and the free space") from error
+        raise InputError(f"{folder} cannot be written ({error.strerror}). "
+                         "Check the folder and the free space.") from error
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pictures", type=int, default=60_000,
+    parser.add_argument("--pictures", type=int, default=200_000,
                         help="in the training set (default: %(default)s)")
-    parser.add_argument("--pairs", type=float, default=0.1, help="part of them with two objects")
-    parser.add_argument("--effects", type=float, default=0.1, help="part of them with a filter")
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sets go (default: %(default)s)")
     options = parser.parse_args(argv)
-    if options.pictures < 1 or not (0 <= options.pairs and 0 <= options.effects
-                                    and options.pairs + options.effects <= 1):
-        raise InputError("give --pictures of 1 or more, and --pairs and --effects that are parts of 1")
-    artwork = Artwork(options.artwork)
-    seen = Choices(pairs=options.pairs, effects=options.effects,
-                   looks=min(0.45, 1 - options.pairs - options.effects))
-    write("train", options.pictures, 0, seen, artwork, options.folder)
-    write("seen", CHECKED, 1, seen, artwork, options.folder)
-    write("held-out", CHECKED, 2, replace(seen, objects=tuple(HELD_OUT)), artwork, options.folder)
-    write("held-out-style", CHECKED, 3, replace(seen, styles=(HELD_OUT_STYLE,)), artwork, options.folder)
+    if options.pictures < 1:
+        raise InputError(f"--pictures is {options.pictures}. Give 1 or more.")
+    Artwork(options.artwork)
+    codes.read()
+    seen = Choices(effects=tuple(filters.NAMED))
+    for name, count, seed, choices in (
+            ("seen", CHECKED, 1, seen),
+            ("held-out", CHECKED, 2, replace(seen, objects=tuple(HELD_OUT), category=0)),
+            ("held-out-style", CHECKED, 3, replace(seen, styles=(HELD_OUT_STYLE,))),
+            ("held-out-filters", CHECKED, 4, replace(seen, effects=tuple(filters.HELD_OUT), effect=1, look=0,
+                                                     pair=0, tint=0, category=0)),
+            ("train", options.pictures, 0, Choices(**TRAINING))):
+        write(name, count, seed, choices, options.artwork, options.folder)
 
 
 if __name__ == "__main__":

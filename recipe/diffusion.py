@@ -1,8 +1,10 @@
 """Stage 3: encodes the training pictures once, then trains text encoder and UNet together on Equation 1.
 
-    python -m recipe.diffusion --minutes 120 [--device cuda]
+    python -m recipe.diffusion --minutes 120 [--decay] [--device cuda]
+    torchrun --nproc_per_node 2 -m recipe.diffusion ...     two processes of one thread: faster on two cores
 
-Of the captions a tenth is left empty, for classifier-free guidance (Ho & Salimans 2022). The error of each
+In about half of the captions a slot stands for a name: its embedding is the code (codes.py) of what is pictured,
+plus noise. Names start at the mean code of their sprites. Of the captions a tenth is left empty, for classifier-free guidance (Ho & Salimans 2022). The error of each
 timestep is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are
 spread evenly over the schedule. At the end, and every ten minutes, a sheet of samples to look at.
 """
@@ -22,10 +24,13 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
+import textinv
 from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
-from recipe import autoencoder, data, vocabulary
+from recipe import autoencoder, codes, data, vocabulary
+from recipe.artwork import Artwork
+from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, averaged_weights, join, meet
 from textinv.commands import command
 from weights.vocabularies import read_vocabulary
 
@@ -34,7 +39,7 @@ CHECKPOINT = Path("recipe-work/diffusion.pt")
 LATENTS = Path("recipe-work/latents.npy")
 EMPTY = 0.1                     # part of the captions that are left out
 SNR_CAP = 5.0
-SHEET_SECONDS = 600
+SHEET_SECONDS = 1800
 PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog on the beach",
            "a photo of a cartoon hamburger in the city", "a photo of a glossy car on the moon",
            "a dark photo of a frog on a blue background",
@@ -45,30 +50,40 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
     """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file
-    that is written first unless it is there. Raises InputError if it does not fit the pictures or
-    cannot be written."""
+    that is written first unless it is there; under torchrun each process encodes its share. Raises InputError
+    if it does not fit the pictures or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
+    rank, world_size = join()
     if not LATENTS.exists():
         partial = LATENTS.with_suffix(".partial")
         try:
-            latents = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-            with torch.no_grad():
-                for rows in tqdm(np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1),
-                                 desc="encoding"):
-                    x = autoencoder.pictures_to_x(pixels[rows]).to(device)
-                    posterior = encoder.encode(x)
-                    latents[rows] = torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy()
+            if rank == 0:
+                np.lib.format.open_memmap(partial, "w+", np.float16, shape).flush()
+            meet()
+            latents = np.load(partial, mmap_mode="r+")
+            shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
+            with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
+                for rows in tqdm(shares, desc="encoding", disable=rank > 0, mininterval=10):
+                    posterior = encoder.encode(autoencoder.pictures_to_x(pixels[rows]).to(device))
+                    both = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
+                    latents[rows] = both.half().cpu().numpy()
             latents.flush()
-            partial.replace(LATENTS)
+            meet()
+            if rank == 0:
+                partial.replace(LATENTS)
+            meet()
         except OSError as error:
-            raise InputError(f"{LATENTS}: cannot be written ({error.strerror}): "
-                             "check the free space") from error
-    latents = np.load(LATENTS, mmap_mode="r")
+            raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
+    try:
+        latents = np.load(LATENTS, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
-        raise InputError(f"{LATENTS}: belongs to other pictures: delete it, it will be made again")
+        raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
     return latents
 
 
+@torch.no_grad()
 def scale_factor(latents: np.ndarray) -> float:
     """What brings latents to unit variance (Rombach et al. 2021, appendix G)."""
     some = latents[:2000].astype(np.float32)
@@ -110,12 +125,55 @@ class Denoiser(nn.Module):
         self.text_encoder, self.unet, self.schedule = model.text_encoder, model.unet, model.schedule
         self.register_buffer("scale_factor", torch.tensor(scale))
 
-    def loss(self, z0: Tensor, ids: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b)."""
-        eps_hat = self.unet(self.schedule.add_noise(z0, eps, t), t, self.text_encoder(ids))
+    def loss(self, z0: Tensor, ids: Tensor, v: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b); v (b s d)
+        are the codes of each sample's slots."""
+        c = self.text_encoder.encode(self.text_encoder.embed(own_rows(ids, self.text_encoder.vocab_size, v),
+                                                             v.flatten(0, 1)))
+        eps_hat = self.unet(self.schedule.add_noise(z0, eps, t), t, c)
         a = self.schedule.alphas_cumprod[t]
         weight = (SNR_CAP * (1 - a) / a).clamp(max=1)                        # min(SNR, cap) / SNR
         return ((eps - eps_hat.float()).square().mean(dim=(1, 2, 3)) * weight).mean()
+
+
+def own_rows(ids: Tensor, first: int, v: Tensor) -> Tensor:
+    """ids (b n) whose slot s is first + s, for v (b s d) flattened to (b*s d): each sample its own rows."""
+    offset = v.shape[1] * torch.arange(len(ids), device=ids.device)[:, None]
+    return torch.where(ids >= first, ids + offset, ids)
+
+
+def noisy(v: Tensor, generator: torch.Generator) -> Tensor:
+    """Codes (b s d) plus noise of up to NOISE of their norm."""
+    part = codes.NOISE * torch.rand(*v.shape[:2], 1, generator=generator)
+    return v + part * codes.NORM * v.shape[-1] ** -0.5 * torch.randn(v.shape, generator=generator)
+
+
+def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
+    """Codes (b s d), those of half the objects exchanged for their mirror images': pictures show either side,
+    whatever the code."""
+    mirror = torch.rand(len(v), 1, 1, generator=generator) < 0.5
+    with torch.autocast("cpu", enabled=False):
+        objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
+    return torch.cat([objects, v[:, 2:]], dim=1)
+
+
+def caption_ids(captions: list[list[str]]) -> Tensor:
+    """int16 (n CAPTIONS length); slots are the first private ids."""
+    model = LatentDiffusion(CONFIG)
+    model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
+    for slot in SLOTS:
+        textinv.patch(model, textinv.Concept(slot, torch.zeros(1, CONFIG.text.width)))
+    flat = model.tokenizer([text for texts in captions for text in texts])
+    return flat.to(torch.int16).view(len(captions), -1, CONFIG.text.length)
+
+
+def set_names(encoder: nn.Module, rows: dict[str, Tensor]) -> None:
+    """The embeddings of those names, or any tokens, that are one token."""
+    tokens = {token: i for i, token in enumerate(vocabulary.tokens())}
+    with torch.no_grad():
+        for name, row in rows.items():
+            if name in tokens:
+                encoder.token_emb.weight[tokens[name]] = row
 
 
 def even_times(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
@@ -142,8 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="0 only draws samples (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--decay", type=float, default=0.999,
-                        help="of the averaged weights (default: %(default)s)")
+    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
+    parser.add_argument("--average", type=float, default=0.999,
+                        help="decay of the averaged weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     train(options)
@@ -152,26 +211,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(options: argparse.Namespace) -> None:
     pictures, device = data.read("train"), options.device
     latents = read_latents(pictures.pixels, autoencoder.load(device)[0], device)
-    tokens = tokenizer()
-    ids, empty = tokens(pictures.captions), tokens([""])
+    ids, empty = caption_ids(pictures.captions), tokenizer()([""])
     torch.manual_seed(0)
-    training = Training(Denoiser(scale_factor(latents)).to(device), CHECKPOINT, options.decay)
-    denoiser, timesteps = training.module, CONFIG.diffusion.timesteps
+    denoiser, timesteps = Denoiser(scale_factor(latents)).to(device), CONFIG.diffusion.timesteps
+    set_names(denoiser.text_encoder, codes.name_codes(Artwork()))
+    training = Training(denoiser, CHECKPOINT, options.average,
+                        outer=(denoiser.unet.input_blocks[0], denoiser.unet.out))
+    with torch.no_grad():
+        denoiser.scale_factor.fill_(scale_factor(latents))
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(ids), (options.batch,), generator=generator)
+        worded = ids[rows, torch.randint(ids.shape[1], (options.batch,), generator=generator)].long()
+        v = noisy(either_side(torch.from_numpy(pictures.codes[rows.numpy()]).float(), generator), generator)
         mean, std = torch.from_numpy(latents[rows.numpy()]).float().unbind(dim=1)
         z0 = denoiser.scale_factor.cpu() * (mean + std * torch.randn(mean.shape, generator=generator))
         dropped = torch.rand(options.batch, 1, generator=generator) < EMPTY
-        batch = (z0, torch.where(dropped, empty, ids[rows]), torch.randn(z0.shape, generator=generator),
+        batch = (z0, torch.where(dropped, empty, worded), v, torch.randn(z0.shape, generator=generator),
                  even_times(options.batch, timesteps, generator))
         return denoiser.loss(*(tensor.to(device) for tensor in batch))
 
     last_sheet = time.monotonic()
-    for _ in training.run(options.minutes, options.lr, loss_of_batch):
-        if time.monotonic() - last_sheet > SHEET_SECONDS:
+    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
+        if training.rank == 0 and time.monotonic() - last_sheet > SHEET_SECONDS:
             sheet(load(device, training.averaged.weights)[0], CHECKPOINT.with_suffix(".png"))
             last_sheet = time.monotonic()
+    if training.rank:
+        return
     model, minutes = load(device)
     sheet(model, CHECKPOINT.with_suffix(".png"))
     print(f"after {minutes:.0f} minutes, {training.step} steps: samples in {CHECKPOINT.with_suffix('.png')}")

@@ -1,12 +1,15 @@
-"""The pictures of examples/: held-out objects and the held-out style, as a user might have photographed them.
+"""The images of examples/: held-out objects and held-out styles, as a user might have photographed them.
 
     python -m recipe.examples [--out examples]
 
 A folder shows one thing in one art style, whole and well visible, in five views: a large square PNG, a square
 JPEG, a portrait JPEG whose pixels lie turned and whose EXIF data says so, a landscape PNG, and a cut-out on
-transparent ground. The things stand as in `world`, but drawn twice as large; its looks, pairs and filters are
-left out. Which background is behind which thing was chosen by eye; the rest is drawn from seeds made of the
-names, so that a folder stays as it is when others come or go.
+transparent ground; one folder has 25 images, five of each view. The things stand as in `world`, but drawn twice
+as large; its looks and pairs are left out. A folder of a style shows five things, which are none of those held
+out; a filter covers the whole image, so that its folder has no cut-out. Which background is behind which thing
+is written in `shots`; the rest is drawn from seeds made of the names, so that a folder stays as it is when
+others come or go. The captions in examples/captions were written by hand, by looking at the images; this stage
+leaves them alone.
 """
 from __future__ import annotations
 
@@ -15,44 +18,21 @@ import io
 import sys
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from recipe import scenery, sheets
+from recipe import filters, scenery, sheets
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS
-from recipe.objects import HELD_OUT, HELD_OUT_STYLE, article
+from recipe.filters import Filter
+from recipe.objects import HELD_OUT, article
+from recipe.shots import MANY, STYLES, THINGS, Shot, View, shots
 from textinv.commands import command
 
 COMMAND = "python -m recipe.examples"
-
-# Folder: the style, then the backgrounds of the first four views.
-_THINGS = {
-    "teapot": "cartoon room blue beach grass",
-    "fox": "cartoon snow green city purple",
-    "tractor": "glossy desert red mountains snow",
-    "mushroom": "glossy forest yellow night blue",
-    "pineapple": "cartoon beach purple moon red",
-    "panda": "cartoon forest orange mountains pink",
-    "cupcake": "glossy grass white room city",
-    "guitar": "glossy moon yellow beach black",
-    "sailboat": "cartoon sea purple beach yellow",
-    "robot": "glossy city yellow moon green",
-    "castle": "cartoon mountains pink grass desert",
-    "octopus": "glossy beach blue sea yellow",
-    "cactus": "glossy desert purple night orange",
-    "parrot": "cartoon grass pink forest beach",
-    "avocado": "cartoon room red grass blue",
-}
-
-# The folder of the held-out style: one object a view, none of them held out, and what is behind it.
-STYLE_FOLDER = f"{HELD_OUT_STYLE}-style"
-STYLE_INIT = "cartoon"      # a seen style
-_STYLE_VIEWS = "owl forest, car red, penguin snow, turtle beach, strawberry"
 
 _LICENCES = {
     "cartoon": "Noto Emoji, Apache License 2.0",
@@ -60,53 +40,13 @@ _LICENCES = {
     "glossy": "Fluent Emoji, MIT License",
     "inked": "Noto Emoji font, SIL Open Font License 1.1",
 }
-
-
-@dataclass(frozen=True)
-class View:
-    """How a picture is taken. The thing lies within the middle square, the part that training cuts out."""
-    size: tuple[int, int]           # width and height of the upright picture
-    longest: tuple[int, int]        # the range of the thing's longest side
-    jpeg: bool = False
-    turned: bool = False            # by EXIF orientation 6 or 8
-
-
-VIEWS = (View((128, 128), (88, 104)),
-         View((128, 128), (72, 88), jpeg=True),
-         View((120, 160), (80, 96), jpeg=True, turned=True),
-         View((160, 120), (82, 98)),
-         View((128, 128), (90, 108)))
 _MARGIN = 4                         # between the thing and the rim of the middle square
 _ORIENTATION = 0x0112               # the EXIF tag; a viewer turns 6 clockwise and 8 counter-clockwise
 _TURNS = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}     # upright -> stored
 
 
-@dataclass(frozen=True)
-class Shot:
-    """A picture to be taken."""
-    folder: str
-    name: str
-    thing: str
-    style: str
-    background: str                 # empty for a cut-out
-    view: View
-
-
-def shots() -> list[Shot]:
-    """All pictures, folder by folder, in the order of VIEWS."""
-    plan = []
-    for folder, row in _THINGS.items():
-        style, *backgrounds = row.split()
-        plan += [Shot(folder, background or "cutout", folder, style, background, view)
-                 for background, view in zip((*backgrounds, ""), VIEWS, strict=True)]
-    for row, view in zip(_STYLE_VIEWS.split(","), VIEWS, strict=True):
-        thing, background = (*row.split(), "")[:2]
-        plan.append(Shot(STYLE_FOLDER, thing, thing, HELD_OUT_STYLE, background, view))
-    return plan
-
-
 def take(shot: Shot, artwork: Artwork) -> Image.Image:
-    """The picture, upright: RGB, or RGBA for a cut-out."""
+    """The image, upright: RGB, or RGBA for a cut-out."""
     rng = np.random.default_rng(zlib.crc32(f"{shot.folder}/{shot.name}".encode()))
     ground = BACKDROPS[shot.background].ground if shot.background else None
     sprite = _posed(rng, artwork.sprite(shot.style, shot.thing), shot.view, upright=ground is not None)
@@ -117,7 +57,14 @@ def take(shot: Shot, artwork: Artwork) -> Image.Image:
         return image
     image = _shaded(_backdrop(rng, shot.background, shot.view.size), sprite, x, y, ground is not None)
     image.paste(sprite, (x, y), sprite)
-    return image
+    return _filtered(image, filters.ALL[shot.effect](rng)) if shot.effect else image
+
+
+def _filtered(image: Image.Image, effect: Filter) -> Image.Image:
+    """The image under a filter that is applied at half its size, the size of the small world's images: lines
+    and tiles are then as wide as there."""
+    small = effect(np.asarray(image.reduce(2), np.float32) / 255)
+    return filters.image(small).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def _backdrop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> Image.Image:
@@ -189,21 +136,51 @@ def encode(image: Image.Image, view: View, orientation: int) -> bytes:
 def readme() -> str:
     """The table of the folders, in Markdown."""
     rows = []
-    for folder, row in _THINGS.items():
+    for folder, row in THINGS.items():
         style, init = row.split()[0], HELD_OUT[folder].init
         rows.append(f"| `{folder}` | {article(folder)}, {style} | `{init}` | {_LICENCES[style]} |")
-    things = ", ".join(row.split()[0] for row in _STYLE_VIEWS.split(","))
-    rows.append(f"| `{STYLE_FOLDER}` | the style {HELD_OUT_STYLE} on five things ({things}) | `{STYLE_INIT}` "
-                f"| {_LICENCES[HELD_OUT_STYLE]} |")
-    return "\n".join((
-        "# Pictures to learn from", "",
-        "Things and one art style that the embedded model never saw in training, each in five pictures such",
-        "as a user might have: PNG and JPEG, two not square, one of them turned by its EXIF data, one with a",
-        "transparent ground.", "", "    python train.py --images examples/teapot --init cup", "",
-        "| folder | shows | init word | artwork |", "|---|---|---|---|", *rows, "",
-        "![All pictures](contact-sheet.png)", "",
-        "The pictures are composed from the artwork named; `NOTICE` in the folder above has the attributions",
-        f"and says what was changed. `{COMMAND}` makes them.", ""))
+    for name, style in STYLES.items():
+        things = ", ".join(thing for thing, _ in style.things)
+        rows.append(f"| `{name}-style` | the style {name} on five things ({things}) | `{style.init}` "
+                    f"| {_LICENCES[style.artwork]} |")
+    for folder, row in MANY.items():
+        thing, style, *_ = row.split()
+        rows.append(f"| `{folder}` | {article(thing)}, {style}, in 25 images | `{HELD_OUT[thing].init}` "
+                    f"| {_LICENCES[style]} |")
+    return _README.format(rows="\n".join(rows), command=COMMAND)
+
+
+_README = """\
+# Images to learn from
+
+Things and styles that the embedded model never saw in training, each in five images such as a user might have:
+PNG and JPEG, two not square, one of them turned by its EXIF data, one with a transparent ground. `inked` is an
+artwork of its own, `blueprint` and `glass` are filters over the whole image, which leave no ground transparent.
+`backpack-25` is for experiments with the number of images: its files are numbered such that the first five, ten,
+... have as many of each kind.
+
+    python train.py --images examples/teapot --init cup
+    python train.py --images examples/glass-style --init mosaic --style
+
+| folder | shows | init word | artwork |
+|---|---|---|---|
+{rows}
+
+![All images](contact-sheet.png)
+
+The images are composed from the artwork named; `NOTICE` in the folder above has the attributions
+and says what was changed. `{command}` makes them.
+
+## Captions
+
+`captions/` holds captions of the fox, the teapot and the mushroom that were written by looking at the images, a text
+file an image, with `*` for the thing: `captions/fox-short` names the image in a few words, `captions/fox-long` describes
+it in as many as the embedded model reads. A caption counts where it is next to its image, so none of these is read
+unless you put the two together:
+
+    cp -r examples/fox fox-with-captions && cp examples/captions/fox-short/*.txt fox-with-captions/
+    python train.py --images fox-with-captions --init wolf
+"""
 
 
 def make(artwork: Artwork) -> dict[str, bytes]:

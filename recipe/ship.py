@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
 from ldm.text_encoder import SelfAttention, TextEncoder
-from recipe import diffusion, judge, vocabulary
+from recipe import diffusion, encoder, judge, vocabulary
 from textinv.commands import command
 
 COMMAND = "python -m recipe.ship"
@@ -24,26 +25,28 @@ NORM = 1.4              # of the shipped vocabulary's vectors, the mean
 
 
 @torch.no_grad()
-def set_vocabulary_norm(encoder: TextEncoder, norm: float) -> None:
+def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
     """Brings the vocabulary's vectors to a mean norm without changing what the encoder computes: every block
-    reads the residual stream through a layer norm, so the stream's scale is free. Training leaves a norm of
+    reads the residual stream through a layer norm, so the stream's scale is free. Returns what it was. Training leaves a norm of
     12; at the paper's rate, which moves each component of v by about 0.02 a step whatever the gradient, a
     word then takes several times as many steps to get anywhere."""
-    scale = norm / encoder.token_emb.weight.norm(dim=1).mean()
-    for table in (encoder.token_emb, encoder.pos_emb["emb"]):
+    before = text_encoder.token_emb.weight.norm(dim=1).mean().item()
+    scale = norm / before
+    for table in (text_encoder.token_emb, text_encoder.pos_emb["emb"]):
         table.weight *= scale
-    for _, block in encoder.attn_layers.layers:
+    for _, block in text_encoder.attn_layers.layers:
         last = block.to_out if isinstance(block, SelfAttention) else block.net[-1]
         last.weight *= scale
         last.bias *= scale
+    return before
 
 
 def ship(folder: Path) -> list[Path]:
-    """Writes model.safetensors, vocab.txt and samples.png, and the CLIP where it has been trained;
-    returns the files. Raises InputError before the stages that come first, or if a weight
+    """Writes model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP where they have been
+    trained; returns the files. Raises InputError before the stages that come first, or if a weight
     overflows half precision."""
     model, _ = diffusion.load("cpu")
-    set_vocabulary_norm(model.text_encoder, NORM)
+    scale = NORM / set_vocabulary_norm(model.text_encoder, NORM)
     half = model.half()
     overflowed = [name for name, tensor in half.state_dict().items() if not tensor.isfinite().all()]
     if overflowed:
@@ -57,6 +60,11 @@ def ship(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): check the free space") from error
     weights.save(half, folder / "model.safetensors")
+    if encoder.CHECKPOINT.exists():
+        reader, _ = encoder.load()
+        reader.norm.mul_(scale)
+        save_file({name: tensor.half() for name, tensor in reader.state_dict().items()},
+                  folder / "encoder.safetensors")
     diffusion.sheet(weights.load(folder / "model.safetensors", dtype=torch.float32), folder / "samples.png")
     return sorted(path for path in folder.rglob("*") if path.is_file())
 

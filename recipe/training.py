@@ -1,23 +1,29 @@
 """What the training stages share: a loop with a time box and a progress bar, an average of the weights, and
 checkpoints from which the next run goes on.
 
-A time box ends a run, not the training: each run begins at the learning rate that it is given and falls to a
-tenth of it by its end, and the next one continues from its weights, averages and optimizer state.
+Weight matrices are trained by Muon, all else by AdamW. The rate is constant, so that any run can be followed by
+another; `decay` lets it fall to nothing over the run, which is for the last one. Under
+`torchrun --nproc_per_node N` each process trains on batches of its own, and gradients are averaged.
 """
 from __future__ import annotations
 
+import atexit
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ldm import InputError
-from weights.files import atomic_write as whole_file
+from recipe.muon import Muon, split
+from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
+MUON_RATE = 2.0             # Muon's rate in AdamW's: at 15 the weights trebled within 500 steps, and what they knew was lost
 
 
 class Averaged:
@@ -44,56 +50,71 @@ class Averaged:
 
 
 class Training:
-    """One stage's state: module, optimizer, average, generator and count of steps, kept in one checkpoint
-    file."""
+    """One stage's state: module, optimizers, average, generator and count of steps, kept in one checkpoint
+    file. `outer` are the module's first and last layers, which AdamW trains."""
 
     def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
-                 seed: int = 0):
+                 seed: int = 0, outer: Iterable[nn.Module] = (), muon: bool = True):
         self.module, self.path = module, path
-        self.optimizer = torch.optim.AdamW(module.parameters(), betas=(0.9, 0.99),
-                                           weight_decay=weight_decay, fused=True)
+        self.rank, self.world_size = join()
+        matrices, others = split(module, outer) if muon else ([], list(module.parameters()))
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)}
+        if matrices:
+            self.optimizers["muon"] = Muon(matrices, weight_decay=weight_decay)
         self.averaged = Averaged(module, decay)
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.minutes = 0, 0.0
         if path.exists():
             self._resume()
+        if self.rank:
+            self.generator.manual_seed(1000 * self.step + self.rank)
 
     def run(self, minutes: float, lr: float, loss_of_batch: Callable[[torch.Generator], Tensor],
-            warm_up: int = 200) -> Iterator[int]:
+            warm_up: int = 200, decay: bool = False) -> Iterator[int]:
         """Trains for that long, yielding the count of steps after each; saves every few minutes and at the
-        end."""
+        end. lr is AdamW's."""
         device = next(self.module.parameters()).device.type
         start = last_save = time.monotonic()
         before, first = self.minutes, self.step
-        with tqdm(total=round(minutes * 60), unit="s",
+        with tqdm(total=round(minutes * 60), unit="s", disable=self.rank > 0, mininterval=10,
                   bar_format="{desc} |{bar}| {elapsed} of {total_fmt} s") as bar:
-            while (elapsed := time.monotonic() - start) < minutes * 60:
-                rate = lr * (1 - 0.9 * elapsed / (minutes * 60)) * min(1.0, (self.step - first + 1) / warm_up)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+            while (elapsed := self._agreed(time.monotonic() - start)) < minutes * 60:
+                fall = 1 - elapsed / (minutes * 60) if decay else 1.0
+                rate = lr * fall * min(1.0, (self.step - first + 1) / warm_up)
+                for name, optimizer in self.optimizers.items():
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate * (MUON_RATE if name == "muon" else 1)
                 with torch.autocast(device, torch.bfloat16):
                     loss = loss_of_batch(self.generator)
-                self.optimizer.zero_grad()
+                self.module.zero_grad()
                 loss.backward()
+                self._average_gradients()
                 nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
-                self.optimizer.step()
+                for optimizer in self.optimizers.values():
+                    optimizer.step()
                 self.averaged.update(self.module)
                 self.step, self.minutes = self.step + 1, before + (time.monotonic() - start) / 60
                 if self.step % 20 == 0:
-                    bar.set_description(f"step {self.step} loss {loss.item():.4f} lr {rate:.1e}")
+                    bar.set_description(f"step {self.step} loss {loss.item():.4f} lr {rate:.1e}", refresh=False)
                     bar.update(round(elapsed) - bar.n)
                 if time.monotonic() - last_save > CHECKPOINT_SECONDS:
                     self.save()
                     last_save = time.monotonic()
                 yield self.step
         self.save()
+        if self.world_size > 1:             # none goes on before rank 0 has saved
+            dist.barrier()
 
     def save(self) -> None:
         """Writes the checkpoint, whole or not at all. Raises InputError if it cannot."""
-        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(),
+        if self.rank:
+            return
+        state = {"module": self.module.state_dict(),
+                 "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
                  "averaged": self.averaged.state_dict(), "generator": self.generator.get_state(),
                  "step": self.step, "minutes": self.minutes}
-        with whole_file(self.path) as partial:
+        with atomic_write(self.path) as partial:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(state, partial)
 
@@ -101,19 +122,58 @@ class Training:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             self.module.load_state_dict(state["module"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for name, one in state["optimizers"].items():
+                self.optimizers[name].load_state_dict(one)
             self.averaged.load_state_dict(state["averaged"])
             self.generator.set_state(state["generator"])
             self.step, self.minutes = state["step"], state["minutes"]
         except Exception as error:
-            raise InputError(f"{self.path}: a checkpoint of another model, or damaged "
-                             f"({type(error).__name__}): move it away to begin anew") from error
+            raise InputError(f"{self.path} is a checkpoint of another model, or damaged "
+                             f"({type(error).__name__}). Move it away to start over.") from error
+
+    def _average_gradients(self) -> None:
+        if self.world_size > 1:
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat)
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+                gradient.copy_(mean.view_as(gradient) / self.world_size)
+
+    def _agreed(self, seconds: float) -> float:
+        """Rank 0's clock, so that all processes end at the same step."""
+        if self.world_size == 1:
+            return seconds
+        clock = torch.tensor([seconds])
+        dist.broadcast(clock, 0)
+        return clock.item()
+
+
+def join() -> tuple[int, int]:
+    """Rank and number of the processes that torchrun has started; (0, 1) without it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+        # otherwise the connections' own threads may outlive the interpreter, and the system aborts a process
+        # that has done its work, upon which torchrun ends the others
+        atexit.register(dist.destroy_process_group)
+    return dist.get_rank(), dist.get_world_size()
+
+
+def meet() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def averaged_weights(path: Path, command: str) -> tuple[dict[str, Tensor], float]:
     """The averaged weights of a stage's checkpoint, and the minutes that it trained. Raises InputError
-    without one."""
+    without one, or if it is damaged."""
     if not path.exists():
-        raise InputError(f"{path}: there is no such checkpoint: run {command} first")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state["averaged"]["weights"], state["minutes"]
+        raise InputError(f"{path} is missing. Run {command} first.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state["averaged"]["weights"], state["minutes"]
+    except Exception as error:              # torch raises nearly anything on broken files
+        raise InputError(f"{path} is damaged ({type(error).__name__}). Move it away and run {command} "
+                         "again.") from error

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from recipe import captions
 from textinv.commands import command
-from weights.files import atomic_write as whole_file
+from weights.files import atomic_write
 
 COMMAND = "python -m recipe.vocabulary"
 OUT = Path("recipe-work/vocab.txt")
@@ -52,7 +52,7 @@ def tokens() -> list[str]:
 def write(path: Path) -> int:
     """Writes vocab.txt, whole or not at all, and returns its number of tokens."""
     vocabulary = tokens()
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     return len(vocabulary)

@@ -4,6 +4,7 @@ whole picture.
 
     python -m recipe.world --sheet FILE.png         random pictures with their captions
     python -m recipe.world --catalogue FILE.png     every object in every style
+    python -m recipe.world --styles FILE.png        every filter, a dozen times
 
 All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
 what is held out appears only where it is named.
@@ -22,11 +23,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from recipe import looks, sheets
+from recipe import filters, looks, sheets, sprites
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS, Backdrop
-from recipe.captions import Scene, pick, wording
-from recipe.objects import HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
+from recipe.captions import NAMELESS, Scene, wording
+from recipe.filters import Filter, pick
+from recipe.objects import CATEGORIES, HELD_OUT, OBJECTS, SEEN, SEEN_STYLES, STYLES
+from recipe.objects import NAMELESS as NAMELESS_OBJECTS
 from recipe.scenery import SIZE
 from textinv.commands import command
 
@@ -50,12 +53,20 @@ class Choices:
     objects: tuple[str, ...] = tuple(SEEN)
     styles: tuple[str, ...] = SEEN_STYLES
     backgrounds: tuple[str, ...] = tuple(BACKDROPS)
-    looks: float = 0.45         # the parts of all pictures that have a look (dark, small, ...),
-    pairs: float = 0.1          # two objects,
-    effects: float = 0.1        # or a filter; a picture has at most one of the three
+    effects: tuple[str, ...] = (*filters.NAMED, *[NAMELESS] * len(filters.NAMED))
+    # the parts of all pictures; a picture has at most one of the five
+    look: float = 0.42          # has a look (dark, small, ...),
+    pair: float = 0.07          # two objects,
+    effect: float = 0.2         # a filter,
+    tint: float = 0.06          # a color that the caption names,
+    category: float = 0.05      # or a caption that names the kind alone
+    # the parts of all objects without a name: sprites that have none, and changed ones
+    nameless: float = 0.0
+    changed: float = 0.0
 
     def __post_init__(self):
-        for field, known in (("objects", OBJECTS), ("styles", STYLES), ("backgrounds", BACKDROPS)):
+        for field, known in (("objects", OBJECTS), ("styles", STYLES), ("backgrounds", BACKDROPS),
+                             ("effects", [*filters.ALL, NAMELESS])):
             unknown = [name for name in getattr(self, field) if name not in known]
             if unknown or not getattr(self, field):
                 raise InputError(f"{field} of the small world: {', '.join(unknown) or 'none given'}: "
@@ -67,65 +78,121 @@ class Choices:
         steps = np.cumsum([BACKDROPS[name].weight for name in self.backgrounds])
         return steps / steps[-1]
 
+    @cached_property
+    def categories(self) -> tuple[str, ...]:
+        """Those of which there is an object."""
+        kinds = {OBJECTS[name].kind for name in self.objects}
+        return tuple(category for category in CATEGORIES if category in kinds)
+
+
+# What the diffusion model is trained on: the space between the names is full.
+TRAINING = dict(nameless=0.1, changed=0.25)
+
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    pixels: np.ndarray          # y x rgb, uint8
+    pixels: np.ndarray                  # y x rgb, uint8
     caption: str
     scene: Scene
+    sprites: list[Image.Image]          # of its objects, as they are before they are mirrored, turned and scaled
+    filter: Filter | None               # over the whole picture
 
 
 def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choices()) -> Picture:
     """A random picture with a random caption that is true of it."""
     scene = random_scene(rng, choices)
-    return Picture(draw(rng, scene, artwork), wording(rng, scene), scene)
+    figures = scene_sprites(rng, scene, artwork)
+    effect = scene_filter(rng, scene)
+    pixels = draw(rng, scene, artwork, figures, effect)
+    return Picture(pixels, wording(rng, scene, not scene.named, scene.effect == NAMELESS), scene, figures, effect)
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
-    """What a picture will show. Where the choices hold no second object for a pair, the first is alone."""
+    """What a picture will show. Where the choices hold no second object for a pair, the first is alone; where
+    they hold no object of any category, it is called by its name."""
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
-    if fate < choices.pairs:
+    fates = ("pair", "effect", "tint", "category", "look")
+    steps = np.cumsum([getattr(choices, name) for name in fates])
+    kind = next((name for name, step in zip(fates, steps) if fate < step), "")
+    if kind == "category" and choices.categories:
+        return Scene((_of_category(rng, category := pick(rng, choices.categories), choices),), style, background,
+                     category=category)
+    without_name = rng.random()
+    changed = without_name < choices.changed
+    if not changed and without_name < choices.changed + choices.nameless:
+        first = pick(rng, NAMELESS_OBJECTS)
+    if kind == "pair":
         relation = pick(rng, ("next to", "next to", *(["holding"] if first in _HOLDERS else []), "on top of"))
         fitting = {"next to": OBJECTS, "holding": _HELD, "on top of": _STANDS}[relation]
         if seconds := [name for name in choices.objects if name in fitting and name != first]:
-            return Scene((first, pick(rng, seconds)), style, background, relation=relation)
-    elif fate < choices.pairs + choices.effects:
-        return Scene((first,), style, background, effect=pick(rng, tuple(looks.EFFECTS)))
-    elif fate < choices.pairs + choices.effects + choices.looks:
-        return Scene((first,), style, background, look=pick(rng, looks.LOOKS))
-    return Scene((first,), style, background)
+            return Scene((first, pick(rng, seconds)), style, background, relation=relation, changed=changed)
+    values = {"effect": choices.effects, "tint": tuple(sprites.TINTS), "look": looks.LOOKS}
+    what = {kind: pick(rng, values[kind])} if kind in values else {}
+    return Scene((first,), style, background, changed=changed and kind != "tint", **what)
 
 
-def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> np.ndarray:
-    """The scene's picture, y x rgb, uint8."""
+def _of_category(rng: np.random.Generator, category: str, choices: Choices) -> str:
+    """One of the kind, as lopsided as objects.CATEGORIES says."""
+    members = tuple(name for name in choices.objects if OBJECTS[name].kind == category)
+    often = {name: part for name, part in CATEGORIES[category].items() if name in members}
+    fate = rng.random()
+    for name, step in zip(often, np.cumsum(list(often.values()))):
+        if fate < step:
+            return name
+    return pick(rng, tuple(name for name in members if name not in often) or members)
+
+
+def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> list[Image.Image]:
+    """The sprites of the scene's objects: tinted or changed where the scene says so."""
+    figures = [artwork.sprite(scene.style, name) for name in scene.objects]
+    if scene.tint:
+        return [sprites.tinted(figure, scene.tint) for figure in figures]
+    if scene.changed:
+        others = [artwork.sprite(scene.style, pick(rng, (*SEEN, *NAMELESS_OBJECTS))) for _ in figures]
+        return [sprites.changed(rng, figure, other) for figure, other in zip(figures, others)]
+    return figures
+
+
+def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
+    """The filter over the whole picture, with its parameters drawn."""
+    if not scene.effect:
+        return None
+    return (filters.nameless if scene.effect == NAMELESS else filters.ALL[scene.effect])(rng)
+
+
+def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork, figures: list[Image.Image] | None = None,
+         effect: Filter | None = None) -> np.ndarray:
+    """The scene's picture, y x rgb, uint8. By default sprites and filter are drawn anew."""
+    figures = scene_sprites(rng, scene, artwork) if figures is None else figures
+    effect = effect or scene_filter(rng, scene)
     backdrop = BACKDROPS[scene.background]
     image = backdrop.paint(rng)
     if scene.relation:
-        placed = _pair(rng, scene, backdrop, artwork)
+        placed = _pair(rng, scene, backdrop, figures)
     else:
         longest = rng.uniform(*looks.SIZES.get(scene.look, looks.SIZES[""]))
-        sprite = _sprite(rng, scene, scene.objects[0], artwork, longest)
+        sprite = _sprite(rng, scene, figures[0], longest)
         placed = [(sprite, *_corner(rng, scene.look, sprite.size, backdrop))]
     for sprite, x, y in placed:
         if scene.look not in ("close-up", "cropped"):
             image = _shaded(image, sprite, x, y, standing=backdrop.ground is not None)
         image.paste(sprite, (x, y), sprite)
-    change = looks.EFFECTS.get(scene.effect) or looks.LIGHTS.get(scene.look)
-    if change is None:
-        return np.array(image)
-    picture = change(rng, np.asarray(image, np.float32) / 255)
+    if light := looks.LIGHTS.get(scene.look):
+        return _uint8(light(rng, np.asarray(image, np.float32) / 255))
+    return np.array(image) if effect is None else _uint8(effect(np.asarray(image, np.float32) / 255))
+
+
+def _uint8(picture: np.ndarray) -> np.ndarray:
     return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def _sprite(rng: np.random.Generator, scene: Scene, name: str, artwork: Artwork,
-            longest: float) -> Image.Image:
+def _sprite(rng: np.random.Generator, scene: Scene, sprite: Image.Image, longest: float) -> Image.Image:
     """The object as it will stand in the picture: mirrored and tilted at random, `longest` pixels long."""
-    sprite = artwork.sprite(scene.style, name)
     if scene.look == "dirty":
         sprite = looks.dirty(rng, sprite)
     if rng.random() < 0.5:
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        sprite = sprites.mirrored(sprite)
     scale = longest / max(sprite.size)
     # what is large fills the frame as it is, and what stands on or beside something stands upright
     if not scene.relation and scene.look != "large" and rng.random() < 0.2:
@@ -158,10 +225,10 @@ def _standing(rng: np.random.Generator, height: int, backdrop: Backdrop) -> int:
 
 
 def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
-          artwork: Artwork) -> list[tuple[Image.Image, int, int]]:
+          figures: list[Image.Image]) -> list[tuple[Image.Image, int, int]]:
     """Both objects with their corners, in the order of painting."""
-    first, second = (_sprite(rng, scene, name, artwork, rng.uniform(*longest))
-                     for name, longest in zip(scene.objects, _PAIR_SIZES[scene.relation]))
+    first, second = (_sprite(rng, scene, figure, rng.uniform(*longest))
+                     for figure, longest in zip(figures, _PAIR_SIZES[scene.relation]))
     if scene.relation == "next to":
         height = max(first.height, second.height)
         bottom = _standing(rng, height, backdrop) + height
@@ -200,22 +267,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
     parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
+    parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
     parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
     parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
     parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    if not (options.sheet or options.catalogue):
-        raise InputError("nothing to draw: give --sheet FILE.png, --catalogue FILE.png or both")
+    if not (options.sheet or options.catalogue or options.styles):
+        raise InputError("nothing to draw. Give --sheet, --catalogue or --styles FILE.png.")
     if options.count < 1 or options.seed < 0:
         raise InputError(f"--count {options.count} --seed {options.seed}: "
                          "give a count of 1 or more and a seed of 0 or more")
     artwork = Artwork(options.artwork)
     if options.catalogue:
         sheets.save(sheets.catalogue(artwork), options.catalogue)
+    if options.styles:
+        rng = np.random.default_rng(options.seed)
+        pictures = [compose(rng, artwork, Choices(effects=(effect,), effect=1, pair=0))
+                    for effect in (*filters.ALL, NAMELESS) for _ in range(12)]
+        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.styles)
     if options.sheet:
         rng, start = np.random.default_rng(options.seed), time.perf_counter()
-        choices = Choices(objects=tuple(HELD_OUT), styles=STYLES) if options.held_out else Choices()
+        choices = (Choices(objects=tuple(HELD_OUT), styles=STYLES, effects=tuple(filters.ALL))
+                   if options.held_out else Choices(**TRAINING))
         pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
         print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
         sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)

@@ -1,20 +1,22 @@
 """Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on
 random weights, and the models loaded from the weights beside them."""
 import shutil
+import zlib
 from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file, save_file
 
 import weights
 from helpers import DATA
 from helpers.runs import MODEL, train_word
+from recipe import artwork, codes, vocabulary
 from recipe import clip as recipe
-from recipe import vocabulary
+from recipe.objects import STYLES, codepoint
 from weights.files import open_tensors
 
 
@@ -124,3 +126,37 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory):
+    """The artwork of the small world with an ellipse for every sprite, so that neither artwork nor network is
+    needed. Cats are magenta, cars cyan; the others are of some color each."""
+    folder = tmp_path_factory.mktemp("artwork")
+    known = {codepoint("cat"): (255, 0, 255), codepoint("car"): (0, 255, 255)}
+    for style in STYLES:
+        (folder / style).mkdir()
+        for code in artwork.codes(style):
+            noise = zlib.crc32((code + style).encode())
+            sprite = Image.new("RGBA", (60, 48))
+            color = known.get(code, (noise & 255, noise >> 8 & 255, noise >> 16 & 255))
+            ImageDraw.Draw(sprite).ellipse((0, 0, 59, 47), fill=color)
+            sprite.save(folder / style / f"{code}.png", compress_level=1)
+    return artwork.Artwork(folder)
+
+
+@pytest.fixture
+def workshop(tmp_path, monkeypatch, blobs):
+    """The folder in which the recipe's stages work, with what comes before the data: artwork, vocabulary, and
+    codes, here those of a random basis."""
+    monkeypatch.chdir(tmp_path)
+    artwork.FOLDER.parent.mkdir()
+    artwork.FOLDER.symlink_to(blobs.folder)
+    vocabulary.write(vocabulary.OUT)
+    generator = torch.Generator().manual_seed(0)
+    save_file({f"{name}.{part}": torch.randn(*size, generator=generator) / 64
+               for name, length in (("object", 4096), ("style", 3072))
+               for part, size in (("mean", (length,)), ("basis", (length, codes.WIDTH)))}, codes.FILE)
+    codes.read.cache_clear()
+    yield tmp_path
+    codes.read.cache_clear()

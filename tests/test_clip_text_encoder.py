@@ -1,5 +1,6 @@
 """CLIP's text encoder: what a position depends on, on every path of attention; its activation; the final
-norm; and that it serves learned words as the other one does. Its numbers are those of test_sd_reference.py."""
+norm; and that it serves learned words as the other one does. Its numbers are those of test_sd_reference.py.
+"""
 import copy
 
 import pytest

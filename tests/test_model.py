@@ -291,7 +291,8 @@ def test_loss_of_a_bf16_model_is_computed_in_fp32(model):
 
 def velocity_model(model):
     """The same weights, taken to predict v."""
-    other = LatentDiffusion(dataclasses.replace(CONFIG, diffusion=DiffusionConfig(latent_size=8, prediction="v")))
+    diffusion = DiffusionConfig(latent_size=8, prediction="v")
+    other = LatentDiffusion(dataclasses.replace(CONFIG, diffusion=diffusion))
     other.load_state_dict(model.state_dict())
     return other.eval().requires_grad_(False)
 
@@ -327,8 +328,8 @@ def test_a_model_that_predicts_v(model):
 def test_heads_may_differ_between_levels():
     unet = UNet(dataclasses.replace(CONFIG.unet, attention=(True, True, False), heads=(4, 2, 8)))
     heads = [[attention.heads for attention in block.modules() if isinstance(attention, CrossAttention)]
-             for block in (unet.input_blocks[1], unet.input_blocks[4], unet.middle_block, unet.output_blocks[3],
-                           unet.output_blocks[8])]
+             for block in (unet.input_blocks[1], unet.input_blocks[4], unet.middle_block,
+                           unet.output_blocks[3], unet.output_blocks[8])]
     assert heads == [[4] * 4, [2] * 4, [8] * 4, [2] * 4, [4] * 4]
 
 
@@ -386,8 +387,10 @@ def test_meaningless_values_are_refused(model, call, message):
     ("unet", {"attention": (True,)}, "give one entry a level"), ("unet", {"context_dim": 7}, "must be equal"),
     ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "do not divide"),
     ("unet", {"heads": 5}, "heads do not divide"), ("unet", {"heads": 0}, "heads do not divide"),
-    ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"), ("unet", {"heads": (4, 4)}, "heads has 2 entries"),
-    ("diffusion", {"prediction": "x"}, "give eps or v"), ("autoencoder", {"norm_groups": 32}, "do not divide")])
+    ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"),
+    ("unet", {"heads": (4, 4)}, "heads has 2 entries"),
+    ("diffusion", {"prediction": "x"}, "give eps or v"),
+    ("autoencoder", {"norm_groups": 32}, "do not divide")])
 def test_configs_that_cannot_work_are_refused(part, change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **change)})

@@ -1,61 +1,140 @@
-"""The recipe's trainings: checkpoints, averages, the way from weights/tiny back to a checkpoint, and what
-shipping changes."""
+"""The loop of all trainings: where it resumes, how its rate falls, what it averages, several processes."""
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
-import weights
 from ldm import InputError
-from recipe import autoencoder, diffusion, restore, ship, vocabulary
+from recipe import training
 from recipe.training import Averaged, Training, averaged_weights
-from textinv.initialization import vocabulary_norm
+
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    """The stages' files in a folder of their own."""
-    for stage in (autoencoder, diffusion):
-        monkeypatch.setattr(stage, "CHECKPOINT", tmp_path / stage.CHECKPOINT.name)
-    monkeypatch.setattr(vocabulary, "OUT", tmp_path / "vocab.txt")
-    vocabulary.write(vocabulary.OUT)
-    return tmp_path
-
-
-def line():
+def network():
+    """One matrix for Muon; the rest for AdamW."""
     torch.manual_seed(0)
-    return nn.Linear(3, 1)
+    return nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 1))
 
 
-def train(training, minutes=0.0004):
-    """Fits y = x1 - x2; returns the steps that the time allowed."""
+def run(one, steps, minutes=5.0, **options):
+    """Fits y = x1 - x2 for so many steps, then saves. Returns the rates of both optimizers at each."""
     def loss_of_batch(generator):
-        x = torch.randn(16, 3, generator=generator)
-        return (training.module(x)[:, 0].float() - x[:, 0] + x[:, 1]).square().mean()
+        x = torch.randn(16, 16, generator=generator)
+        return (one.module(x)[:, 0].float() - x[:, 0] + x[:, 1]).square().mean()
 
-    return list(training.run(minutes, 0.01, loss_of_batch, warm_up=2))
+    rates = []
+    for _ in one.run(minutes, 0.01, loss_of_batch, **{"warm_up": 1} | options):
+        rates.append({name: optimizer.param_groups[0]["lr"] for name, optimizer in one.optimizers.items()})
+        if len(rates) == steps:
+            break
+    one.save()
+    return rates
 
 
-def test_a_training_goes_on_where_it_stopped(tmp_path):
-    training = Training(line(), tmp_path / "x.pt")
-    steps = train(training)
-    assert steps == list(range(1, len(steps) + 1)) and training.minutes > 0
-    other = Training(nn.Linear(3, 1), tmp_path / "x.pt")
-    assert other.step == training.step and other.averaged.steps == training.step
-    assert torch.equal(other.module.weight, training.module.weight)
-    assert torch.equal(other.averaged.weights["weight"], training.averaged.weights["weight"])
-    assert torch.equal(other.generator.get_state(), training.generator.get_state())
-    assert torch.equal(other.optimizer.state[other.module.weight]["exp_avg"],
-                       training.optimizer.state[training.module.weight]["exp_avg"])
-    assert train(other)[0] == len(steps) + 1
+def same(a, b):
+    """Whether two states are equal bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def state(one):
+    return {"module": one.module.state_dict(), "averaged": one.averaged.state_dict(), "step": one.step,
+            "generator": one.generator.get_state(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in one.optimizers.items()}}
+
+
+def test_resumed_it_is_bit_for_bit_what_it_would_have_been(tmp_path):
+    whole = Training(network(), tmp_path / "whole.pt")
+    run(whole, 7)
+    first = Training(network(), tmp_path / "parts.pt")
+    run(first, 4)
+    second = Training(nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 1)), tmp_path / "parts.pt")
+    assert same(state(second), state(first)) and second.minutes == first.minutes > 0
+    assert set(second.optimizers) == {"adamw", "muon"} and second.step == 4
+    momentum, = (one["momentum"] for one in second.optimizers["muon"].state.values())
+    assert momentum.shape == (24, 16) and momentum.any()
+    assert all(one["exp_avg_sq"].any() for one in second.optimizers["adamw"].state.values())
+    run(second, 3)
+    assert same(state(second), state(whole))
+
+
+def test_it_learns_and_yields_the_count_of_steps(tmp_path):
+    one = Training(network(), tmp_path / "x.pt")
+    x = torch.randn(500, 16, generator=torch.Generator().manual_seed(9))
+
+    def error():
+        with torch.no_grad():
+            return (one.module(x)[:, 0] - x[:, 0] + x[:, 1]).square().mean().item()
+
+    before = error()
+    run(one, 60)
+    assert one.step == 60 and error() < 0.3 * before
+
+
+def clock(monkeypatch, tick):
+    """A clock that is `tick` seconds later whenever the loop asks for the time."""
+    ticks = iter(range(10 ** 9))
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: tick * next(ticks)))
+
+
+def test_the_rate_warms_up_and_stays(tmp_path, monkeypatch):
+    clock(monkeypatch, 1.0)                     # three ticks a step
+    rates = run(Training(network(), tmp_path / "x.pt"), None, minutes=2, warm_up=4)
+    adamw = [rate["adamw"] for rate in rates]
+    assert len(rates) == 40 and adamw[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    assert set(adamw[4:]) == {0.01}
+    assert all(rate["muon"] == pytest.approx(training.MUON_RATE * rate["adamw"]) for rate in rates)
+
+
+def test_decay_falls_to_nothing_at_the_end(tmp_path, monkeypatch):
+    clock(monkeypatch, 1.0)
+    rates = run(Training(network(), tmp_path / "x.pt"), None, minutes=2, decay=True)
+    adamw = [rate["adamw"] for rate in rates]
+    assert adamw == pytest.approx([0.01 * (1 - (1 + 3 * i) / 120) for i in range(40)])     # linear in time
+    assert rates[-1]["adamw"] < 0.03 * rates[0]["adamw"]
+    assert rates[-1]["muon"] == pytest.approx(training.MUON_RATE * adamw[-1])
+
+
+def test_it_saves_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    clock(monkeypatch, training.CHECKPOINT_SECONDS / 6)         # two steps a save
+    one, saved = Training(network(), tmp_path / "x.pt"), []
+    monkeypatch.setattr(one, "save", lambda: saved.append(one.step))
+    for _ in one.run(10 * training.CHECKPOINT_SECONDS / 60, 0.01,
+                     lambda generator: one.module(torch.ones(2, 16)).square().mean()):
+        pass
+    assert len(saved) >= 5 and saved[-1] == one.step and saved[0] <= 4
+    assert all(later - earlier in (2, 3) for earlier, later in zip(saved, saved[1:-1]))
+    assert one.minutes == pytest.approx(10 * training.CHECKPOINT_SECONDS / 60, rel=0.1)
+
+
+def test_no_time_is_no_step(tmp_path):
+    one = Training(network(), tmp_path / "x.pt")
+    assert run(one, None, minutes=0) == [] and one.step == 0 and (tmp_path / "x.pt").exists()
 
 
 def test_what_is_averaged_is_what_is_read(tmp_path):
-    training = Training(line(), tmp_path / "x.pt")
-    train(training)
+    one = Training(network(), tmp_path / "x.pt")
+    run(one, 5)
     found, minutes = averaged_weights(tmp_path / "x.pt", "the stage")
-    assert torch.equal(found["weight"], training.averaged.weights["weight"]) and minutes == training.minutes
-    with pytest.raises(InputError, match="run the stage first"):
+    assert torch.equal(found["0.weight"], one.averaged.weights["0.weight"]) and minutes == one.minutes
+    assert not torch.equal(found["0.weight"], one.module[0].weight)
+    with pytest.raises(InputError, match="y.pt is missing. Run the stage first"):
         averaged_weights(tmp_path / "y.pt", "the stage")
+    (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes()[:500])
+    with pytest.raises(InputError, match=r"x.pt is damaged .*Move it away and run the stage again"):
+        averaged_weights(tmp_path / "x.pt", "the stage")
 
 
 def test_the_average_is_exponential_after_its_beginning():
@@ -77,32 +156,61 @@ def test_the_average_is_exponential_after_its_beginning():
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
 def test_a_damaged_checkpoint_is_named(tmp_path, content):
     (tmp_path / "x.pt").write_bytes(content)
-    with pytest.raises(InputError, match="x.pt: a checkpoint of another model, or damaged"):
-        Training(line(), tmp_path / "x.pt")
+    with pytest.raises(InputError, match="x.pt is a checkpoint of another model, or damaged .*Move it away"):
+        Training(network(), tmp_path / "x.pt")
+    assert (tmp_path / "x.pt").read_bytes() == content
 
 
-def test_what_is_shipped_can_be_trained_on(work, capsys):
-    assert restore.main([]) == 0
-    assert capsys.readouterr().out.split() == [str(autoencoder.CHECKPOINT), str(diffusion.CHECKPOINT)]
-    again, shipped = diffusion.load("cpu")[0], weights.load("tiny")
-    theirs = shipped.state_dict()
-    for name, tensor in again.state_dict().items():
-        assert torch.equal(tensor, theirs[name]), name
-    assert again.config.diffusion.scale_factor == pytest.approx(shipped.config.diffusion.scale_factor)
-    training = Training(diffusion.Denoiser(1.0), diffusion.CHECKPOINT)
-    assert training.step == 0 and all(p.requires_grad for p in training.module.parameters())
-    before = diffusion.CHECKPOINT.read_bytes()
-    assert restore.main([]) == 2
-    error = capsys.readouterr().err
-    assert "move it away" in error and error.count("\n") == 1
-    assert diffusion.CHECKPOINT.read_bytes() == before
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+    Training(nn.Linear(3, 1), tmp_path / "x.pt").save()
+    with pytest.raises(InputError, match="another model"):
+        Training(network(), tmp_path / "x.pt")
 
 
-def test_the_vocabularys_norm_is_free():
-    model = weights.load("tiny")
-    prompts = ["a photo of a cat on the beach", "", "a small flat dog"]
-    before = model.context(prompts)
-    for norm in (0.7, 5.0):
-        ship.set_vocabulary_norm(model.text_encoder, norm)
-        assert vocabulary_norm(model) == pytest.approx(norm, rel=1e-5)
-        assert (model.context(prompts) - before).abs().max() < 0.01 * before.abs().max()
+def noise_loss(module, generator):
+    """In float32, and so small that no gradient is clipped."""
+    with torch.autocast("cpu", enabled=False):
+        x = torch.randn(8, 16, generator=generator)
+        return 0.1 * (module(x)[:, 0] - x[:, 2]).square().mean()
+
+
+SCRIPT = """
+import time
+from pathlib import Path
+import torch
+from torch import nn
+from recipe.training import Training
+
+{functions}
+
+one = Training(network(), Path("together.pt"), muon=False)
+for step in one.run(5, 0.01, lambda generator: noise_loss(one.module, generator), warm_up=1):
+    if step == 4:
+        break
+torch.save([(p.detach(), p.grad) for p in one.module.parameters()], f"rank{{one.rank}}.pt")
+save = one.save
+if not one.rank:                            # as if the disk were slow
+    one.save = lambda: (time.sleep(0.5), save())
+assert list(one.run(0, 0.01, None)) == [] and Path("together.pt").exists(), "went on before rank 0 had saved"
+"""
+
+
+def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path):
+    functions = "\n\n".join(map(inspect.getsource, (network, noise_loss)))
+    (tmp_path / "script.py").write_text(SCRIPT.format(functions=functions))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert same(first, second)
+
+    alone = Training(network(), tmp_path / "alone.pt", muon=False)
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]       # rank 1 draws batches of its own
+    for step in alone.run(5, 0.01, lambda _: sum(noise_loss(alone.module, g) for g in generators) / 2, warm_up=1):
+        if step == 4:
+            break
+    assert sum(p.grad.square().sum() for p in alone.module.parameters()) < 1
+    for p, (weights, gradient) in zip(alone.module.parameters(), first):
+        torch.testing.assert_close(weights, p.detach(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)

@@ -1,7 +1,7 @@
 """Stable Diffusion against tensors that the original code, transformers and diffusers computed in fp32 on
-random weights: version 1 in both layouts; and version 2, which here has the weights of the second with another
-activation and padding, other heads on each level, linear projections and v-prediction. The full size is
-checked by its keys and shapes.
+random weights: version 1 in both layouts; and version 2, which here has the weights of the second with
+another activation and padding, other heads on each level, linear projections and v-prediction. The full size
+is checked by its keys and shapes.
 """
 import json
 

@@ -1,0 +1,101 @@
+"""Stage 5: trains the encoder that reads a word off images (textinv/encoder.py): from the latents of pictures
+with one object to the object's code.
+
+    python -m recipe.encoder --minutes 15
+
+The loss is 1 - cosine to the code, or to the mirror image's code where that is nearer: a picture does not tell
+which side of the sprite faced left.
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipe import autoencoder, codes, data, diffusion
+from recipe.sizes import CONFIG
+from recipe.training import Training, averaged_weights
+from textinv.commands import command
+from textinv.encoder import WordEncoder
+
+COMMAND = "python -m recipe.encoder"
+CHECKPOINT = Path("recipe-work/encoder.pt")
+
+
+def cosine(v: Tensor, code: Tensor) -> Tensor:
+    """(b) cosines of v (b d) to the nearer side's code."""
+    with torch.autocast(v.device.type, enabled=False):
+        mirrored = codes.read()["object"].mirrored(code)
+    return torch.maximum(F.cosine_similarity(v, code), F.cosine_similarity(v, mirrored))
+
+
+def load(device: str = "cpu") -> tuple[WordEncoder, float]:
+    """The trained encoder with averaged weights, and the minutes that it trained. Raises InputError before it."""
+    weights, minutes = averaged_weights(CHECKPOINT, COMMAND)
+    encoder = new_encoder()
+    encoder.load_state_dict(weights)
+    return encoder.eval().requires_grad_(False).to(device), minutes
+
+
+def new_encoder() -> WordEncoder:
+    encoder = WordEncoder(CONFIG.autoencoder.embed_dim, codes.WIDTH)
+    encoder.norm.fill_(codes.NORM)
+    return encoder
+
+
+@torch.no_grad()
+def own_cosine(encoder: WordEncoder, name: str, scale: float) -> float:
+    """The mean cosine on single objects of a set of pictures."""
+    pictures, ae = data.read(name), autoencoder.load()[0]
+    rows = single(pictures.codes)
+    z = torch.cat([scale * ae.encode(autoencoder.pictures_to_x(pictures.pixels[some])).mode()
+                   for some in np.array_split(rows, max(1, len(rows) // 50))])
+    return cosine(encoder(z), torch.from_numpy(pictures.codes[rows, 0]).float()).mean().item()
+
+
+def single(coded: np.ndarray) -> np.ndarray:
+    """Rows of pictures with one object."""
+    return np.flatnonzero(~coded[:, 1].any(axis=1))
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--minutes", type=float, default=15, help="0 only measures (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
+    options = parser.parse_args(argv)
+    pictures = data.read("train")
+    latents = diffusion.read_latents(pictures.pixels, autoencoder.load()[0], "cpu")
+    scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(pictures.codes))
+    torch.manual_seed(0)
+    encoder = new_encoder()
+    training = Training(encoder, CHECKPOINT, outer=(encoder.conv_in, encoder.out))
+
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        some = rows[torch.randint(len(rows), (options.batch,), generator=generator)].numpy()
+        mean, std = torch.from_numpy(latents[some]).float().unbind(dim=1)
+        z = scale * (mean + std * torch.randn(mean.shape, generator=generator))
+        z = z + 0.1 * torch.rand(len(z), 1, 1, 1, generator=generator) * torch.randn(z.shape, generator=generator)
+        return 1 - cosine(encoder(z), torch.from_numpy(pictures.codes[some, 0]).float()).mean()
+
+    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
+        pass
+    if training.rank:
+        return
+    averaged, minutes = load()
+    print(f"after {minutes:.0f} minutes, {training.step} steps: cosine "
+          f"{own_cosine(averaged, 'seen', scale):.3f} on new pictures of seen objects, "
+          f"{own_cosine(averaged, 'held-out', scale):.3f} on held-out objects; "
+          f"{sum(p.numel() for p in averaged.parameters()):,} parameters")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

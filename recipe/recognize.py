@@ -1,0 +1,290 @@
+"""How often a model's images show what was asked for, by the judge of recognizer.py: the share of images that
+are taken for the right object of all objects first, that with p >= 0.5, and that with the right background
+too. In rows: real images, the same through the autoencoder, seen objects by name, words learned from five new
+images of seen objects, words learned from the examples of held-out objects; and for styles.
+
+    python -m recipe.recognize [--weights tiny] [--quick] [--out recipe-work/recognize]
+
+Intervals are 95 % percentiles of bootstrap samples of the objects (Efron 1979): images of one object, or by
+one word, resemble each other. Written: recognize.json, recognize.md with a line for each object, and
+recognize.png to look at. `quick_share` is for a training to watch.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+import textinv
+import weights
+from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
+from recipe import diffusion, evaluate, examples, filters, recognizer, sheets
+from recipe.artwork import FOLDER as ARTWORK
+from recipe.artwork import Artwork
+from recipe.backdrops import BACKDROPS
+from recipe.captions import Scene, fill
+from recipe.filters import pick
+from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
+from recipe.recognizer import INDEX, NAMES, Recognizer, images_to_x
+from recipe.scenery import SIZE
+from recipe.world import draw
+from textinv.commands import command
+
+COMMAND = "python -m recipe.recognize"
+OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")
+HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
+STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
+RESAMPLES, COLUMNS = 1000, 16
+
+# For objects and for styles: the prompts, {} for a name or the word, and what else their images must show.
+PROMPTS: dict[str, dict[str, dict[str, str]]] = {
+    "object": {"a photo of a {}": {}, "a photo of a {} on the beach": {"background": "beach"},
+               "a photo of a {} on a red background": {"background": "red"}},
+    "style": {"a painting of a cat in the style of {}": {"object": "cat"}}}
+
+Drawn = dict[str, list[Image.Image]]        # images by prompt
+Shares = dict[str, dict[str, Any]]          # prompt -> measure -> share, or share with its interval
+
+
+@dataclass
+class Row:
+    """What was measured of objects, or of styles, and images of each to look at."""
+    head: str
+    shares: dict[str, Shares] = field(default_factory=dict)
+    samples: dict[str, Drawn] = field(default_factory=dict)
+
+    def add(self, judge: Recognizer, thing: str, drawn: Sequence[Drawn]) -> None:
+        """Judges the images of a thing, those of all seeds together."""
+        self.samples[thing] = drawn[0]
+        self.shares[thing] = {
+            prompt: shares(judge, sum((some[prompt] for some in drawn), []), {self.head: thing, **asked})
+            for prompt, asked in PROMPTS[self.head].items()}
+
+    def summary(self) -> Shares:
+        """Means over the things, with intervals."""
+        things = list(self.shares.values())
+        return {prompt: {measure: interval([thing[prompt][measure] for thing in things]) for measure in part}
+                for prompt, part in things[0].items()}
+
+
+def shares(judge: Recognizer, images: Sequence[Image.Image], asked: dict[str, str]) -> dict[str, float]:
+    """The share of images whose asked name is first of its head's, and that with p >= 0.5; where several are
+    asked, that with p >= 0.5 for all."""
+    p, found = judge.probabilities(images_to_x(images)), {}
+    sure = {head: p[head][:, INDEX[head][name]] >= 0.5 for head, name in asked.items()}
+    for head, name in asked.items():
+        found[f"{head} first"] = (p[head].argmax(dim=1) == INDEX[head][name]).double().mean().item()
+        found[f"{head} p >= 0.5"] = sure[head].double().mean().item()
+    if len(asked) > 1:
+        found["all p >= 0.5"] = torch.stack(list(sure.values())).all(dim=0).double().mean().item()
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """The mean and its 95 % bootstrap interval."""
+    rng, values = np.random.default_rng(0), np.asarray(values)
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    return (float(values.mean()), *np.percentile(means, (2.5, 97.5)).tolist())
+
+
+def seed_of(*parts: str | int) -> int:
+    return zlib.crc32("/".join(map(str, parts)).encode())
+
+
+def example(name: str) -> Path:
+    return EXAMPLES / name.replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Makes the images of a thing: each method yields a set for each seed."""
+    model: LatentDiffusion
+    images: int = 32                # of each prompt and seed
+    seeds: int = 3                  # words of each thing
+    method: dict[str, Any] = field(default_factory=dict)        # fields of the InversionConfig
+    artwork: Artwork | None = None  # for real images and words of seen objects
+
+    def real(self, head: str, thing: str) -> Iterator[Drawn]:
+        """Ordinary views, composed."""
+        rng, drawn = np.random.default_rng(seed_of(thing)), {}
+        for prompt, asked in PROMPTS[head].items():
+            names = {head: thing, **asked}
+            style = names.get("style") or pick(rng, SEEN_STYLES)
+            drawn[prompt] = [Image.fromarray(draw(rng, Scene(
+                (names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
+                names.get("background") or pick(rng, tuple(BACKDROPS)), effect=style * (style not in STYLES)),
+                self.artwork)) for _ in range(self.images)]
+        yield drawn
+
+    @torch.no_grad()
+    def decoded(self, head: str, thing: str) -> Iterator[Drawn]:
+        """The same through the autoencoder."""
+        coder = self.model.autoencoder
+        for drawn in self.real(head, thing):
+            yield {prompt: to_images(coder.decode(coder.encode(
+                images_to_x(images).to(self.model.device, self.model.dtype)).mode()))
+                for prompt, images in drawn.items()}
+
+    def generated(self, head: str, phrase: str, seed: int) -> Drawn:
+        return {prompt: self.model.generate([fill(prompt, phrase)] * self.images, steps=STEPS,
+                                            guidance=GUIDANCE, seed=seed + i * self.images, batch=BATCH)
+                for i, prompt in enumerate(PROMPTS[head])}
+
+    def named(self, head: str, thing: str) -> Iterator[Drawn]:
+        """By the name that the model knows."""
+        yield self.generated(head, thing, seed_of(thing))
+
+    def word(self, head: str, thing: str) -> Iterator[Drawn]:
+        """By words learned from the folder of examples, or for an object that the model knows from new images
+        of the same kind; these start from another object."""
+        if (folder := example(f"{thing} style" if head == "style" else thing)).is_dir():
+            yield from self.learned(head, thing, folder, HELD_OUT[thing].init if head == "object" else
+                                    SEEN_STYLES[0])
+            return
+        rng = np.random.default_rng(seed_of("word", thing))
+        init = pick(rng, [name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing])
+        style = pick(rng, SEEN_STYLES)
+        backgrounds = (*rng.permutation(list(BACKDROPS))[:len(examples.VIEWS) - 1].tolist(), "")
+        with tempfile.TemporaryDirectory() as folder:
+            for i, (background, view) in enumerate(zip(backgrounds, examples.VIEWS, strict=True)):
+                shot = examples.Shot(thing, str(i), thing, style, background, view)
+                Path(folder, f"{i}.{'jpg' if view.jpeg else 'png'}").write_bytes(
+                    examples.encode(examples.take(shot, self.artwork), view, orientation=6))
+            yield from self.learned(head, thing, Path(folder), init)
+
+    def learned(self, head: str, thing: str, folder: Path, init: str) -> Iterator[Drawn]:
+        for seed in range(self.seeds):
+            config = textinv.InversionConfig(**{"init": init, "style": head == "style", "seed": seed,
+                                                **self.method})
+            textinv.patch(self.model, textinv.invert(self.model, folder, config))
+            try:
+                yield self.generated(head, config.placeholder, seed_of(thing, seed))
+            finally:
+                textinv.unpatch(self.model, config.placeholder)
+
+
+def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
+            held_out: Sequence[str], styles: Sequence[str] = ()) -> dict[str, Row]:
+    """All rows by their names; without artwork, those that need none."""
+    plan = [("by name, seen", "object", named, source.named), ("word, seen", "object", seen, source.word),
+            ("word, held-out", "object", held_out, source.word),
+            ("style by name, seen", "style", (*SEEN_STYLES, *filters.NAMED) * bool(styles), source.named),
+            ("style by word, held-out", "style", styles, source.word)]
+    if source.artwork:
+        plan = [(f"{what}, {of}", head, things, images)
+                for of, head, things in (("seen", "object", named), ("held-out", "object", held_out),
+                                         ("held-out style", "style", styles))
+                for what, images in (("real", source.real), ("autoencoder", source.decoded))] + plan
+    found = {}
+    for name, head, things, images in plan:
+        for thing in tqdm(things, name):
+            found.setdefault(name, Row(head)).add(judge, thing, list(images(head, thing)))
+    return found
+
+
+def quick_share(model: LatentDiffusion, judge: Recognizer | None = None, held_out: Sequence[str] = HANDFUL,
+                named: int = 8, images: int = 8, **method: Any) -> dict[str, float]:
+    """For a training to watch: "word, held-out: a photo of a {}" -> the share of images that show all that
+    was asked for with p >= 0.5, of a word of each of a handful of held-out objects and of some seen objects
+    by name. `method`: fields of the InversionConfig."""
+    judge = judge or recognizer.load(device=str(model.device))
+    found = measure(judge, Source(model, images, 1, method), (), some_seen(named), held_out)
+    return {f"{name}: {prompt}": list(part.values())[-1][0]
+            for name, row in found.items() for prompt, part in row.summary().items()}
+
+
+def some_seen(count: int) -> list[str]:
+    """Seen objects; always the same, and the fewer are among the more."""
+    return np.random.default_rng(0).permutation(list(SEEN))[:count].tolist()
+
+
+def table(found: dict[str, Row], head: str) -> str:
+    """The rows about objects, or about styles, in Markdown: means with intervals, then each thing, in
+    percent."""
+    rows = {name: row for name, row in found.items() if row.head == head}
+    lines = {f"{name} ({len(row.shares)})": row.summary() for name, row in rows.items()}
+    lines |= {f"{name}: {thing}": part for name, row in rows.items() for thing, part in row.shares.items()}
+    columns = [(prompt, measure) for prompt, part in next(iter(lines.values())).items() for measure in part]
+    cells = [["", *(f"{prompt}: {measure}" for prompt, measure in columns)],
+             ["---", *["--:"] * len(columns)],
+             *([name, *(percent(part[prompt][measure]) for prompt, measure in columns)]
+               for name, part in lines.items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def percent(share: float | tuple[float, float, float]) -> str:
+    """A share, or one with its interval."""
+    form = "{:.0f} ({:.0f} to {:.0f})" if isinstance(share, tuple) else "{:.0f}"
+    return form.format(*(100 * value for value in np.atleast_1d(share)))
+
+
+def sheet(found: dict[str, Row]) -> Image.Image:
+    """The first image of the first things, a line for each row and prompt."""
+    cells = []
+    for name, row in found.items():
+        for prompt in PROMPTS[row.head]:
+            line = [(np.asarray(row.samples[thing][prompt][0].resize((SIZE, SIZE))),
+                     f"{name}: {fill(prompt, thing)}") for thing in list(row.samples)[:COLUMNS]]
+            cells += line + [(np.full((SIZE, SIZE, 3), 255, np.uint8), "")] * (COLUMNS - len(line))
+    return sheets.contact_sheet(cells, columns=COLUMNS)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--weights", default="tiny", help="for weights.load, or 'recipe': the checkpoints of "
+                        "the stages before (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a handful of objects, 8 images, one seed")
+    parser.add_argument("--images", type=int, default=32, help="images per prompt and seed "
+                        "(default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="words per thing (default: %(default)s)")
+    parser.add_argument("--objects", type=int, default=16, help="seen objects for words; three times as many "
+                        "by name (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="steps of learning a word (default: as textinv)")
+    parser.add_argument("--vectors", type=int, help="vectors per word (default: as textinv)")
+    parser.add_argument("--init", help="start of all words (default: each object's own init word)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    if min(options.images, options.seeds, options.objects) < 1:
+        raise InputError("--images, --seeds and --objects: one is below 1. Give 1 or more.")
+    method = {name: getattr(options, name) for name in ("steps", "vectors", "init") if getattr(options, name)}
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{options.out} cannot be made ({error.strerror}). Choose another --out.") from error
+    judge = recognizer.load(device=options.device)
+    artwork = None if options.quick else Artwork(options.artwork)
+    model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
+             weights.load(options.weights, options.device))
+    if options.quick:
+        found = measure(judge, Source(model, 8, 1, method), (), some_seen(8), HANDFUL)
+    else:
+        found = measure(judge, Source(model, options.images, options.seeds, method, artwork),
+                        some_seen(options.objects), some_seen(3 * options.objects),
+                        [name for name in HELD_OUT if example(name).is_dir()],
+                        [name for name in NAMES["style"] if example(f"{name} style").is_dir()])
+    record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}
+                                                 for name, row in found.items()}}
+    text = "\n".join(table(found, head) for head in dict.fromkeys(row.head for row in found.values()))
+    evaluate.write(json.dumps(record, indent=2, default=str) + "\n", options.out / "recognize.json")
+    evaluate.write(text, options.out / "recognize.md")
+    sheets.save(sheet(found), options.out / "recognize.png")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""The judge of the small world: a small ResNet (He et al. 2015) that says which object, which background and
+which style an image shows, with probabilities that mean what they say.
+
+    python -m recipe.recognizer --minutes 20 [--device cuda]
+
+It knows all objects and styles, held-out ones too. It is trained on composed images of every look, part of
+them through the autoencoder with noise on the latents, part of them changed as in augment.py, because the
+images that it will judge are softer and rougher than composed ones. Each head's temperature is then fitted on
+other images (Guo et al. 2017, section 4.2). The command writes the averaged weights in half precision and
+prints how often they are right on new images, and their expected calibration error there. `features` are for
+a perceptual loss.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import weights
+from ldm import Autoencoder, InputError
+from recipe import autoencoder
+from recipe.artwork import FOLDER as ARTWORK
+from recipe.artwork import Artwork
+from recipe.augment import augment
+from recipe.autoencoder import pictures_to_x
+from recipe.backdrops import BACKDROPS
+from recipe.captions import Scene
+from recipe.filters import ALL as FILTERS
+from recipe.objects import HELD_OUT, OBJECTS, STYLES
+from recipe.scenery import SIZE
+from recipe.training import Training, averaged_weights, join
+from recipe.world import Choices, compose
+from textinv.commands import command
+from weights.files import atomic_write
+
+COMMAND = "python -m recipe.recognizer"
+CHECKPOINT, WEIGHTS = Path("recipe-work/recognizer.pt"), Path("recipe-work/recognizer.safetensors")
+
+NAMES = {"object": tuple(OBJECTS), "background": tuple(BACKDROPS), "style": (*STYLES, *FILTERS)}
+INDEX = {head: {name: i for i, name in enumerate(names)} for head, names in NAMES.items()}
+UNTOLD = -100                   # the label of what an image does not show: no loss
+CHANNELS, BLOCKS = (16, 32, 64, 128, 224), (1, 2, 2, 1)
+
+ORDINARY = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(FILTERS), look=0, pair=0, effect=0,
+                   tint=0, category=0)
+EVERYTHING = replace(ORDINARY, look=0.4, pair=0.03, effect=0.2, tint=0.05)
+DECODED, CHANGED = 0.15, 0.6    # the parts of the images that go through the autoencoder; that are changed
+LATENT_NOISE = 0.3              # at most, in standard deviations of the latents
+KEPT_BACK_SEED, UNSEEN_SEED, BINS = 5, 6, 15
+
+
+class Block(nn.Module):
+    """A residual block; the first of a stage halves the image."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        stride = 1 if before == after else 2
+        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.norms = nn.ModuleList(nn.GroupNorm(8, after) for _ in range(2))
+        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norms[0](self.first(x)))
+        return F.relu(self.norms[1](self.second(h)) + self.skip(x))
+
+
+class Recognizer(nn.Module):
+    """x (b 3 H W) in [-1, 1] -> for each head its logits (b names), divided by the head's temperature. Group
+    normalization: an image is judged the same in any batch, in training as later."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False),
+                                  nn.GroupNorm(8, CHANNELS[0]), nn.ReLU())
+        self.stages = nn.ModuleList(
+            nn.Sequential(Block(before, after), *(Block(after, after) for _ in range(blocks - 1)))
+            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS))
+        self.heads = nn.ModuleDict({head: nn.Linear(2 * CHANNELS[-1], len(NAMES[head])) for head in NAMES})
+        self.register_buffer("temperature", torch.ones(len(NAMES)))
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        """After the stem and after each stage: (b 16 H W), (b 32 H/2 W/2), ... (b 224 H/16 W/16)."""
+        maps = [self.stem(x)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return maps
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        last = self.features(x)[-1]
+        pooled = torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1)       # b 2c
+        return {head: linear(pooled).float() / self.temperature[i]
+                for i, (head, linear) in enumerate(self.heads.items())}
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> dict[str, Tensor]:
+        """x (n 3 H W) of any n -> for each head (n names), on the CPU."""
+        parts = [self(some.to(self.temperature.device)) for some in x.split(250)]
+        return {head: torch.cat([part[head] for part in parts]).softmax(dim=1).cpu() for head in NAMES}
+
+
+def images_to_x(images: Sequence[Image.Image]) -> Tensor:
+    """n images of any size -> x (n 3 SIZE SIZE) in [-1, 1]."""
+    return pictures_to_x(np.stack([
+        np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)) for image in images]))
+
+
+def labels(scene: Scene) -> list[int]:
+    """The index of the right name for each head. Untold are the object where there are two, or one that more
+    than fills the frame, or one without a name; and the background under a filter, which may hide it. The
+    style is the filter's where there is one."""
+    thing = scene.objects[0] if scene.named and not scene.relation and scene.look != "close-up" else ""
+    background = "" if scene.effect else scene.background
+    return [INDEX["object"].get(thing, UNTOLD), INDEX["background"].get(background, UNTOLD),
+            INDEX["style"].get(scene.effect or scene.style, UNTOLD)]
+
+
+def batch(rng: np.random.Generator, artwork: Artwork, count: int,
+          choices: Choices = EVERYTHING) -> tuple[Tensor, Tensor]:
+    """x (b 3 H W) in [-1, 1] and its labels (b heads)."""
+    pictures = [compose(rng, artwork, choices) for _ in range(count)]
+    return (pictures_to_x(np.stack([picture.pixels for picture in pictures])),
+            torch.tensor([labels(picture.scene) for picture in pictures]))
+
+
+@torch.no_grad()
+def soften(x: Tensor, coder: Autoencoder, generator: torch.Generator) -> Tensor:
+    """x (b 3 H W) -> the same images as a model might generate them. The first DECODED part of the batch goes
+    through the autoencoder, with noise on its latents; then parts chosen at random are changed."""
+    some, rest = x.split([round(DECODED * len(x)), len(x) - round(DECODED * len(x))])
+    if len(some):
+        z = coder.encode(some).mean
+        size = LATENT_NOISE * z.std().cpu() * torch.rand(len(z), 1, 1, 1, generator=generator)
+        noise = size * torch.randn(z.shape, generator=generator)
+        x = torch.cat([coder.decode(z + noise.to(z)).to(x).clamp(-1, 1), rest])
+    changed = torch.rand(len(x), 1, 1, 1, generator=generator) < CHANGED
+    return torch.where(changed.to(x.device), augment(x, generator), x)
+
+
+def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
+    """The sum over the heads of the mean cross-entropy of what is told; right (b heads)."""
+    return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
+               / (label != UNTOLD).sum().clamp(min=1) for some, label in zip(logits.values(), right.T))
+
+
+def best_temperature(p: Tensor, right: Tensor) -> Tensor:
+    """By what the logits of the probabilities p (n names) are to be divided for the smallest cross-entropy;
+    right (n)."""
+    grid, logits = torch.logspace(-0.7, 0.7, 281), p.clamp(min=1e-30).log()
+    return grid[torch.stack([F.cross_entropy(logits / t, right, ignore_index=UNTOLD) for t in grid]).argmin()]
+
+
+def calibration_error(p: Tensor, right: Tensor) -> float:
+    """The expected calibration error (Guo et al. 2017, equation 3) of probabilities p (n names):
+    the sum over BINS bins of confidence of |B| / n x |accuracy of B - mean confidence of B|."""
+    confidence, found = p.max(dim=1)
+    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.zeros(BINS).index_add_(0, bins, (found == right).float() - confidence)
+    return (gaps.abs().sum() / len(p)).item()
+
+
+def save(recognizer: Recognizer, path: Path) -> None:
+    """Writes the weights in half precision, with the names. Raises InputError if it cannot."""
+    with atomic_write(path) as partial:
+        save_file({name: tensor.half().cpu() for name, tensor in recognizer.state_dict().items()}, partial,
+                  {head: json.dumps(names) for head, names in NAMES.items()})
+
+
+def load(path: Path = WEIGHTS, device: str = "cpu") -> Recognizer:
+    """The judge of that file, in single precision and frozen. Raises InputError if there is none, or one of
+    another world."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist. Run {COMMAND} first.")
+    recognizer = Recognizer()
+    try:
+        with safe_open(path, "pt") as file:
+            names = {head: tuple(json.loads(text)) for head, text in (file.metadata() or {}).items()}
+            if names != NAMES:
+                raise InputError(f"{path} judges another world. Move it and {CHECKPOINT} away. "
+                                 f"Then run {COMMAND}.")
+            recognizer.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged ({type(error).__name__}). "
+                         f"Make it again by {COMMAND} --minutes 0.") from error
+    return recognizer.eval().requires_grad_(False).to(device)
+
+
+def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> None:
+    torch.manual_seed(0)
+    recognizer = Recognizer().to(options.device)
+    training = Training(recognizer, CHECKPOINT, outer=(recognizer.stem, recognizer.heads))
+
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        rng = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
+        x, right = (tensor.to(options.device) for tensor in batch(rng, artwork, options.batch))
+        return cross_entropy(recognizer(soften(x, coder, generator)), right)
+
+    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=True):
+        pass
+
+
+def unseen(artwork: Artwork, coder: Autoencoder, count: int, seed: int, choices: Choices,
+           soft: bool) -> tuple[Tensor, Tensor]:
+    """x (n 3 H W) and labels (n heads) of images that training never saw; `soft` as in training."""
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    device, parts = next(coder.parameters()).device, []
+    for start in range(0, count, 100):
+        x, right = batch(rng, artwork, min(100, count - start), choices)
+        parts.append((soften(x.to(device), coder, generator) if soft else x, right))
+    return tuple(torch.cat(tensors) for tensors in zip(*parts))
+
+
+def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: int) -> str:
+    """How far the judge can be trusted, on `count` new images of each kind, in Markdown: for each head the
+    share of right answers, that with p >= 0.5, and the expected calibration error (ECE). At the end the
+    objects that it knows least."""
+    lines = ["| new images | n | " + " | ".join(f"{head} right | p >= 0.5 | ECE" for head in NAMES) + " |",
+             "|---|" + "--:|" * (1 + 3 * len(NAMES))]
+    for kind, choices in (("all looks and filters", EVERYTHING), ("ordinary views", ORDINARY)):
+        for soft in (True, False):
+            x, right = unseen(artwork, coder, count, UNSEEN_SEED, choices, soft)
+            p = recognizer.probabilities(x)
+            lines.append(row(kind + ", softened" * soft, p, right))
+        held_out = torch.tensor([INDEX["object"][thing] for thing in HELD_OUT])
+        groups = {"held-out objects": torch.isin(right[:, 0], held_out),
+                  **{style: right[:, 2] == i for style, i in INDEX["style"].items()}}
+        lines += [row(f"of these, {group}", {head: some[chosen] for head, some in p.items()}, right[chosen])
+                  for group, chosen in groups.items() if chosen.any()]
+    known = (p["object"].argmax(dim=1) == right[:, 0]).float()
+    least = sorted((known[right[:, 0] == i].mean().item(), NAMES["object"][i])
+                   for i in right[:, 0].unique())[:12]
+    return "\n".join([*lines, "", "Least known in ordinary views: "
+                      + ", ".join(f"{thing} {share:.0%}" for share, thing in least), ""])
+
+
+def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
+    """A line of the table."""
+    cells = [name, str(len(right))]
+    for some, label in zip(p.values(), right.T):
+        some, label = some[label != UNTOLD], label[label != UNTOLD]
+        cells += ([f"{(some.argmax(dim=1) == label).float().mean():.1%}",
+                   f"{(some.gather(1, label[:, None]) >= 0.5).float().mean():.1%}",
+                   f"{calibration_error(some, label):.3f}"] if len(label) else [""] * 3)
+    return f"| {' | '.join(cells)} |"
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser.add_argument("--minutes", type=float, default=20, help="0: do not train (default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--images", type=int, default=4000, help="to measure by (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    if options.batch < 1 or options.images < 1:
+        raise InputError(f"--batch is {options.batch}, --images {options.images}. Give 1 or more.")
+    artwork = Artwork(options.artwork)
+    coder = (autoencoder.load(options.device)[0] if autoencoder.CHECKPOINT.exists() else
+             weights.load("tiny", options.device).autoencoder)
+    if options.minutes:
+        train(options, artwork, coder)
+    if join()[0]:
+        return
+    recognizer = Recognizer().to(options.device).requires_grad_(False)
+    averaged, minutes = averaged_weights(CHECKPOINT, COMMAND)
+    recognizer.load_state_dict(averaged)
+    x, right = unseen(artwork, coder, options.images, KEPT_BACK_SEED, EVERYTHING, soft=True)
+    recognizer.temperature.copy_(torch.stack([
+        best_temperature(p, label) for p, label in zip(recognizer.probabilities(x).values(), right.T)]))
+    save(recognizer, WEIGHTS)
+    print(table(load(WEIGHTS, options.device), artwork, coder, options.images))
+    print(f"after {minutes:.0f} minutes: {WEIGHTS}, {sum(p.numel() for p in recognizer.parameters()):,} "
+          f"parameters, {WEIGHTS.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Sprites as the small world needs them: mirrored, tinted to a color that a caption names, and changed into
+things that have no name. A changed sprite has other hues, another saturation or other proportions, or is made
+of parts of two things: the space between the names is full of them.
+
+Sprites are RGBA images; none is changed in place.
+"""
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+# hue in [0, 1), the same for all pixels that have a hue; saturation and light by which a pixel's are scaled
+TINTS = {"red": (0.0, 1.0, 1.0), "orange": (0.075, 1.1, 1.0), "yellow": (0.14, 1.1, 1.15),
+         "green": (0.36, 1.0, 0.9), "blue": (0.6, 1.0, 1.0), "purple": (0.77, 0.9, 0.9),
+         "pink": (0.93, 0.6, 1.2), "brown": (0.07, 0.8, 0.55)}
+COMBINED = 0.33                 # of the changed sprites consist of two things
+
+
+def tinted(sprite: Image.Image, color: str) -> Image.Image:
+    """The sprite in that color, its shading kept: whites, blacks and grays become a little of it as well."""
+    hue, saturation, light = TINTS[color]
+    _, s, v = _hsv(sprite)
+    s = np.clip(np.maximum(s, 0.55 * (v > 0.25)) * saturation, 0, 1)
+    return _image(np.full_like(s, hue), s, np.clip(v * light, 0, 1), sprite)
+
+
+def changed(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -> Image.Image:
+    """A sprite that is neither: recolored, stretched, or with a part of `other`."""
+    combined = rng.random() < COMBINED
+    if combined:
+        sprite = combine(rng, sprite, other)
+    if rng.random() < (0.5 if combined else 0.8):
+        sprite = recolored(rng, sprite)
+    if rng.random() < 0.5:
+        sprite = stretched(rng, sprite)
+    return sprite
+
+
+def recolored(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
+    """Hues turned by one angle; saturation, light and contrast scaled."""
+    h, s, v = _hsv(sprite)
+    turn = rng.uniform(0.08, 0.92)
+    s = np.clip(s * rng.uniform(0.4, 1.5), 0, 1)
+    v = np.clip((v - 0.5) * rng.uniform(0.7, 1.2) + 0.5 + rng.uniform(-0.15, 0.15), 0, 1)
+    return _image((h + turn) % 1, s, v, sprite)
+
+
+def stretched(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
+    """Wider or taller, up to a factor of 1.6 between the sides."""
+    ratio = float(np.exp(rng.uniform(-0.45, 0.45)))
+    size = (max(4, round(sprite.width * ratio ** 0.5)), max(4, round(sprite.height / ratio ** 0.5)))
+    return sprite.resize(size, Image.Resampling.BICUBIC)
+
+
+def combine(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -> Image.Image:
+    """The left or upper half of one and the rest of the other; or one with the other, small, on top of it."""
+    side = max(sprite.size)
+    first, second = (_square(one, side) for one in (sprite, other))
+    if rng.random() < 0.3:
+        small = second.resize((side // 2, side // 2), Image.Resampling.BICUBIC)
+        x, y = (int(value) for value in rng.uniform(0, side / 2, 2))
+        first.paste(small, (x, y), small)
+    else:
+        cut = int(side * rng.uniform(0.35, 0.65))
+        box = (cut, 0, side, side) if rng.random() < 0.5 else (0, cut, side, side)
+        first.paste(second.crop(box), box[:2])
+    bounds = first.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
+    return first.crop(bounds) if bounds else sprite
+
+
+def mirrored(sprite: Image.Image) -> Image.Image:
+    return sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+
+
+def _square(sprite: Image.Image, side: int) -> Image.Image:
+    """In the middle of a transparent square, as large as fits."""
+    scale = side / max(sprite.size)
+    size = [max(1, round(length * scale)) for length in sprite.size]
+    square = Image.new("RGBA", (side, side))
+    square.paste(sprite.resize(size, Image.Resampling.BICUBIC), ((side - size[0]) // 2, (side - size[1]) // 2))
+    return square
+
+
+def _hsv(sprite: Image.Image) -> np.ndarray:
+    """hue, saturation and value (3 y x) in [0, 1]."""
+    return np.asarray(sprite.convert("RGB").convert("HSV"), np.float32).transpose(2, 0, 1) / 255
+
+
+def _image(h: np.ndarray, s: np.ndarray, v: np.ndarray, like: Image.Image) -> Image.Image:
+    """The sprite of that hue, saturation and value, with the alpha of `like`."""
+    channels = [Image.fromarray((channel * 255 + 0.5).astype(np.uint8)) for channel in (h, s, v)]
+    sprite = Image.merge("HSV", channels).convert("RGB")
+    sprite.putalpha(like.getchannel("A"))
+    return sprite

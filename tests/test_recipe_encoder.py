@@ -1,0 +1,60 @@
+"""The training of the encoder that reads a word off images: its loss, its images, its checkpoint."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ldm import InputError
+from recipe import codes, encoder
+from recipe.training import Training
+
+
+def some_codes(count, seed=0):
+    return codes.read()["object"](np.random.default_rng(seed).random((count, 4096), np.float32))
+
+
+def test_the_nearer_side_counts(workshop):
+    code = some_codes(6)
+    mirrored = codes.read()["object"].mirrored(code)
+    assert F.cosine_similarity(code, mirrored).max() < 0.999
+    torch.testing.assert_close(encoder.cosine(code, code), torch.ones(6))
+    torch.testing.assert_close(encoder.cosine(5 * mirrored, code), torch.ones(6))
+    v = torch.randn(6, codes.WIDTH, generator=torch.Generator().manual_seed(0))
+    both = torch.stack([F.cosine_similarity(v, side) for side in (code, mirrored)])
+    torch.testing.assert_close(encoder.cosine(v, code), both.amax(dim=0))
+    assert both.argmax(dim=0).unique().numel() == 2
+
+
+def test_images_of_one_object_alone_are_used():
+    coded = np.zeros((5, 3, 8), np.float16)
+    coded[:, 0] = 1
+    coded[[1, 4], 1] = 0.5                      # a second object
+    coded[2, 2] = 1                             # a style is none
+    assert encoder.single(coded).tolist() == [0, 2, 3]
+
+
+def test_a_new_one_has_the_norm_of_the_codes():
+    one = encoder.new_encoder()
+    assert one.norm == codes.NORM
+    v = one(torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(v.norm(dim=-1), torch.full((2,), codes.NORM))
+
+
+def test_what_is_loaded_is_the_average(workshop):
+    torch.manual_seed(0)
+    one = encoder.new_encoder()
+    training = Training(one, encoder.CHECKPOINT, outer=(one.conv_in, one.out))
+    training.averaged.weights["out.bias"] += 1
+    training.save()
+    loaded, minutes = encoder.load()
+    assert minutes == 0 and not loaded.training and not any(p.requires_grad for p in loaded.parameters())
+    assert torch.equal(loaded.out.bias, one.out.bias + 1) and torch.equal(loaded.conv_in.weight, one.conv_in.weight)
+    assert loaded.norm == codes.NORM
+
+
+def test_out_of_order_says_what_to_run(workshop, capsys):
+    with pytest.raises(InputError, match="encoder.pt is missing. Run python -m recipe.encoder first"):
+        encoder.load()
+    assert encoder.main([]) == 2
+    error = capsys.readouterr().err
+    assert "recipe.data" in error and error.count("\n") == 1

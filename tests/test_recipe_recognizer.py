@@ -1,0 +1,246 @@
+"""The judge: its labels, its loss, its calibration, and its file. The sprites are drawn here."""
+import zlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+
+import weights
+from ldm import InputError
+from recipe import artwork, autoencoder, recognizer
+from recipe.captions import Scene
+from recipe.objects import OBJECTS, STYLES
+from recipe.recognizer import INDEX, NAMES, UNTOLD, Recognizer
+
+
+@pytest.fixture(scope="module")
+def sprites(tmp_path_factory):
+    """A folder as `artwork.fetch` leaves it, with one ellipse for each object and style."""
+    folder = tmp_path_factory.mktemp("artwork")
+    for style in STYLES:
+        (folder / style).mkdir()
+        for thing in OBJECTS.values():
+            noise = zlib.crc32((thing.name + style).encode())
+            sprite = Image.new("RGBA", (40, 32))
+            ImageDraw.Draw(sprite).ellipse((0, 0, 39, 31), fill=(noise & 255, noise >> 8 & 255, noise >> 16 & 255))
+            sprite.save(folder / style / f"{thing.code}.png")
+    return artwork.Artwork(folder)
+
+
+@pytest.fixture
+def judge():
+    torch.manual_seed(0)
+    return Recognizer()
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """The stages' files in a folder of their own."""
+    monkeypatch.setattr(recognizer, "CHECKPOINT", tmp_path / "recognizer.pt")
+    monkeypatch.setattr(recognizer, "WEIGHTS", tmp_path / "recognizer.safetensors")
+    monkeypatch.setattr(autoencoder, "CHECKPOINT", tmp_path / "autoencoder.pt")
+    return tmp_path
+
+
+def x_of(count, seed=0):
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+class Negative:
+    """An autoencoder whose latents are the image, and whose images are the latents' negatives."""
+
+    def encode(self, x):
+        self.mean, self.x = x, x
+        return self
+
+    def decode(self, z):
+        self.z = z
+        return -z
+
+
+def test_an_image_is_judged_the_same_in_any_batch(judge):
+    x = x_of(3)
+    p, alone = judge.probabilities(x), judge.probabilities(x[1:2])
+    for head, names in NAMES.items():
+        assert p[head].shape == (3, len(names))
+        torch.testing.assert_close(p[head].sum(dim=1), torch.ones(3))
+        torch.testing.assert_close(p[head][1:2], alone[head], rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_maps_of_halving_size_that_a_loss_can_use(judge):
+    x = x_of(2).requires_grad_()
+    maps = judge.features(x)
+    assert [tuple(some.shape) for some in maps] == [(2, 16, 64, 64), (2, 32, 32, 32), (2, 64, 16, 16),
+                                                    (2, 128, 8, 8), (2, 224, 4, 4)]
+    sum(some.square().mean() for some in maps).backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_the_weights_are_small_enough_for_400_objects(judge):
+    more = (400 - len(NAMES["object"])) * (judge.heads["object"].in_features + 1)
+    assert 2 * (sum(p.numel() for p in judge.parameters()) + more) <= 4e6
+
+
+def test_labels_are_what_an_image_shows():
+    def told(scene):
+        return [None if i == UNTOLD else NAMES[head][i] for head, i in zip(NAMES, recognizer.labels(scene))]
+    assert told(Scene(("cat",), "flat", "red")) == ["cat", "red", "flat"]
+    assert told(Scene(("fox",), "inked", "beach", look="cropped")) == ["fox", "beach", "inked"]
+    assert told(Scene(("cat",), "flat", "red", look="close-up")) == [None, "red", "flat"]
+    assert told(Scene(("cat", "car"), "flat", "red", relation="next to")) == [None, "red", "flat"]
+    assert told(Scene(("cat",), "flat", "red", effect="mosaic")) == ["cat", None, "mosaic"]
+    assert told(Scene(("a thing without a name",), "flat", "red")) == [None, "red", "flat"]
+
+
+def test_the_batch_holds_everything_with_its_labels(sprites):
+    rng = np.random.default_rng(0)
+    x, right = recognizer.batch(rng, sprites, 600)
+    assert x.shape == (600, 3, 64, 64) and -1 <= x.min() < x.max() <= 1
+    for column, head in enumerate(NAMES):
+        found = set(right[:, column].tolist()) - {UNTOLD}
+        assert len(found) > 0.9 * len(NAMES[head]) and max(found) < len(NAMES[head])
+    assert 0.02 < (right[:, 0] == UNTOLD).float().mean() < 0.25
+    _, ordinary = recognizer.batch(rng, sprites, 200, recognizer.ORDINARY)
+    assert (ordinary != UNTOLD).all() and ordinary[:, 2].max() < len(STYLES)
+
+
+def test_what_is_untold_has_no_loss(judge):
+    logits = judge(x_of(3))
+    right = torch.tensor([[3, 1, UNTOLD], [UNTOLD, 2, UNTOLD], [5, UNTOLD, UNTOLD]])
+    expected = (F.cross_entropy(logits["object"][[0, 2]], torch.tensor([3, 5]))
+                + F.cross_entropy(logits["background"][:2], torch.tensor([1, 2])))
+    torch.testing.assert_close(recognizer.cross_entropy(logits, right), expected)
+    assert recognizer.cross_entropy(logits, torch.full((3, 3), UNTOLD)) == 0
+
+
+def test_a_few_steps_learn_a_few_images(judge, sprites):
+    x, right = recognizer.batch(np.random.default_rng(0), sprites, 16)
+    optimizer, losses = torch.optim.AdamW(judge.parameters(), lr=2e-3), []
+    for _ in range(25):
+        loss = recognizer.cross_entropy(judge(x), right)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_softened_images_are_decoded_and_changed(monkeypatch):
+    x, coder = x_of(20), Negative()
+    before = x.clone()
+    monkeypatch.setattr(recognizer, "CHANGED", 0.0)
+    y = recognizer.soften(x, coder, generator())
+    assert torch.equal(x, before) and len(coder.x) == 3                 # 15 % of the batch
+    assert torch.equal(y[3:], x[3:]) and torch.equal(y[:3], (-coder.z).clamp(-1, 1))
+    noise = (coder.z - x[:3]).flatten(1).std(dim=1) / x[:3].std()
+    assert (noise > 0).all() and noise.max() < 1.05 * recognizer.LATENT_NOISE and len(set(noise.tolist())) == 3
+    monkeypatch.setattr(recognizer, "CHANGED", 0.5)
+    changed = recognizer.soften(x, coder, generator())
+    kept = (changed[3:] == x[3:]).flatten(1).all(dim=1)
+    assert 4 <= kept.sum() <= 15 and changed.abs().max() <= 1
+    assert torch.equal(changed, recognizer.soften(x, coder, generator()))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.5])
+def test_the_best_temperature_is_that_by_which_the_logits_were_too_large(temperature):
+    logits = 2 * torch.randn(8000, 6, generator=generator())
+    right = torch.multinomial(logits.softmax(dim=1), 1, generator=generator())[:, 0]
+    p = (temperature * logits).softmax(dim=1)
+    right[:100], p[:100] = UNTOLD, float("nan")                         # must not count
+    p[:100] = 1 / 6
+    assert recognizer.best_temperature(p, right).item() == pytest.approx(temperature, rel=0.05)
+
+
+def test_calibration_error_by_hand():
+    # 0.9 is right once of twice, 0.6 twice of twice: (2 x |0.5 - 0.9| + 2 x |1 - 0.6|) / 4
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
+    assert recognizer.calibration_error(p, torch.tensor([0, 1, 1, 1])) == pytest.approx(0.4)
+    certain = torch.eye(3)
+    assert recognizer.calibration_error(certain, torch.arange(3)) == 0
+    assert recognizer.calibration_error(certain, torch.tensor([1, 2, 0])) == 1
+
+
+def test_the_temperature_divides_the_logits(judge):
+    x = x_of(2)
+    before = judge(x)
+    judge.temperature.copy_(torch.tensor([2.0, 1.0, 0.5]))
+    after = judge(x)
+    torch.testing.assert_close(after["object"], before["object"] / 2)
+    torch.testing.assert_close(after["style"], before["style"] * 2)
+
+
+def test_the_file_holds_names_and_half_the_precision(judge, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    judge.temperature.fill_(1.5)
+    recognizer.save(judge, path)
+    again = recognizer.load(path)
+    assert not any(p.requires_grad for p in again.parameters())
+    for name, tensor in judge.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor.half().float()), name
+    assert path.stat().st_size < 2.1 * sum(p.numel() for p in judge.parameters())
+
+
+def test_another_worlds_judge_and_a_damaged_one_are_named(judge, tmp_path, monkeypatch):
+    path = tmp_path / "judge.safetensors"
+    with pytest.raises(InputError, match="does not exist. Run python -m recipe.recognizer first"):
+        recognizer.load(path)
+    recognizer.save(judge, path)
+    with monkeypatch.context() as patch:
+        patch.setitem(NAMES, "object", NAMES["object"][::-1])
+        with pytest.raises(InputError, match="judges another world"):
+            recognizer.load(path)
+    whole = path.read_bytes()
+    for content in (b"", whole[:1000]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="judge.safetensors is damaged"):
+            recognizer.load(path)
+    save_file({"stem": torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="judges another world"):
+        recognizer.load(path)
+
+
+def test_unseen_images_are_the_same_every_time_and_softened_at_will(sprites):
+    coder = weights.load("tiny").autoencoder
+    x, right = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=False)
+    again, _ = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=False)
+    soft, same = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=True)
+    assert x.shape == (120, 3, 64, 64) and right.shape == (120, 3)
+    assert torch.equal(x, again) and torch.equal(right, same) and not torch.equal(x, soft)
+
+
+def test_the_table_counts_right_answers():
+    p = {"object": torch.eye(len(NAMES["object"]))[[4, 4, 7]], "background": torch.full((3, 22), 1 / 22),
+         "style": torch.eye(len(NAMES["style"]))[[1, 1, 1]]}
+    right = torch.tensor([[4, 0, 1], [5, 0, UNTOLD], [UNTOLD, 3, 1]])
+    assert recognizer.row("some", p, right).split(" | ") == [
+        "| some", "3", "50.0%", "50.0%", "0.500", "66.7%", "0.0%", "0.621", "100.0%", "100.0%", "0.000 |"]
+    nothing = recognizer.row("none", p, torch.full((3, 3), UNTOLD))
+    assert nothing.startswith("| none | 3 |") and "nan" not in nothing
+
+
+def test_trained_calibrated_written_and_measured(sprites, work, capsys):
+    folder = ["--artwork", str(sprites.folder)]
+    assert recognizer.main(["--minutes", "0", *folder]) == 2
+    assert "run python -m recipe.recognizer first" in capsys.readouterr().err
+    assert recognizer.main(["--minutes", "0.01", "--batch", "8", "--images", "30", *folder]) == 0
+    out = capsys.readouterr().out
+    for name in ("ordinary views", "ordinary views, softened", "all looks and filters", "held-out objects",
+                 *STYLES, "Least known in ordinary views: "):
+        assert name in out
+    judge = recognizer.load(recognizer.WEIGHTS)
+    assert (judge.temperature != 1).all() and f"{recognizer.WEIGHTS}" in out
+    assert recognizer.main(["--minutes", "0", "--images", "30", *folder]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == out.splitlines()[2]          # measured the same again
+    assert recognizer.main(["--images", "0", *folder]) == 2
+    assert "Give 1 or more" in capsys.readouterr().err
+
+
+def test_index_is_of_names():
+    assert all(NAMES[head][i] == name for head in NAMES for name, i in INDEX[head].items())

@@ -1,0 +1,57 @@
+"""The way back from weights/tiny to checkpoints that can be trained on, and what shipping changes."""
+import pytest
+import torch
+
+import weights
+from recipe import autoencoder, codes, diffusion, restore, ship, vocabulary
+from recipe.training import Training
+from textinv.initialization import vocabulary_norm
+
+
+def test_what_is_shipped_can_be_trained_on(workshop, capsys):
+    assert restore.main([]) == 0
+    assert capsys.readouterr().out.split() == [str(autoencoder.CHECKPOINT), str(diffusion.CHECKPOINT)]
+    again, shipped = diffusion.load("cpu")[0], weights.load("tiny")
+    theirs = shipped.state_dict()
+    for name, tensor in again.state_dict().items():
+        if not name.startswith("text_encoder"):
+            assert torch.equal(tensor, theirs[name]), name
+    assert again.config.diffusion.scale_factor == pytest.approx(shipped.config.diffusion.scale_factor)
+    denoiser = diffusion.Denoiser(1.0)
+    training = Training(denoiser, diffusion.CHECKPOINT, outer=(denoiser.unet.input_blocks[0], denoiser.unet.out))
+    assert training.step == 0 and all(p.requires_grad for p in training.module.parameters())
+    before = diffusion.CHECKPOINT.read_bytes()
+    assert restore.main([]) == 2
+    error = capsys.readouterr().err
+    assert "move it away" in error and error.count("\n") == 1
+    assert diffusion.CHECKPOINT.read_bytes() == before
+
+
+def test_words_without_a_code_mean_what_they_did(workshop):
+    """The text encoder computes the same of what both vocabularies have and that is not a name."""
+    shipped, new = weights.load("tiny"), diffusion.Denoiser(1.0).text_encoder
+    prompts = ["a photo of a zyzzyva", "in front of a red wall", "a dark painting, on the beach"]
+    before = shipped.context(prompts)
+    restore.carry_over(shipped.text_encoder, shipped.tokenizer.backend.get_vocab(), new)
+    after = new(diffusion.tokenizer()(prompts))
+    assert (after - before).abs().max() < 0.01 * before.abs().max()
+
+
+def test_names_start_at_their_codes(workshop, blobs):
+    new = diffusion.Denoiser(1.0).text_encoder
+    shipped = weights.load("tiny")
+    restore.carry_over(shipped.text_encoder, shipped.tokenizer.backend.get_vocab(), new)
+    rows, expected = vocabulary.tokens(), codes.name_codes(blobs)
+    for name in ("cat", "wheelchair", "neon"):
+        torch.testing.assert_close(new.token_emb.weight[rows.index(name)], expected[name])
+    assert new.token_emb.weight[rows.index("beach")].norm().item() == pytest.approx(codes.NORM, rel=0.3)
+
+
+def test_the_vocabularys_norm_is_free():
+    model = weights.load("tiny")
+    prompts = ["a photo of a cat on the beach", "", "a small flat dog"]
+    before = model.context(prompts)
+    for norm in (0.7, 5.0):
+        ship.set_vocabulary_norm(model.text_encoder, norm)
+        assert vocabulary_norm(model) == pytest.approx(norm, rel=1e-5)
+        assert (model.context(prompts) - before).abs().max() < 0.01 * before.abs().max()

@@ -1,0 +1,54 @@
+"""An encoder that reads a word off images: the paper's own future work (Gal et al. 2022, section 6: inversion
+times "could likely be shortened by training an encoder"). A small residual network on the autoencoder's
+latents regresses the vector that would stand for what an image shows; the mean over the images is where v
+starts. It exists for a model whose vectors mean something everywhere, as the embedded default's do
+(recipe/codes.py), and has to be trained for that model.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """x + block(x), the block being two convolutions (He et al. 2016, pre-activation)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, channels), nn.GroupNorm(8, channels)
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:                                     # b c h w -> b c h w
+        h = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class WordEncoder(nn.Module):
+    """Scaled latents z (b c h w) of images -> vectors (b d), all of the norm `norm`."""
+
+    def __init__(self, latent_channels: int = 4, width: int = 192, channels: Sequence[int] = (48, 96, 176)):
+        super().__init__()
+        self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
+        self.stages = nn.ModuleList()
+        for before, after in zip([channels[0], *channels[:-1]], channels):
+            down = (nn.Identity() if before == after else
+                    nn.Conv2d(before, after, 3, stride=2, padding=1))           # halves h and w
+            self.stages.append(nn.Sequential(down, Residual(after), Residual(after)))
+        self.norm_out = nn.GroupNorm(8, channels[-1])
+        self.out = nn.Linear(channels[-1], width)
+        self.register_buffer("norm", torch.ones(()))
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = self.conv_in(z)
+        for stage in self.stages:
+            h = stage(h)
+        h = F.silu(self.norm_out(h)).mean(dim=(-2, -1))                         # b c
+        return self.norm * F.normalize(self.out(h).float(), dim=-1)
+
+    @torch.no_grad()
+    def word(self, z: Tensor) -> Tensor:
+        """One vector (1 d) for what n images (n c h w) show: the mean direction of theirs."""
+        return self.norm * F.normalize(self(z).mean(dim=0, keepdim=True), dim=-1)
