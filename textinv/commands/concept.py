@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("files", nargs="+", metavar="FILE", help="file of learned words, or the folder of a run")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
+    p.add_argument("--vocab", metavar="FILE", help="the vocabulary of a checkpoint that has none")
     p.add_argument("--merge", metavar="OUT", help="write all words to one file: .safetensors, "
                    "or .pt for the official code")
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
-    model = None if args.weights is None else weights.load(args.weights)
+    model = None if args.weights is None else weights.load(args.weights, vocab=args.vocab)
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
 
