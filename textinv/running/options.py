@@ -23,7 +23,8 @@ class RunOptions:
     meaning."""
     images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
-    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
+                               "it, for a checkpoint that has none", metavar="FILE")
     out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
                              metavar="DIR", may_change=True)
     device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one", may_change=True)
