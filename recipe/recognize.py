@@ -30,20 +30,22 @@ import textinv
 import weights
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from recipe import diffusion, evaluate, examples, filters, recognizer, sheets
+from recipe import diffusion, evaluate, examples, filters, recognizer, sheets, shots
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
 from recipe.filters import pick
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
-from recipe.recognizer import INDEX, NAMES, Recognizer, images_to_x
+from recipe.recognizer import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.world import draw
 from textinv.commands import command
 
 COMMAND = "python -m recipe.recognize"
 OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")
+# The held-out objects with examples; their folder, where it has another name.
+FOLDERS = dict.fromkeys(shots.THINGS) | {row.split()[0]: folder for folder, row in shots.MANY.items()}
 HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
 STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
 RESAMPLES, COLUMNS = 1000, 16
@@ -103,8 +105,12 @@ def seed_of(*parts: str | int) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
-def example(name: str) -> Path:
-    return EXAMPLES / name.replace(" ", "-")
+def ordinary(rng: np.random.Generator, names: dict[str, str]) -> Scene:
+    """An ordinary view of what is named, the rest at random."""
+    style = names.get("style") or pick(rng, SEEN_STYLES)
+    return Scene((names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
+                 names.get("background") or pick(rng, tuple(BACKDROPS)),
+                 effect="" if style in STYLES else style)
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,9 @@ class Source:
 
     def real(self, head: str, thing: str) -> Iterator[Drawn]:
         """Ordinary views, composed."""
-        rng, drawn = np.random.default_rng(seed_of(thing)), {}
-        for prompt, asked in PROMPTS[head].items():
-            names = {head: thing, **asked}
-            style = names.get("style") or pick(rng, SEEN_STYLES)
-            drawn[prompt] = [Image.fromarray(draw(rng, Scene(
-                (names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
-                names.get("background") or pick(rng, tuple(BACKDROPS)), effect=style * (style not in STYLES)),
-                self.artwork)) for _ in range(self.images)]
-        yield drawn
+        rng = np.random.default_rng(seed_of(thing))
+        yield {prompt: [Image.fromarray(draw(rng, ordinary(rng, {head: thing, **asked}), self.artwork))
+                        for _ in range(self.images)] for prompt, asked in PROMPTS[head].items()}
 
     @torch.no_grad()
     def decoded(self, head: str, thing: str) -> Iterator[Drawn]:
@@ -146,22 +146,25 @@ class Source:
         """By the name that the model knows."""
         yield self.generated(head, thing, seed_of(thing))
 
-    def word(self, head: str, thing: str) -> Iterator[Drawn]:
-        """By words learned from the folder of examples, or for an object that the model knows from new images
-        of the same kind; these start from another object."""
-        if (folder := example(f"{thing} style" if head == "style" else thing)).is_dir():
-            yield from self.learned(head, thing, folder, HELD_OUT[thing].init if head == "object" else
-                                    SEEN_STYLES[0])
-            return
+    def word_held_out(self, head: str, thing: str) -> Iterator[Drawn]:
+        """By words learned from the folder of examples."""
+        if head == "style":
+            yield from self.learned(head, thing, EXAMPLES / f"{thing}-style", shots.STYLES[thing].init)
+        else:
+            yield from self.learned(head, thing, EXAMPLES / (FOLDERS[thing] or thing), HELD_OUT[thing].init)
+
+    def word_seen(self, head: str, thing: str) -> Iterator[Drawn]:
+        """By words learned from new images, such as the examples are, of an object that the model knows by
+        name; they start from another of its kind."""
         rng = np.random.default_rng(seed_of("word", thing))
-        init = pick(rng, [name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing])
-        style = pick(rng, SEEN_STYLES)
-        backgrounds = (*rng.permutation(list(BACKDROPS))[:len(examples.VIEWS) - 1].tolist(), "")
+        others = tuple(name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing)
+        init, style = pick(rng, others), pick(rng, SEEN_STYLES)
+        backgrounds = (*rng.permutation(list(BACKDROPS))[:len(shots.VIEWS) - 1].tolist(), "")
         with tempfile.TemporaryDirectory() as folder:
-            for i, (background, view) in enumerate(zip(backgrounds, examples.VIEWS, strict=True)):
-                shot = examples.Shot(thing, str(i), thing, style, background, view)
+            for i, (background, view) in enumerate(zip(backgrounds, shots.VIEWS, strict=True)):
+                image = examples.take(shots.Shot(thing, str(i), thing, style, background, view), self.artwork)
                 Path(folder, f"{i}.{'jpg' if view.jpeg else 'png'}").write_bytes(
-                    examples.encode(examples.take(shot, self.artwork), view, orientation=6))
+                    examples.encode(image, view, orientation=6))
             yield from self.learned(head, thing, Path(folder), init)
 
     def learned(self, head: str, thing: str, folder: Path, init: str) -> Iterator[Drawn]:
@@ -178,18 +181,17 @@ class Source:
 def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
             held_out: Sequence[str], styles: Sequence[str] = ()) -> dict[str, Row]:
     """All rows by their names; without artwork, those that need none."""
-    plan = [("by name, seen", "object", named, source.named), ("word, seen", "object", seen, source.word),
-            ("word, held-out", "object", held_out, source.word),
-            ("style by name, seen", "style", (*SEEN_STYLES, *filters.NAMED) * bool(styles), source.named),
-            ("style by word, held-out", "style", styles, source.word)]
-    if source.artwork:
-        plan = [(f"{what}, {of}", head, things, images)
-                for of, head, things in (("seen", "object", named), ("held-out", "object", held_out),
-                                         ("held-out style", "style", styles))
-                for what, images in (("real", source.real), ("autoencoder", source.decoded))] + plan
-    found = {}
+    kinds = [("seen", "object", named), ("held-out", "object", held_out), ("held-out style", "style", styles)]
+    plan = [(f"{what}, {of}", head, things, images) for of, head, things in kinds if source.artwork
+            for what, images in (("real", source.real), ("autoencoder", source.decoded))]
+    plan += [("by name, seen", "object", named, source.named),
+             ("word, seen", "object", seen, source.word_seen),
+             ("word, held-out", "object", held_out, source.word_held_out),
+             ("by name, seen style", "style", (*SEEN_STYLES, *filters.NAMED) if styles else (), source.named),
+             ("word, held-out style", "style", styles, source.word_held_out)]
+    found: dict[str, Row] = {}
     for name, head, things, images in plan:
-        for thing in tqdm(things, name):
+        for thing in tqdm(things, name, leave=False):
             found.setdefault(name, Row(head)).add(judge, thing, list(images(head, thing)))
     return found
 
@@ -217,17 +219,12 @@ def table(found: dict[str, Row], head: str) -> str:
     lines = {f"{name} ({len(row.shares)})": row.summary() for name, row in rows.items()}
     lines |= {f"{name}: {thing}": part for name, row in rows.items() for thing, part in row.shares.items()}
     columns = [(prompt, measure) for prompt, part in next(iter(lines.values())).items() for measure in part]
-    cells = [["", *(f"{prompt}: {measure}" for prompt, measure in columns)],
-             ["---", *["--:"] * len(columns)],
-             *([name, *(percent(part[prompt][measure]) for prompt, measure in columns)]
-               for name, part in lines.items())]
+    cells = [["", *(f"{prompt}: {measure}" for prompt, measure in columns)], ["---", *["--:"] * len(columns)]]
+    for name, part in lines.items():
+        shares = [part[prompt][measure] for prompt, measure in columns]
+        cells.append([name, *("{:.0f} ({:.0f} to {:.0f})".format(*(100 * value for value in share))
+                              if isinstance(share, tuple) else f"{100 * share:.0f}" for share in shares)])
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def percent(share: float | tuple[float, float, float]) -> str:
-    """A share, or one with its interval."""
-    form = "{:.0f} ({:.0f} to {:.0f})" if isinstance(share, tuple) else "{:.0f}"
-    return form.format(*(100 * value for value in np.atleast_1d(share)))
 
 
 def sheet(found: dict[str, Row]) -> Image.Image:
@@ -275,8 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         found = measure(judge, Source(model, options.images, options.seeds, method, artwork),
                         some_seen(options.objects), some_seen(3 * options.objects),
-                        [name for name in HELD_OUT if example(name).is_dir()],
-                        [name for name in NAMES["style"] if example(f"{name} style").is_dir()])
+                        list(FOLDERS), list(shots.STYLES))
     record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}
                                                  for name, row in found.items()}}
     text = "\n".join(table(found, head) for head in dict.fromkeys(row.head for row in found.values()))

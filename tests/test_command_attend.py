@@ -10,12 +10,12 @@ from textinv.commands import attend, main
 
 def test_sheet_of_a_learned_word(learned, tmp_path, capsys):
     out = tmp_path / "new/sheet.png"
-    assert main.main(["attend", "a photo of *", "--concept", str(learned), "--steps", "3", "--out", str(out)]) == 0
+    argv = ["a photo of *", "--concept", str(learned), "--steps", "3", "--out", str(out)]
+    assert main.main(["attend", *argv]) == 0
     assert capsys.readouterr().out.strip() == str(out)
     with Image.open(out) as one:
         width, height = one.size
-    assert attend.main(["a photo of *", "--concept", str(learned), "--steps", "3", "--over-steps", "3",
-                        "--out", str(out)]) == 0
+    assert attend.main([*argv, "--over-steps", "3"]) == 0
     with Image.open(out) as three:
         assert three.width == width and three.height > 2.5 * height
 

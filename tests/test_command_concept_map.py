@@ -20,18 +20,19 @@ def measured(pictures, tmp_path):
 
 
 def test_path_of_a_run_is_its_measurements(measured):
-    points, steps = read_path(measured)
-    assert steps == [0, 1, 2, 3] and points.shape[:2] == (4, 2)
     word = textinv.Concept.load(measured)
+    points, steps = read_path(measured, word)
+    assert steps == [0, 1, 2, 3] and points.shape[:2] == (4, 2)
     assert torch.equal(points[-1], word.vectors)
     assert torch.equal(points[0], torch.tensor(word.info["init_vectors"]))
     assert len({tuple(point.flatten().tolist()) for point in points}) == 4
 
 
 def test_path_goes_on_when_a_run_is_resumed(measured):
-    before, _ = read_path(measured)
+    word = textinv.Concept.load(measured)
+    before, _ = read_path(measured, word)
     assert train_word("--resume", "--out", measured, "--steps", 5) == 0
-    points, steps = read_path(measured)
+    points, steps = read_path(measured, word)
     assert steps == [0, 1, 2, 3, 4, 5] and torch.equal(points[:4], before)
 
 

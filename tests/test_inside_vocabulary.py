@@ -89,14 +89,12 @@ def test_page_is_one_file_and_escapes(model, table):
     assert "http" not in page.replace("http://www.w3.org", "")               # nothing to fetch
 
 
-def test_path_of_a_run_and_of_a_file(learned, tmp_path):
-    """The fixture's run has three steps, none of which is measured: only its start is known."""
-    points, steps = read_path(learned)
-    assert points.shape[:2] == (1, 1) and steps == [0]
+def test_path_of_a_run_and_of_a_file(learned):
+    """The fixture's run has three steps, none of which is measured: start and end are known, as of a file."""
     concept = textinv.Concept.load(learned)
-    points, steps = read_path(learned / "concept.safetensors")
-    assert steps == [0, 3] and torch.equal(points[1], concept.vectors)
-    assert torch.equal(points[0], torch.tensor(concept.info["init_vectors"]))
-    textinv.Concept("*", concept.vectors).save(tmp_path / "bare.safetensors")
+    for source in (learned, learned / "concept.safetensors"):
+        points, steps = read_path(source, concept)
+        assert steps == [0, 3] and torch.equal(points[1], concept.vectors)
+        assert torch.equal(points[0], torch.tensor(concept.info["init_vectors"]))
     with pytest.raises(InputError, match="does not say where its word started"):
-        read_path(tmp_path / "bare.safetensors")
+        read_path(learned / "concept.safetensors", textinv.Concept("*", concept.vectors))

@@ -7,15 +7,11 @@ from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
-from recipe import artwork, autoencoder, recognizer
+from recipe import autoencoder, recognizer
+from recipe.captions import NAMELESS as WITHOUT_NAME
 from recipe.captions import Scene
-from recipe.objects import STYLES
+from recipe.objects import NAMELESS, STYLES
 from recipe.recognizer import INDEX, NAMES, UNTOLD, Recognizer
-
-
-@pytest.fixture(scope="module")
-def sprites(blobs):
-    return artwork.Artwork(blobs.folder)
 
 
 @pytest.fixture
@@ -83,19 +79,21 @@ def test_labels_are_what_an_image_shows():
     assert told(Scene(("fox",), "inked", "beach", look="cropped")) == ["fox", "beach", "inked"]
     assert told(Scene(("cat",), "flat", "red", look="close-up")) == [None, "red", "flat"]
     assert told(Scene(("cat", "car"), "flat", "red", relation="next to")) == [None, "red", "flat"]
-    assert told(Scene(("cat",), "flat", "red", effect="mosaic")) == ["cat", None, "mosaic"]
-    assert told(Scene(("a thing without a name",), "flat", "red")) == [None, "red", "flat"]
+    assert told(Scene(("cat",), "flat", "red", effect="glass")) == ["cat", None, "glass"]
+    assert told(Scene(("cat",), "flat", "red", tint="blue")) == ["cat", "red", "flat"]
+    assert told(Scene(("cat",), "flat", "red", changed=True)) == [None, "red", "flat"]
+    assert told(Scene((NAMELESS[0],), "flat", "red", effect=WITHOUT_NAME)) == [None, None, None]
 
 
-def test_the_batch_holds_everything_with_its_labels(sprites):
+def test_the_batch_holds_everything_with_its_labels(blobs):
     rng = np.random.default_rng(0)
-    x, right = recognizer.batch(rng, sprites, 600)
+    x, right = recognizer.batch(rng, blobs, 600)
     assert x.shape == (600, 3, 64, 64) and -1 <= x.min() < x.max() <= 1
     for column, head in enumerate(NAMES):
         found = set(right[:, column].tolist()) - {UNTOLD}
-        assert len(found) > 0.9 * len(NAMES[head]) and max(found) < len(NAMES[head])
+        assert len(found) > 0.6 * len(NAMES[head]) and max(found) < len(NAMES[head])
     assert 0.02 < (right[:, 0] == UNTOLD).float().mean() < 0.25
-    _, ordinary = recognizer.batch(rng, sprites, 200, recognizer.ORDINARY)
+    _, ordinary = recognizer.batch(rng, blobs, 200, recognizer.ORDINARY)
     assert (ordinary != UNTOLD).all() and ordinary[:, 2].max() < len(STYLES)
 
 
@@ -108,8 +106,8 @@ def test_what_is_untold_has_no_loss(judge):
     assert recognizer.cross_entropy(logits, torch.full((3, 3), UNTOLD)) == 0
 
 
-def test_a_few_steps_learn_a_few_images(judge, sprites):
-    x, right = recognizer.batch(np.random.default_rng(0), sprites, 16)
+def test_a_few_steps_learn_a_few_images(judge, blobs):
+    x, right = recognizer.batch(np.random.default_rng(0), blobs, 16)
     optimizer, losses = torch.optim.AdamW(judge.parameters(), lr=2e-3), []
     for _ in range(25):
         loss = recognizer.cross_entropy(judge(x), right)
@@ -128,7 +126,8 @@ def test_softened_images_are_decoded_and_changed(monkeypatch):
     assert torch.equal(x, before) and len(coder.x) == 3                 # 15 % of the batch
     assert torch.equal(y[3:], x[3:]) and torch.equal(y[:3], (-coder.z).clamp(-1, 1))
     noise = (coder.z - x[:3]).flatten(1).std(dim=1) / x[:3].std()
-    assert (noise > 0).all() and noise.max() < 1.05 * recognizer.LATENT_NOISE and len(set(noise.tolist())) == 3
+    assert (noise > 0).all() and noise.max() < 1.05 * recognizer.LATENT_NOISE
+    assert len(set(noise.tolist())) == 3
     monkeypatch.setattr(recognizer, "CHANGED", 0.5)
     changed = recognizer.soften(x, coder, generator())
     kept = (changed[3:] == x[3:]).flatten(1).all(dim=1)
@@ -141,8 +140,7 @@ def test_the_best_temperature_is_that_by_which_the_logits_were_too_large(tempera
     logits = 2 * torch.randn(8000, 6, generator=generator())
     right = torch.multinomial(logits.softmax(dim=1), 1, generator=generator())[:, 0]
     p = (temperature * logits).softmax(dim=1)
-    right[:100], p[:100] = UNTOLD, float("nan")                         # must not count
-    p[:100] = 1 / 6
+    right[:2000], p[:2000] = UNTOLD, torch.eye(6)[0]                   # must not count
     assert recognizer.best_temperature(p, right).item() == pytest.approx(temperature, rel=0.05)
 
 
@@ -194,29 +192,30 @@ def test_another_worlds_judge_and_a_damaged_one_are_named(judge, tmp_path, monke
         recognizer.load(path)
 
 
-def test_unseen_images_are_the_same_every_time_and_softened_at_will(sprites):
+def test_unseen_images_are_the_same_every_time_and_softened_at_will(blobs):
     coder = weights.load("tiny").autoencoder
-    x, right = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=False)
-    again, _ = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=False)
-    soft, same = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=True)
+    x, right = recognizer.unseen(blobs, coder, 120, 6, recognizer.ORDINARY, soft=False)
+    again, _ = recognizer.unseen(blobs, coder, 120, 6, recognizer.ORDINARY, soft=False)
+    soft, same = recognizer.unseen(blobs, coder, 120, 6, recognizer.ORDINARY, soft=True)
     assert x.shape == (120, 3, 64, 64) and right.shape == (120, 3)
     assert torch.equal(x, again) and torch.equal(right, same) and not torch.equal(x, soft)
 
 
 def test_the_table_counts_right_answers():
-    p = {"object": torch.eye(len(NAMES["object"]))[[4, 4, 7]], "background": torch.full((3, 22), 1 / 22),
+    p = {"object": torch.eye(len(NAMES["object"]))[[4, 4, 7]],
+         "background": F.one_hot(torch.tensor([0, 0, 3]), 10) * 0.4 + 0.06,
          "style": torch.eye(len(NAMES["style"]))[[1, 1, 1]]}
-    right = torch.tensor([[4, 0, 1], [5, 0, UNTOLD], [UNTOLD, 3, 1]])
+    right = torch.tensor([[4, 0, 1], [5, 0, UNTOLD], [UNTOLD, 2, 1]])
     assert recognizer.row("some", p, right).split(" | ") == [
-        "| some", "3", "50.0%", "50.0%", "0.500", "66.7%", "0.0%", "0.621", "100.0%", "100.0%", "0.000 |"]
+        "| some", "3", "50.0%", "50.0%", "0.500", "66.7%", "0.0%", "0.207", "100.0%", "100.0%", "0.000 |"]
     nothing = recognizer.row("none", p, torch.full((3, 3), UNTOLD))
     assert nothing.startswith("| none | 3 |") and "nan" not in nothing
 
 
-def test_trained_calibrated_written_and_measured(sprites, work, capsys):
-    folder = ["--artwork", str(sprites.folder)]
+def test_trained_calibrated_written_and_measured(blobs, work, capsys):
+    folder = ["--artwork", str(blobs.folder)]
     assert recognizer.main(["--minutes", "0", *folder]) == 2
-    assert "run python -m recipe.recognizer first" in capsys.readouterr().err
+    assert "Run python -m recipe.recognizer first" in capsys.readouterr().err
     assert recognizer.main(["--minutes", "0.01", "--batch", "8", "--images", "30", *folder]) == 0
     out = capsys.readouterr().out
     for name in ("ordinary views", "ordinary views, softened", "all looks and filters", "held-out objects",

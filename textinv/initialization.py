@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
+from ldm import InputError, LatentDiffusion, TextConfig
 from textinv.concept import Concept, check_fits
 from textinv.dataset import encode
 from textinv.encoder import load_encoder
@@ -21,7 +21,7 @@ from textinv.images import TrainingImage
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
-                    cross_init: bool = False,
+                    cross_init: bool | None = None,
                     images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
     """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
 
@@ -31,13 +31,15 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
-        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: with the BERT-style
+        encoder alone, since CLIP's output is of another length than its embeddings, and which of them is the
+        better start has not been measured.
 
-    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the
+    vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
-    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
@@ -45,7 +47,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
         return _spread(load_encoder(model).word(z).cpu(), [f"read off {len(images)} images by the encoder"], k)
-    if is_file:
+    if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
@@ -56,11 +58,18 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     ids = model.tokenizer.tokenize(init)
     if not ids:
         raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
+    if cross_init is None:
+        cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
-        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
+        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start mark
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
+
+
+def names_file(init: str) -> bool:
+    """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
+    return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:

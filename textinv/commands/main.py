@@ -18,6 +18,13 @@ COMMANDS = {"train": (train.main, "learn a new word from images"),
             "report": (report.main, "write the report of a run again"),
             "attend": (attend.main, "show where each token of a prompt looks"),
             "audit": (audit.main, "tell one training step stage by stage, and check every claim")}
+MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
+  textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
+  textinv sample "a * on the beach" --concept runs/fox          use it
+  open runs/fox/report.html                                     see how it came about
+  textinv evaluate --concept runs/fox --baseline                measure it against its init word
+  textinv concept --vocabulary                                  the words that the small model knows
+Trouble? README.md has a section of that name."""
 ROOT = Path(textinv.__file__).parents[1]
 
 
@@ -45,7 +52,7 @@ def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help and --version. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in commands().items())
     parser = Parser("", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog=f"commands:\n{listed}\n\n`textinv COMMAND --help` lists the options of one.")
+                    epilog=f"commands:\n{listed}\n\n{MAP}")
     parser.add_argument("--version", action="version", version=f"textinv {textinv.__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=list(commands()), help="one of those below")
     parser.parse_args(argv)

@@ -36,8 +36,8 @@ class Check:
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """How far results in this precision may be apart, relative to the largest: a few dozen roundings."""
-    return 32 * torch.finfo(dtype).eps
+    """How far results in this precision may be apart, relative to the largest: some roundings."""
+    return 16 * torch.finfo(dtype).eps
 
 
 def relative(got: Tensor, expected: Tensor) -> float:

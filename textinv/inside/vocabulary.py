@@ -5,6 +5,7 @@ Inversion, arXiv 2512.13672, observes).
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,23 +81,20 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
                          table.norm(dim=1).sort().values)
 
 
-def read_path(source: str | Path) -> tuple[Tensor, list[int]]:
+def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
     """Where a word was during its training (s k d), and at which steps: of a run's folder at every
-    measurement of the evaluation loss, of a word's file at the start and the end.
-
-    Raises InputError if neither is known.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        every = read_record(path).get("eval_every", 0)
-        for state in ReadOnlyFolder(path).states():
-            if "evaluation.path" in state.tensors:
-                points = state.tensors["evaluation.path"]
-                return points, [i * every for i in range(len(points))]
-    concept = Concept.load(path)
+    measurement of the evaluation loss, of a word's file at the start and the end. source: where the word was
+    found. Raises InputError if its start is not known."""
     if "init_vectors" not in concept.info:
-        raise InputError(f"{path}: does not say where its word started. Give the folder of its run.")
+        raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
     start = torch.tensor(concept.info["init_vectors"], dtype=torch.float32)
+    if source.is_dir():
+        folder, every = ReadOnlyFolder(source), read_record(source).get("eval_every", 0)
+        for name in folder.states():
+            with contextlib.suppress(InputError, KeyError):         # a state of another run, or a damaged one
+                points = torch.cat([start[None], folder.read_state(name).tensors["evaluation.path"]])
+                if len(points) > 1:
+                    return points, [i * every for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
 
 

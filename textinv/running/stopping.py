@@ -40,7 +40,7 @@ class EvaluationLoss:
         self.inversion = inversion
         self.batch = evaluation_batch(inversion)
         self.losses: list[float] = []
-        self.path = inversion.v0[None].cpu()                # of the start and of each measurement: n k d
+        self.path = torch.empty(0, *inversion.v0.shape)     # v at each measurement: n k d
         self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
 
     @torch.no_grad()
