@@ -33,11 +33,11 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
         Initialization, arXiv 2312.15905; a context is as wide as an embedding).
 
-    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, no word, or auto on a model without an encoder, if a word of it is not
+    in the vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
-    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
@@ -45,7 +45,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
         return _spread(load_encoder(model).word(z).cpu(), [f"read off {len(images)} images by the encoder"], k)
-    if is_file:
+    if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
@@ -56,11 +56,20 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     ids = model.tokenizer.tokenize(init)
     if not ids:
         raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
+    words = {i for word, i in model.tokenizer.whole_words.items() if any(map(str.isalnum, word))}
+    if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
+        raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
+                         "as 'cup'; what stands for the new word in prompts is `placeholder`.")
     with torch.no_grad():
         rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
+
+
+def names_file(init: str) -> bool:
+    """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
+    return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:
@@ -70,9 +79,10 @@ def vocabulary_norm(model: LatentDiffusion) -> float:
 
 @torch.no_grad()
 def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[list[tuple[str, float]]]:
-    """For each vector of (k d) the n whole words of the vocabulary that are nearest by cosine, with the
-    cosine, best first."""
-    words = list(model.tokenizer.whole_words.items())
+    """For each vector of (k d) the n whole words of the vocabulary, signs apart, that are nearest by cosine,
+    with the cosine, best first."""
+    words = [(word, i) for word, i in model.tokenizer.whole_words.items()
+             if any(map(str.isalnum, word))]
     weight = model.text_encoder.table.weight
     table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
     cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words
