@@ -22,13 +22,13 @@ from textinv.initialization import nearest_words
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = Parser("concept", __doc__, example='runs/fox "runs/teapot=<pot>" --merge words.safetensors')
-    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the folder "
-                   "of a run; :WORD picks one of its words, =NAME gives it another name")
+    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the "
+                   "folder of a run; :WORD picks one of its words, =NAME gives it another name")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
     p.add_argument("--vocab", metavar="FILE", help="the vocabulary of a checkpoint that has none")
-    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of --weights "
-                   "or else of tiny (default: off)")
+    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of "
+                   "--weights or else of tiny (default: off)")
     p.add_argument("--merge", metavar="OUT", help="write the words, one or more, to one file: .safetensors, "
                    "or .pt for the official code")
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (args.export is None) != (args.out is None):
         raise InputError("`export` FORMAT and `out` PATH go together.")
     if not args.files and not args.vocabulary:
-        raise InputError(f"no file. Give one or more, such as: {p.example}")
+        p.error("no FILE given")
     concepts_of = {name: find_words(name)[1] for name in args.files}
     concepts = [concept for words in concepts_of.values() for concept in words]
     if args.merge is not None:
