@@ -1,5 +1,5 @@
-"""Several processes that learn one word together: `torchrun --nproc_per_node 2 train.py ...`. Each samples its
-own batches, and one all-reduce per step, of v's gradient and two numbers with it, makes their steps one.
+"""Several processes that learn one word together: `torchrun --nproc_per_node 2 train.py ...`. Each samples
+its own batches, and one all-reduce per step, of v's gradient and two numbers with it, makes their steps one.
 """
 from __future__ import annotations
 
