@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import weights
-from helpers import DATA
 from helpers.loops import dataset, teach
+from helpers.runs import MODEL
 from textinv.dataset import Dataset, encode
 from textinv.inversion import inversion_loss, sample_batch
 
@@ -14,7 +14,7 @@ META = torch.device("meta")
 
 @pytest.fixture(scope="module")
 def model():
-    model = weights.load(DATA / "compvis-tiny/model.ckpt", device="meta")
+    model = weights.load(MODEL).to("meta")
     teach(model, {"*": 1})
     return model
 
@@ -32,12 +32,14 @@ def test_autoencoder(model):
 
 @pytest.mark.parametrize("sampler, eta", [("ddim", 0.0), ("ddim", 1.0), ("ddpm", 0.0), ("dpm++", 0.0)])
 def test_guided_sampling(model, sampler, eta):
-    z0 = model.sample(model.context(["a *"]), model.context([""]), steps=3, guidance=5.0, eta=eta, sampler=sampler,
-                      generator=torch.Generator())
+    z0 = model.sample(model.context(["a *"]), model.context([""]), steps=3, guidance=5.0, eta=eta,
+                      sampler=sampler, generator=torch.Generator())
     assert z0.device == META and z0.shape == (1, 4, 8, 8)
 
 
-def test_an_inversion_step(model):
+def test_an_inversion_step(model, monkeypatch):
+    # the schedule keeps its values on the CPU where a model is on "meta"
+    monkeypatch.setattr(model.schedule, "alphas_cumprod", model.schedule.alphas_cumprod.to(META))
     on_cpu = dataset(loss_weights=torch.ones(3, 1, 8, 8))
     cached = Dataset(on_cpu.mean.to(META), on_cpu.std.to(META), on_cpu.loss_weights.to(META), on_cpu.prompts)
     batch = sample_batch(cached, model.schedule.timesteps, 2, torch.Generator().manual_seed(0))
