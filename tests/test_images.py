@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 
 from ldm import InputError
+from textinv import decoding
+from textinv.decoding import decode, read_rgb
 from textinv.images import latent_mask, read_images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -502,6 +504,36 @@ def test_reason_is_one_line(tmp_path, monkeypatch, raised, reason):
 def test_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)      # Pillow warns from here to twice as much
     assert (pixels_at(save(tmp_path / "a.png", SQUARE), 6) == SQUARE).all()
+
+
+def test_the_filter_is_bicubic(tmp_path):
+    expected = Image.fromarray(np.ascontiguousarray(SQUARE)).resize((4, 4), Image.Resampling.BICUBIC)
+    assert np.array_equal(pixels_of(read_one(save(tmp_path / "a.png", WIDE), 4).views[0]), np.asarray(expected))
+
+
+@pytest.mark.parametrize("ending, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "RGB"), ("png", "RGBA"),
+                                          ("png", "L"), ("png", "1"), ("gif", "P"), ("png", "I;16")])
+def test_huge_images_are_reduced_to_about_the_same(tmp_path, monkeypatch, ending, mode):
+    """Quarters of plain colors, 1/4 of the pixels; masks keep the size of their images. 16 bits are left."""
+    quarters = solid(0, (2, 2), "L") if mode == "1" else solid(RED, (2, 2))
+    quarters.putpixel((1, 0), 255 if mode == "1" else GREEN)
+    huge = quarters.resize((82, 60), Image.Resampling.NEAREST)
+    huge = (Image.fromarray(np.asarray(huge.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else
+            huge.quantize(dither=Image.Dither.NONE) if mode == "P" else huge.convert(mode))
+    path = save(tmp_path / f"a.{ending}", huge, **({"quality": 100, "exif": exif(6)} if ending == "jpg" else {}))
+    assert decode(path)[0].size == ((60, 82) if ending == "jpg" else (82, 60))
+    plain = read_rgb(path)
+    for pixels, side, factor in ((1300, 30, 2), (300, 10, 4), (300, 30, 2), (300, 31, 1)):
+        monkeypatch.setattr(decoding, "MAX_PIXELS", pixels)
+        monkeypatch.setattr(decoding, "MIN_SIDE", side)
+        small, width, height = read_rgb(path), *(-(-length // factor) for length in plain.size)
+        assert small.size == (plain.size if mode == "I;16" else (width, height))
+        expected = np.asarray(plain.resize(small.size, Image.Resampling.BOX)).astype(int)
+        assert np.abs(np.asarray(small) - expected).mean() < 3
+    save(tmp_path / "a.mask.png", solid(255, (82, 60), "L"))
+    monkeypatch.setattr(decoding, "MIN_SIDE", 30)
+    if mode != "I;16":
+        assert read_one(path, 4).views[0].mask.min() == 1
 
 
 def test_warnings_go_to_stderr(tmp_path, capsys):

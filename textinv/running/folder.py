@@ -30,7 +30,7 @@ from ldm import InputError
 from textinv.concept import RUN_FILE, Concept
 from textinv.grids import save_png
 from textinv.inversion import Progress
-from textinv.running.state import PREVIOUS, STATE, SavedState, read_state, write_state
+from textinv.running.state import PREVIOUS, STATE, SavedState, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
@@ -61,19 +61,6 @@ class ReadOnlyFolder:
         if (self.path / PREVIOUS).exists():
             return [STATE, PREVIOUS]
         return [STATE] if (self.path / STATE).exists() else []
-
-    def read_state(self, name: str) -> SavedState:
-        """A saved state. Raises InputError if it, or what metrics.jsonl has up to it, is missing or damaged."""
-        saved = read_state(self.path / name)
-        try:
-            with (self.path / "metrics.jsonl").open("rb") as metrics:
-                metrics.seek(max(0, saved.metrics_bytes - 1))
-                last = metrics.read(1)
-        except OSError as error:
-            raise InputError(f"metrics.jsonl cannot be read ({error.strerror})") from error
-        if saved.metrics_bytes and last != b"\n":
-            raise InputError(f"metrics.jsonl was cut or edited: it does not go with {name}")
-        return saved
 
     def has_preview(self, step: int) -> bool:
         """Whether the grid of previews of a step needs no writing."""

@@ -26,7 +26,7 @@ from textinv.running.comparison import LOW_PSNR, TINY, WARNING, reconstruction_p
 from textinv.running.folder import ReadOnlyFolder
 from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
-from textinv.running.state import mismatch
+from textinv.running.state import check_metrics, mismatch, read_state
 from textinv.running.stopping import Dvar, EvaluationLoss
 from textinv.variants import make_variants
 
@@ -240,14 +240,15 @@ class Run:
             return "no saved state yet; starting from step 0", 0
         for name in names:
             try:
-                saved = self.folder.read_state(name)
+                saved = read_state(self.folder.path / name)
                 if differ := differences(self.identity, saved.identity):
                     raise InputError(differ)
+                check_metrics(self.folder.path / "metrics.jsonl", saved.metrics_bytes)
                 self.restore(saved.tensors)
             except InputError as error:
                 reasons.append(str(error))
                 continue
             note = f"resumed after step {self.inversion.step}"
-            return (f"{reasons[0]}. {note}, from the state before" if reasons else note), saved.metrics_bytes
+            return (f"{reasons[0]}; {note}, from the state before" if reasons else note), saved.metrics_bytes
         raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Put that "
                          "right, or start another run with `out`.")
