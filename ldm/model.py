@@ -62,10 +62,12 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the UNet computes."""
         return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
         return next(self.unet.parameters()).dtype
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -123,7 +125,7 @@ class LatentDiffusion(nn.Module):
         run = make_sampler(sampler, eta)
         z_T = self._noise(len(c), None, generator) if z_T is None else z_T.to(self.device, torch.float32)
         yield from run(self.guided(c, uncond, guidance), self.schedule.alphas_cumprod.tolist(), z_T, steps,
-                       generator)
+                       generator=generator)
 
     def sample(self, c: Tensor, uncond: Tensor | None = None, *, steps: int = 50, guidance: float = 5.0,
                eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
