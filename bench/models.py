@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from ldm import AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig, UNetConfig
-from ldm.tokenizer import read_vocabulary
 from weights import huggingface
+from weights.vocabularies import read_vocabulary
 
 SIZES = {
     # the sizes of the embedded default: 64x64 pictures
@@ -79,7 +79,7 @@ def diffusers_pipeline(model: LatentDiffusion):
     modules = {"unet": denoiser, "autoencoder": vqvae, "text_encoder": bert}
     states: dict[str, dict[str, torch.Tensor]] = {part: {} for part in modules}
     for key, tensor in model.state_dict().items():
-        part, name = key.split(".")[0], huggingface.rename(key, model.config).partition("/")[2]
+        part, name = key.split(".")[0], huggingface.file_key(key, model.config).partition("/")[2]
         shape = dict(modules[part].named_parameters())[name].shape
         states[part][name] = tensor.reshape(shape)
     for part, module in modules.items():

@@ -1,6 +1,6 @@
-"""Sizes of the model: four frozen dataclasses and their bundle. The defaults are the public 1.45B
-text-to-image model (CompVis text2img-large), as described in Rombach et al. 2021, table 15, and
-measured on its tensors.
+"""Sizes of the model: frozen dataclasses of its parts and their bundle. The defaults are the public 1.45B
+text-to-image model (CompVis text2img-large), as described in Rombach et al. 2021, table 15, and measured on
+its tensors. Stable Diffusion has the same parts but for the text encoder: `LDMConfig.stable_diffusion_1`.
 """
 from __future__ import annotations
 
@@ -36,14 +36,19 @@ class UNetConfig:
     attention: tuple[bool, ...] = (True, True, True, False)  # spatial transformers on this level?
     num_res_blocks: int = 2                             # a level on the way down; one more on the way up
     depth: int = 1                                      # transformer blocks in a spatial transformer
-    heads: int = 8
+    heads: int | tuple[int, ...] = 8                    # of every level, or of each
     context_dim: int = 1280
     norm_groups: int = 32
+
+    @property
+    def level_heads(self) -> tuple[int, ...]:
+        """Attention heads of each level; the middle has the last one's."""
+        return self.heads if isinstance(self.heads, tuple) else (self.heads,) * len(self.channels)
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """BERT-style text encoder."""
+    """BERT-style text encoder, trained together with the UNet."""
     vocab_size: int = 30522
     width: int = 1280
     layers: int = 32
@@ -54,6 +59,26 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class CLIPTextConfig:
+    """CLIP's text encoder. The defaults are Stable Diffusion 1's, OpenAI's ViT-L/14."""
+    vocab_size: int = 49408
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    ff_dim: int = 3072
+    length: int = 77                                    # tokens in a prompt, start and end included
+    activation: str = "quick_gelu"                      # or "gelu"
+    padding: str = "<|endoftext|>"                      # the token behind a prompt's end; "!" in version 2
+
+    def __post_init__(self) -> None:
+        """Raises InputError on values without meaning."""
+        if self.heads < 1 or self.width % self.heads:
+            raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide")
+        if self.activation not in ("quick_gelu", "gelu"):
+            raise InputError(f"text.activation is {self.activation!r}: give quick_gelu or gelu")
+
+
+@dataclass(frozen=True)
 class DiffusionConfig:
     """Forward process, and the scale of the latents on which it runs."""
     timesteps: int = 1000                           # T
@@ -61,13 +86,19 @@ class DiffusionConfig:
     beta_end: float = 0.012
     scale_factor: float = 0.18215                   # latents are multiplied by this, to about unit variance
     latent_size: int = 32                           # h = w of the latents that the UNet was trained on
+    prediction: str = "eps"                         # what the UNet predicts: the noise "eps", or "v"
+
+    def __post_init__(self) -> None:
+        """Raises InputError on values without meaning."""
+        if self.prediction not in ("eps", "v"):
+            raise InputError(f"diffusion.prediction is {self.prediction!r}: give eps or v")
 
 
 @dataclass(frozen=True)
 class LDMConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
-    text: TextConfig = field(default_factory=TextConfig)
+    text: TextConfig | CLIPTextConfig = field(default_factory=TextConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
 
     def __post_init__(self) -> None:
@@ -88,16 +119,24 @@ class LDMConfig:
             if uneven:
                 raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} norm_groups "
                                  "do not divide")
-        uneven = [width for width, attends in zip(self.unet.channels, self.unet.attention)
-                  if (attends or width == self.unet.channels[-1]) and width % self.unet.heads]
-        if uneven:
-            raise InputError(f"unet.channels has {uneven[0]}, which its {self.unet.heads} heads "
-                             "do not divide")
+        if len(heads := self.unet.level_heads) != len(self.unet.channels):
+            raise InputError(f"unet.heads has {len(heads)} entries but unet.channels has "
+                             f"{len(self.unet.channels)} levels: give one number, or one a level")
+        attends = (*self.unet.attention[:-1], True)         # on the last level the middle does, always
+        for width, n, attending in zip(self.unet.channels, heads, attends, strict=True):
+            if attending and (n < 1 or width % n):
+                raise InputError(f"unet.channels has {width}, which its {n} heads do not divide")
 
     @staticmethod
     def text2img_large() -> LDMConfig:
         """The public 1.45B model."""
         return LDMConfig()
+
+    @staticmethod
+    def stable_diffusion_1() -> LDMConfig:
+        """Stable Diffusion 1.1 to 1.5."""
+        return LDMConfig(unet=UNetConfig(context_dim=768), text=CLIPTextConfig(),
+                         diffusion=DiffusionConfig(latent_size=64))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain values, fit for JSON; `from_dict` reads them back."""
@@ -106,21 +145,30 @@ class LDMConfig:
     @staticmethod
     def from_dict(values: dict[str, dict[str, Any]]) -> LDMConfig:
         """The config that `to_dict` described. Raises InputError on anything that is not one."""
-        parts = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "text": TextConfig,
-                 "diffusion": DiffusionConfig}
         try:
+            # the two text encoders are told apart by an option that only one has
+            text = CLIPTextConfig if "activation" in values["text"] else TextConfig
+            parts = {"autoencoder": AutoencoderConfig, "unet": UNetConfig, "text": text,
+                     "diffusion": DiffusionConfig}
             return LDMConfig(**{name: _read_part(cls, values[name]) for name, cls in parts.items()})
         except (TypeError, KeyError, AttributeError) as error:
             raise InputError(f"this is not a model config of this project: {error}") from error
 
 
 def _read_part(cls: type, values: dict[str, Any]) -> Any:
-    """One dataclass from plain values, whose kinds must be those of its defaults. Raises TypeError if not."""
+    """One dataclass from plain values of the kinds that its fields are declared with. Raises TypeError if
+    not."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    part = cls(**values)
+    declared = {field.name: field.type.split(" | ") for field in dataclasses.fields(cls)}
     for key, value in values.items():
-        default = getattr(cls, key)
-        items, kind = (value, type(default[0])) if isinstance(default, tuple) else ((value,), type(default))
-        if not all(type(item) in ((int, float) if kind is float else (kind,)) for item in items):
+        if key in declared and not any(_is_a(value, kind) for kind in declared[key]):
             raise TypeError(f"{key} is {value!r}")
-    return part
+    return cls(**values)
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    """kind: as a field's annotation says it."""
+    if kind.startswith("tuple["):
+        item = kind.removeprefix("tuple[").removesuffix(", ...]")
+        return isinstance(value, tuple) and all(_is_a(one, item) for one in value)
+    return type(value).__name__ == kind or kind == "float" and type(value) is int

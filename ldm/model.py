@@ -7,7 +7,9 @@ guidance (Ho & Salimans 2022).
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,47 +18,55 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldm.autoencoder import Autoencoder
-from ldm.config import LDMConfig
+from ldm.clip_text_encoder import CLIPTextEncoder
+from ldm.clip_tokenizer import CLIPTokenizer
+from ldm.config import CLIPTextConfig, LDMConfig
 from ldm.errors import InputError
-from ldm.samplers import Generators, make_sampler, randn, trajectory
+from ldm.samplers import Denoise, Generators, Trajectory, make_sampler, randn
 from ldm.schedule import NoiseSchedule
 from ldm.text_encoder import TextEncoder
-from ldm.tokenizer import Tokenizer
+from ldm.tokenizer import BaseTokenizer, Tokenizer
 from ldm.unet import UNet
 from ldm.words import LearnedWords
 
 
 def _no_vocabulary():
-    raise InputError("this model has no vocabulary, so it cannot read prompts: give model.tokenizer.read_from "
-                     "one, or load a model that has one")
+    raise InputError("this model has no vocabulary, so it cannot read prompts. Give it one with "
+                     "model.tokenizer.read_from, or load a model that has one")
 
 
 class LatentDiffusion(nn.Module):
-    """Random weights at the sizes of `config`; `weights.load` gives trained ones. `words` are those that the
-    model was taught, shared by its tokenizer and its text encoder."""
+    """Random weights at the sizes of `config`; `weights.load` gives trained ones and sets `source`, the path
+    they came from. `words` are those that the model was taught, shared by its tokenizer and its text encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()
         self.config = config
+        self.source: Path | None = None
         self.autoencoder = Autoencoder(config.autoencoder)
         self.words = LearnedWords(config.text.vocab_size, config.text.width)
-        self.text_encoder = TextEncoder(config.text, self.words)
+        text = config.text
+        if isinstance(text, CLIPTextConfig):
+            self.text_encoder = CLIPTextEncoder(text, self.words)
+            self._tokenizer = CLIPTokenizer(_no_vocabulary, text.length, self.words, text.padding)
+        else:
+            self.text_encoder = TextEncoder(text, self.words)
+            self._tokenizer = Tokenizer(_no_vocabulary, text.length, self.words)
         self.unet = UNet(config.unet)
         self.schedule = NoiseSchedule(config.diffusion)
-        self._tokenizer = Tokenizer(_no_vocabulary, config.text.length, self.words)
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> BaseTokenizer:
         """It cannot be exchanged, since it shares `words` with the text encoder; its vocabulary can."""
         return self._tokenizer
 
     @property
     def device(self) -> torch.device:
-        return self.unet.time_embed[0].weight.device
+        return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.time_embed[0].weight.dtype
+        return next(self.unet.parameters()).dtype
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x (b 3 H W) -> a scaled draw z (b c h w) of the posterior."""
@@ -71,89 +81,111 @@ class LatentDiffusion(nn.Module):
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
     def loss(self, z0: Tensor, c: Tensor, eps: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32.
+        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32. Of a
+        model that predicts v the same with v.
 
         z0 and eps (b c h w), c (b n d), t (b); weight (b 1 h w) of each position, by default 1 everywhere.
         """
         z_t = self.schedule.add_noise(z0, eps, t)
-        eps_hat = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
-        error = (eps.float() - eps_hat.float()).square()
+        prediction = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
+        error = (self.schedule.target(z0, eps, t).float() - prediction.float()).square()
         return (error if weight is None else weight * error).mean()
 
-    def guided(self, c: Tensor, uncond: Tensor | None = None,
-               guidance: float = 1.0) -> Callable[[Tensor, int], Tensor]:
+    def guided(self, c: Tensor, uncond: Tensor | None = None, guidance: float = 1.0) -> Denoise:
         """The function (z, t) -> eps_hat (b c h w) in fp32 with classifier-free guidance:
-        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). At
-        guidance 1 eps_u is not computed.
+        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w), of a model
+        that predicts v the same with v, then converted. At guidance 1 eps_u is not computed.
 
         c (b n d), uncond (b n d) or (1 n d). Raises InputError if guidance is not 1 and uncond is missing.
         """
-        if guidance != 1 and uncond is None:
-            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, "
-                             "or guidance 1")
-        if guidance == 1:
-            contexts = self.unet.project(c.to(self.dtype))
-            return lambda z, t: self.unet.denoise(z.to(self.dtype), self._times(t, len(z)), contexts).float()
-        contexts = self.unet.project(torch.cat([uncond.expand_as(c), c]).to(self.dtype))
+        contexts = c
+        if guidance != 1:
+            if uncond is None:
+                raise InputError(f"`guidance` is {guidance}, but there is no unconditional context. Give "
+                                 "`uncond`, or guidance 1.")
+            contexts = torch.cat([uncond.expand_as(c), c])
+        keys_values = self.unet.keys_values(contexts.to(self.dtype))
 
-        def eps(z: Tensor, t: int) -> Tensor:
-            both = self.unet.denoise(torch.cat([z, z]).to(self.dtype), self._times(t, 2 * len(z)), contexts)
-            eps_u, eps_c = both.float().chunk(2)
-            return eps_u + guidance * (eps_c - eps_u)
-        return eps
-
-    def _times(self, t: int, b: int) -> Tensor:
-        return torch.full((b,), t, device=self.device)
+        def eps_hat(z: Tensor, t: int) -> Tensor:
+            z_t = (z if guidance == 1 else torch.cat([z, z])).to(self.dtype)
+            out = self.unet.denoise(z_t, torch.full((len(z_t),), t, device=self.device), keys_values).float()
+            if guidance != 1:
+                out_u, out_c = out.chunk(2)
+                out = out_u + guidance * (out_c - out_u)
+            return self.schedule.predicted_eps(out, z, t)
+        return eps_hat
 
     @torch.no_grad()
-    def trajectory(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0,
+    def trajectory(self, c: Tensor, uncond: Tensor | None = None, *, steps: int = 50, guidance: float = 5.0,
                    eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
-                   generator: Generators = None) -> Iterator[tuple[int, Tensor]]:
-        """Sampling, step by step: yields (t_prev, z_t_prev). Arguments as `sample`."""
-        size = self.config.diffusion.latent_size
-        shape = (len(c), self.config.unet.in_channels, size, size) if z_T is None else z_T.shape
-        z_T = randn(shape, generator, self.device) if z_T is None else z_T.to(self.device, torch.float32)
-        yield from trajectory(make_sampler(sampler, eta), self.guided(c, uncond, guidance),
-                              self.schedule.alphas_cumprod.tolist(), z_T, steps,
-                              lambda: randn(shape, generator, self.device))
+                   generator: Generators = None) -> Trajectory:
+        """Sampling, step by step: yields (t_prev, z_t_prev). Arguments and errors as `sample`."""
+        run = make_sampler(sampler, eta)
+        z_T = self._noise(len(c), None, generator) if z_T is None else z_T.to(self.device, torch.float32)
+        yield from run(self.guided(c, uncond, guidance), self.schedule.alphas_cumprod.tolist(), z_T, steps,
+                       generator)
 
-    def sample(self, c: Tensor, uncond: Tensor | None = None, steps: int = 50, guidance: float = 5.0,
+    def sample(self, c: Tensor, uncond: Tensor | None = None, *, steps: int = 50, guidance: float = 5.0,
                eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
                generator: Generators = None) -> Tensor:
-        """Draws scaled latents z0 (b c h w) in fp32 for the contexts c (b n d).
+        """Sample scaled latents z0 (b c h w) in fp32 for the contexts c (b n d).
 
         uncond: context of the empty or a negative prompt, (b n d) or (1 n d); needed unless guidance is 1.
-        z_T: starting noise (b c h w), any h and w that the UNet can halve; drawn from `generator` if None.
-        sampler: "ddim" (with eta), "ddpm" or "dpm++". Raises InputError on values without meaning.
+        z_T: starting noise (b c h w), any h and w that the UNet can halve; by default of the size that the
+        model was trained on, from `generator`. sampler: "ddim" (with eta), "ddpm" or "dpm++".
+        Raises InputError on values without meaning.
         """
-        for _, z in self.trajectory(c, uncond, steps, guidance, eta, sampler, z_T, generator):
-            pass
-        return z
+        [(_, z0)] = deque(self.trajectory(c, uncond, steps=steps, guidance=guidance, eta=eta, sampler=sampler,
+                                          z_T=z_T, generator=generator), maxlen=1)
+        return z0
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str] | str, negative: str = "", steps: int = 50,
+    def generate(self, prompts: Sequence[str] | str, negative: str = "", *, steps: int = 50,
                  guidance: float = 5.0, eta: float = 0.0, sampler: str = "ddim", seed: int = 0,
-                 batch: int = 8) -> list[Image.Image]:
-        """Prompts -> one picture each, of the size that the model was trained on. Picture i has the seed
-        `seed` + i, whatever the batch size. Raises InputError if the latents overflow."""
+                 batch: int = 8, size: tuple[int, int] | None = None) -> list[Image.Image]:
+        """Prompts -> one image each. Image i has the seed `seed` + i, whatever the batch size.
+
+        size: (height, width) in pixels, by default those that the model was trained on.
+        Raises InputError on values without meaning, and if the latents overflow.
+        """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if batch < 1:
             raise InputError(f"batch is {batch}: give 1 or more")
-        images = []
+        check_seeds(seed, len(prompts))
         uncond = None if guidance == 1 else self.context([negative])
+        images = []
         for start in range(0, len(prompts), batch):
             some = prompts[start:start + batch]
             generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(some))]
-            z0 = self.sample(self.context(some), uncond, steps, guidance, eta, sampler, generator=generators)
+            z0 = self.sample(self.context(some), uncond, steps=steps, guidance=guidance, eta=eta,
+                             sampler=sampler, z_T=self._noise(len(some), size, generators),
+                             generator=generators)
             if not z0.isfinite().all():
                 raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, "
                                  f"guidance {guidance}): use float32 or bfloat16 weights, or less guidance")
             images += to_images(self.decode(z0.to(self.dtype)))
         return images
 
+    def _noise(self, b: int, size: tuple[int, int] | None, generator: Generators) -> Tensor:
+        """z_T (b c h w) of images of a size (height, width) in pixels, None for the model's own.
+        Raises InputError if the UNet could not halve the latents down to its last level."""
+        factor, side = self.config.autoencoder.factor, self.config.diffusion.latent_size
+        multiple = factor * 2 ** (len(self.config.unet.channels) - 1)
+        if size is not None and (min(size) < multiple or any(pixels % multiple for pixels in size)):
+            raise InputError(f"the image's size is {size[0]} x {size[1]} pixels. This model needs multiples "
+                             f"of {multiple}")
+        h, w = (side, side) if size is None else (pixels // factor for pixels in size)
+        return randn((b, self.config.unet.in_channels, h, w), generator, self.device)
+
+
+def check_seeds(seed: int, count: int) -> None:
+    """Raises InputError unless seed .. seed + count - 1 are seeds that a generator takes as they are."""
+    if not 0 <= seed <= 2 ** 63 - count:
+        raise InputError(f"seed is {seed}: use 0 or more, and at most 2**63 with the number of images added")
+
 
 def to_images(x: Tensor) -> list[Image.Image]:
-    """x (b 3 H W) in [-1, 1] -> b RGB pictures; values outside are clipped."""
+    """x (b 3 H W) in [-1, 1] -> b RGB images; values outside are clipped."""
     pixels = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(np.ascontiguousarray(p))
             for p in rearrange(pixels, "b c h w -> b h w c").cpu().numpy()]

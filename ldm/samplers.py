@@ -1,16 +1,16 @@
 """From noise to latents: DDPM, DDIM and DPM-Solver++(2M). Each step is a pure function of the latents, the
-predicted noise and two timesteps; a sampler is a step with its timesteps, and one loop runs them all,
-yielding every latent.
+predicted noise and two timesteps, and each sampler a loop over its steps that yields every latent. Whoever
+wants to do something else between two steps (blend in an image, walk from an image back to its noise, follow
+a classifier's gradient) writes that loop anew over the same functions.
 
-`alphas` is the list of alphas_cumprod as Python floats (no rounding to fp32, no synchronisation with a GPU);
-timestep -1 stands for the clean latent, where alphas_cumprod is 1.
+`alphas_cumprod` is a list of Python floats: no rounding to fp32, no synchronization with a GPU. In the
+formulas a_t is alphas_cumprod[t] and a_s that of t_prev; timestep -1 is the clean latent, where it is 1.
 """
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ from torch import Tensor
 from ldm.errors import InputError
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+Denoise = Callable[[Tensor, int], Tensor]                       # (z_t, t) -> eps_hat, both (b c h w)
+Trajectory = Iterator[tuple[int, Tensor]]                       # of (t_prev, z_t_prev)
 
 
 def randn(shape: Sequence[int], generator: Generators, device: torch.device | str) -> Tensor:
     """Standard normal fp32 noise. With a list of generators, one for each of the b samples, a sample does
-    not depend on its neighbours in the batch. Noise is drawn where the generator lives: a CPU seed means
+    not depend on its neighbors in the batch. Noise is drawn where the generator lives: a CPU seed means
     the same on any device.
     """
     if generator is None or isinstance(generator, torch.Generator):
@@ -34,129 +36,127 @@ def randn(shape: Sequence[int], generator: Generators, device: torch.device | st
     return torch.cat([randn((1, *shape[1:]), one, device) for one in generator])
 
 
-def alpha_bar(alphas: Sequence[float], t: int) -> float:
-    return 1.0 if t < 0 else alphas[t]
+def ddim_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
+    """(t, t_prev) from high to low, as the original code spaces them: 1, 1 + s, 1 + 2s, ... with
+    s = T // steps, and 0 as the last t_prev. Where steps does not divide T there are a few more;
+    beyond T // 2, T - 1 of them. Raises InputError if steps is not in 1 .. T."""
+    up = range(1, timesteps, _stride(timesteps, steps))
+    return [(t, t_prev) for t, t_prev in zip(reversed(up), [*reversed(up[:-1]), 0], strict=True)]
 
 
-def predict_z0(alphas: Sequence[float], z: Tensor, eps_hat: Tensor, t: int) -> Tensor:
-    """The clean latent that eps_hat implies (Song et al. 2020, equation 9)."""
-    a_t = alpha_bar(alphas, t)
+def ddpm_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
+    """(t, t_prev) from T - 1 down by T // steps, with -1 as the last t_prev: all of them if steps is T.
+    Raises InputError if steps is not in 1 .. T."""
+    down = range(timesteps - 1, -1, -_stride(timesteps, steps))
+    return list(zip(down, [*down[1:], -1], strict=True))
+
+
+def predict_z0(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: int) -> Tensor:
+    """The clean latent that eps_hat implies: z0 = (z_t - sqrt(1 - a_t) eps) / sqrt(a_t)
+    (Song et al. 2020, arXiv 2010.02502, equation 9)."""
+    a_t = _at(alphas_cumprod, t)
     return (z - math.sqrt(1 - a_t) * eps_hat) / math.sqrt(a_t)
 
 
-def ddim_step(alphas: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
+def ddim_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
               eta: float = 0.0, noise: Tensor | None = None) -> Tensor:
-    """z_t -> z_t_prev by DDIM (Song et al. 2020, arXiv 2010.02502, equations 12 and 16).
-    `noise` is needed if eta > 0."""
-    a_t, a_prev = alpha_bar(alphas, t), alpha_bar(alphas, t_prev)
-    sigma = eta * math.sqrt((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev))
-    z_prev = (math.sqrt(a_prev) * predict_z0(alphas, z, eps_hat, t)
+    """z_s = sqrt(a_s) z0 + sqrt(1 - a_s - sigma^2) eps + sigma noise,
+    sigma = eta sqrt((1 - a_s) / (1 - a_t) (1 - a_t / a_s)) (Song et al. 2020, equations 12 and 16).
+
+    `noise` is needed if eta > 0. With eta 0 t_prev may also be the later timestep: a step of DDIM inversion.
+    Raises InputError otherwise, where a square root would have no meaning.
+    """
+    a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
+    if not 0 <= eta <= 1 or eta > 0 and t_prev > t:
+        raise InputError(f"eta is {eta} in a step from t = {t} to {t_prev}. Use 0 to 1, and 0 where t_prev "
+                         "is the later timestep")
+    sigma = eta * math.sqrt((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)) if eta > 0 else 0.0
+    z_prev = (math.sqrt(a_prev) * predict_z0(alphas_cumprod, z, eps_hat, t)
               + math.sqrt(1 - a_prev - sigma ** 2) * eps_hat)
     return z_prev if noise is None else z_prev + sigma * noise
 
 
-def ddpm_step(alphas: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
+def ddpm_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
               noise: Tensor) -> Tensor:
-    """z_t -> z_t_prev by ancestral sampling: a draw of q(z_t_prev | z_t, z_0) (Ho et al. 2020, equations 6
-    and 7; for t_prev < t - 1 the product of alphas between the two takes the place of the single alpha)."""
-    a_t, a_prev = alpha_bar(alphas, t), alpha_bar(alphas, t_prev)
+    """z_s = (sqrt(a_s) (1 - a) z0 + sqrt(a) (1 - a_s) z_t) / (1 - a_t) + sigma noise with a = a_t / a_s,
+    sigma = sqrt((1 - a_s) / (1 - a_t) (1 - a)): a draw of q(z_s | z_t, z0) (Ho et al. 2020, arXiv 2006.11239,
+    equations 6 and 7; for t_prev < t - 1 the product of the alphas between takes the place of one)."""
+    a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
     a = a_t / a_prev
-    mean = (math.sqrt(a_prev) * (1 - a) / (1 - a_t) * predict_z0(alphas, z, eps_hat, t)
+    mean = (math.sqrt(a_prev) * (1 - a) / (1 - a_t) * predict_z0(alphas_cumprod, z, eps_hat, t)
             + math.sqrt(a) * (1 - a_prev) / (1 - a_t) * z)
     return mean + math.sqrt((1 - a_prev) / (1 - a_t) * (1 - a)) * noise
 
 
-class Prediction(NamedTuple):
-    """A step's predicted clean latent and its timestep, which the next step of a multistep solver
-    extrapolates from."""
-    z0: Tensor
-    t: int
+def dpm_solver_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
+                    last: tuple[Tensor, int] | None = None) -> tuple[Tensor, Tensor]:
+    """z_s = sqrt((1 - a_s) / (1 - a_t)) z_t - sqrt(a_s) (exp(-h) - 1) d with d = z0 + (z0 - z0') / 2r,
+    r = h' / h, h = lambda_s - lambda_t, lambda = log(a / (1 - a)) / 2: DPM-Solver++(2M) (Lu et al. 2022,
+    arXiv 2211.01095, algorithm 2).
 
-
-def dpm_solver_step(alphas: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
-                    last: Prediction | None) -> tuple[Tensor, Prediction]:
-    """z_t -> z_t_prev by DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2), first order if
-    there is no `last` prediction. Returns z_t_prev and this step's prediction."""
+    last: (z0', t') of the step before, h' its h; without it d = z0, the first order. Returns z_s and z0.
+    """
     def half_logsnr(t: int) -> float:
-        return 0.5 * math.log(alphas[t] / (1 - alphas[t]))
+        return 0.5 * math.log(alphas_cumprod[t] / (1 - alphas_cumprod[t]))
 
-    z0 = predict_z0(alphas, z, eps_hat, t)
+    z0 = predict_z0(alphas_cumprod, z, eps_hat, t)
     h = half_logsnr(t_prev) - half_logsnr(t)
     d = z0
     if last is not None:
-        r = (half_logsnr(t) - half_logsnr(last.t)) / h
-        d = (1 + 1 / (2 * r)) * z0 - 1 / (2 * r) * last.z0
-    z_prev = (math.sqrt((1 - alphas[t_prev]) / (1 - alphas[t])) * z
-              - math.sqrt(alphas[t_prev]) * math.expm1(-h) * d)
-    return z_prev, Prediction(z0, t)
+        last_z0, last_t = last
+        r = (half_logsnr(t) - half_logsnr(last_t)) / h
+        d = (1 + 1 / (2 * r)) * z0 - 1 / (2 * r) * last_z0
+    z_prev = (math.sqrt((1 - alphas_cumprod[t_prev]) / (1 - alphas_cumprod[t])) * z
+              - math.sqrt(alphas_cumprod[t_prev]) * math.expm1(-h) * d)
+    return z_prev, z0
 
 
-def strided(timesteps: int, steps: int) -> list[tuple[int, int]]:
-    """(t, t_prev) from high to low, as the original code spaces them: 1, 1 + s, 1 + 2s, ... with
-    s = T // steps, and 0 as the last t_prev. Where steps does not divide T there are a few more;
-    beyond T // 2, T - 1 of them."""
-    up = range(1, timesteps, timesteps // steps)
-    return [(t, t_prev) for t, t_prev in zip(reversed(up), [*reversed(up[:-1]), 0])]
+def ddim(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, steps: int,
+         generator: Generators = None, eta: float = 0.0) -> Trajectory:
+    """DDIM from noise z (b c h w): deterministic with eta 0, and as random as DDPM with eta 1."""
+    for t, t_prev in ddim_timesteps(len(alphas_cumprod), steps):
+        noise = randn(z.shape, generator, z.device) if eta > 0 else None
+        z = ddim_step(alphas_cumprod, z, denoise(z, t), t, t_prev, eta, noise)
+        yield t_prev, z
 
 
-class Sampler(Protocol):
-    def timesteps(self, timesteps: int, steps: int) -> list[tuple[int, int]]: ...
-
-    def step(self, alphas: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
-             draw: Callable[[], Tensor], carry: Any) -> tuple[Tensor, Any]:
-        """z_t_prev, and what the next step needs of this one. `draw` gives fresh noise of z's shape."""
-
-
-@dataclass(frozen=True)
-class DDIM:
-    eta: float = 0.0
-
-    def timesteps(self, timesteps, steps):
-        return strided(timesteps, steps)
-
-    def step(self, alphas, z, eps_hat, t, t_prev, draw, carry):
-        return ddim_step(alphas, z, eps_hat, t, t_prev, self.eta, draw() if self.eta > 0 else None), None
+def ddpm(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, steps: int,
+         generator: Generators = None) -> Trajectory:
+    """Ancestral sampling from noise z (b c h w)."""
+    for t, t_prev in ddpm_timesteps(len(alphas_cumprod), steps):
+        z = ddpm_step(alphas_cumprod, z, denoise(z, t), t, t_prev, randn(z.shape, generator, z.device))
+        yield t_prev, z
 
 
-@dataclass(frozen=True)
-class DDPM:
-    def timesteps(self, timesteps, steps):
-        down = range(timesteps - 1, -1, -(timesteps // steps))    # all of T-1 .. 0 if steps = T
-        return list(zip(down, [*down[1:], -1]))
-
-    def step(self, alphas, z, eps_hat, t, t_prev, draw, carry):
-        return ddpm_step(alphas, z, eps_hat, t, t_prev, draw()), None
-
-
-@dataclass(frozen=True)
-class DPMSolver:
-    def timesteps(self, timesteps, steps):
-        return strided(timesteps, steps)
-
-    def step(self, alphas, z, eps_hat, t, t_prev, draw, carry):
-        return dpm_solver_step(alphas, z, eps_hat, t, t_prev, carry)
+def dpm_solver(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, steps: int,
+               generator: Generators = None) -> Trajectory:
+    """DPM-Solver++(2M) from noise z (b c h w). Deterministic: it draws nothing from `generator`."""
+    last = None
+    for t, t_prev in ddim_timesteps(len(alphas_cumprod), steps):
+        z, z0 = dpm_solver_step(alphas_cumprod, z, denoise(z, t), t, t_prev, last)
+        last = (z0, t)
+        yield t_prev, z
 
 
-def make_sampler(name: str, eta: float = 0.0) -> Sampler:
-    """The sampler called "ddim", "ddpm" or "dpm++".
+def make_sampler(name: str, eta: float = 0.0) -> Callable[..., Trajectory]:
+    """The sampler called "ddim" (with this eta), "ddpm" or "dpm++", to be called as `ddpm`.
     Raises InputError on another name, or an eta that has no meaning."""
-    if not eta >= 0:
-        raise InputError(f"eta is {eta}: give 0 (deterministic) or more")
+    if not 0 <= eta <= 1:
+        raise InputError(f"eta is {eta}: give 0 (deterministic) to 1 (as random as DDPM)")
     if name == "ddim":
-        return DDIM(eta)
+        return partial(ddim, eta=eta)
     if name not in ("ddpm", "dpm++"):
         raise InputError(f"unknown sampler {name!r}: give ddim, ddpm or dpm++")
     if eta > 0:
         raise InputError(f"eta is {eta} but only the ddim sampler has an eta: leave it 0 with {name}")
-    return DDPM() if name == "ddpm" else DPMSolver()
+    return ddpm if name == "ddpm" else dpm_solver
 
 
-def trajectory(sampler: Sampler, denoise: Callable[[Tensor, int], Tensor], alphas: Sequence[float],
-               z_T: Tensor, steps: int, draw: Callable[[], Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """The sampling loop: yields (t_prev, z_t_prev) after every step. `denoise(z, t)` predicts the noise."""
-    if not 1 <= steps <= len(alphas):
-        raise InputError(f"steps is {steps}: give a number from 1 to {len(alphas)}")
-    z, carry = z_T, None
-    for t, t_prev in sampler.timesteps(len(alphas), steps):
-        z, carry = sampler.step(alphas, z, denoise(z, t), t, t_prev, draw, carry)
-        yield t_prev, z
+def _at(alphas_cumprod: Sequence[float], t: int) -> float:
+    return 1.0 if t < 0 else alphas_cumprod[t]
+
+
+def _stride(timesteps: int, steps: int) -> int:
+    if not 1 <= steps <= timesteps:
+        raise InputError(f"steps is {steps}: give a number from 1 to {timesteps}")
+    return timesteps // steps

@@ -1,5 +1,7 @@
 """The forward process q(z_t | z_0) (Ho et al. 2020, arXiv 2006.11239, equation 4) with the betas of latent
-diffusion: linear in their square roots from beta_start to beta_end.
+diffusion, linear in their square roots from beta_start to beta_end; and what the UNet predicts of it: the
+noise eps or, in some models, v = sqrt(a) eps - sqrt(1 - a) z_0 (Salimans & Ho 2022, arXiv 2202.00512,
+appendix D). This v has nothing to do with a word's vectors; only this file knows it.
 """
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class NoiseSchedule(nn.Module):
 
     def __init__(self, config: DiffusionConfig):
         super().__init__()
-        self.timesteps = config.timesteps
+        self.timesteps, self.prediction = config.timesteps, config.prediction
         # device="cpu" in spite of any default device: these have values even in a model built on "meta"
         roots = torch.linspace(config.beta_start ** 0.5, config.beta_end ** 0.5, config.timesteps,
                                dtype=torch.float64, device="cpu")
@@ -40,3 +42,17 @@ class NoiseSchedule(nn.Module):
         """
         a = rearrange(self.alphas_cumprod[t], "b -> b 1 1 1")
         return (a.sqrt() * z0 + (1 - a).sqrt() * eps).to(z0.dtype)
+
+    def target(self, z0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What the UNet should predict (b c h w) of add_noise(z0, eps, t): eps, or v."""
+        if self.prediction == "eps":
+            return eps
+        a = rearrange(self.alphas_cumprod[t], "b -> b 1 1 1")
+        return a.sqrt() * eps - (1 - a).sqrt() * z0
+
+    def predicted_eps(self, prediction: Tensor, z_t: Tensor, t: int) -> Tensor:
+        """eps_hat (b c h w) of the UNet's prediction for z_t: itself, or sqrt(a) v + sqrt(1 - a) z_t."""
+        if self.prediction == "eps":
+            return prediction
+        a = self.alphas_cumprod[t]
+        return a.sqrt() * prediction + (1 - a).sqrt() * z_t

@@ -2,13 +2,13 @@
 attended to), trained together with the UNet. Two halves are apart because Textual Inversion works between
 them: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
 
-Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v, by
-default of the vectors in `words`.
+Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v,
+by default of the vectors in `words`.
 """
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import cast
+
 from torch import Tensor, nn
 
 from ldm.attention import attention
@@ -41,17 +41,25 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+class Residual(nn.ModuleList):
+    """x + block(norm(x)); a list, since the checkpoint numbers the two."""
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        norm, block = self
+        return x + block(norm(x))
+
+
 class Layers(nn.Module):
-    """Attention and feed-forward by turns, each as x + block(norm(x))."""
+    """Attention and feed-forward by turns."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
         blocks = [block(config) for _ in range(config.layers) for block in (SelfAttention, FeedForward)]
-        self.layers = nn.ModuleList(nn.ModuleList([nn.LayerNorm(config.width), block]) for block in blocks)
+        self.layers = nn.ModuleList(Residual([nn.LayerNorm(config.width), block]) for block in blocks)
 
     def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
-        for norm, block in self.layers:
-            x = x + block(norm(x))
+        for layer in self.layers:
+            x = layer(x)
         return x
 
 
@@ -69,6 +77,11 @@ class TextEncoder(nn.Module):
         self.to_logits = nn.Linear(config.width, config.vocab_size)
 
     @property
+    def table(self) -> nn.Embedding:
+        """The frozen embeddings of the vocabulary (vocab_size d)."""
+        return self.token_emb
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the frozen table; the first private id of learned words."""
         return self.config.vocab_size
@@ -76,19 +89,12 @@ class TextEncoder(nn.Module):
     def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
         """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids
         vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
-        in v; the table is only read.
-        """
-        v = self.words.rows().to(ids.device) if v is None else v
-        if len(v) == 0:
-            return self.token_emb(ids)
-        is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1
-        rows = F.embedding((ids - self.vocab_size).clamp(min=0), v)                      # b n d
-        embeddings = self.token_emb(ids.clamp(max=self.vocab_size - 1))
-        return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
+        in v; the table is only read."""
+        return self.words.embed(self.table, ids, v)
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """embeddings (b n d) -> c (b n d)."""
-        positions = self.pos_emb["emb"].weight[:embeddings.shape[1]]                     # n d
+        positions = cast(nn.Embedding, self.pos_emb["emb"]).weight[:embeddings.shape[1]]         # n d
         return self.norm(self.attn_layers(embeddings + positions))
 
     def forward(self, ids: Tensor) -> Tensor:

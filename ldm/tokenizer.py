@@ -1,15 +1,16 @@
-"""Prompts to ids: BERT's normalisation and WordPiece by the `tokenizers` library (Devlin et al. 2018), framed
-as [CLS] text [SEP] [PAD]..., always `length` ids long.
+"""Prompts to ids, always `length` of them: a start mark, the text, an end mark, padding. The library
+`tokenizers` does the text. `Tokenizer` is BERT's WordPiece (Devlin et al. 2018), which the paper's
+text-to-image model has; CLIP's is in clip_tokenizer.py.
 
 Learned words are cut out of the text before the library sees it, so that they can be any string, even one
-that WordPiece would split or that is already in the vocabulary. A word of k vectors becomes k private ids.
+that it would split or that is already in the vocabulary. A word of k vectors becomes k private ids.
 """
 from __future__ import annotations
 
+import abc
 import itertools
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import tokenizers
 import torch
@@ -18,54 +19,25 @@ from torch import Tensor
 from ldm.errors import InputError
 from ldm.words import LearnedWords
 
-SPECIAL = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+Vocabulary = Callable[[], tokenizers.Tokenizer]
 
 
-def read_vocabulary(path: str | Path) -> tokenizers.Tokenizer:
-    """The library's tokenizer from `vocab.txt` (one WordPiece a line) or `tokenizer.json`.
-
-    Raises InputError if the file is missing, unreadable or lacks BERT's special tokens.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"vocabulary {path}: there is no such file: give the path of a vocab.txt "
-                         "or tokenizer.json")
-    try:
-        if path.suffix == ".json":
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        else:
-            vocab = {line: i for i, line in enumerate(
-                path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))}
-            backend = tokenizers.implementations.BertWordPieceTokenizer(vocab, lowercase=True)._tokenizer
-    except Exception as error:  # the library raises plain Exception
-        raise InputError(f"vocabulary {path}: cannot be read ({error}): give a vocab.txt "
-                         "or tokenizer.json") from error
-    return check_vocabulary(backend, str(path))
-
-
-def check_vocabulary(backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
-    """The same tokenizer without padding or truncation of its own.
-    Raises InputError if it lacks a special token."""
-    missing = [token for token in SPECIAL if backend.token_to_id(token) is None]
-    if missing:
-        raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}: give the vocab.txt of a BERT model")
-    backend.no_padding()
-    backend.no_truncation()
-    return backend
-
-
-class Tokenizer:
+class BaseTokenizer(abc.ABC):
     """prompts -> ids (b n) with n = `length`.
 
     `find_vocabulary` is called once, when the first prompt comes: a model without a vocabulary loads
     and samples from ids all the same. `words` are the learned ones, which become their private ids.
     """
+    needs: str                          # the files to give, for error messages
+    marks: tuple[str, ...]              # tokens that the vocabulary must have
 
-    def __init__(self, find_vocabulary: Callable[[], tokenizers.Tokenizer], length: int, words: LearnedWords):
-        self.length, self.words = length, words
+    def __init__(self, find_vocabulary: Vocabulary, length: int, words: LearnedWords,
+                 frame: tuple[str, str, str]):
+        """frame: the tokens that stand before the text, behind it, and in the rest of the row."""
+        self.length, self.words, self.frame = length, words, frame
         self.read_from(find_vocabulary)
 
-    def read_from(self, find_vocabulary: Callable[[], tokenizers.Tokenizer]) -> None:
+    def read_from(self, find_vocabulary: Vocabulary) -> None:
         """Give the tokenizer another vocabulary, found when the next prompt comes."""
         self._find_vocabulary = find_vocabulary
         self._backend: tokenizers.Tokenizer | None = None
@@ -84,6 +56,40 @@ class Tokenizer:
             self._backend = backend
         return self._backend
 
+    @classmethod
+    def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
+        """The same tokenizer without padding or truncation of its own.
+        Raises InputError if it lacks a mark, as one of another kind does."""
+        missing = [token for token in cls.marks if backend.token_to_id(token) is None]
+        if missing:
+            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. This model needs {cls.needs}")
+        backend.no_padding()
+        backend.no_truncation()
+        return backend
+
+    @staticmethod
+    @abc.abstractmethod
+    def text_of(token: str) -> str:
+        """The characters of a text that a token stands for, without signs of the vocabulary's own."""
+
+    @staticmethod
+    @abc.abstractmethod
+    def is_whole_word(token: str) -> bool:
+        """True if the token is a word, and neither a piece of one nor a mark."""
+
+    def shown(self, token_id: int) -> str:
+        """A token as people should read it: a word, or a piece of one."""
+        if token_id >= self.words.vocab_size:
+            return "a learned word"
+        return self.text_of(self.backend.id_to_token(token_id) or "")
+
+    @property
+    def whole_words(self) -> dict[str, int]:
+        """The words of the vocabulary, as people read them, with their ids: no pieces of words, no marks."""
+        return {self.text_of(token): i
+                for token, i in sorted(self.backend.get_vocab().items(), key=lambda item: item[1])
+                if self.is_whole_word(token)}
+
     def tokenize(self, text: str) -> list[int]:
         """The ids of the text alone: unframed, as long as it is. Learned words match whatever their case, as
         all text does, and only where they are not part of a longer word."""
@@ -91,12 +97,6 @@ class Tokenizer:
         for part, private in self.words.split(text):
             ids += private or self.backend.encode(part, add_special_tokens=False).ids
         return ids
-
-    @property
-    def whole_words(self) -> dict[str, int]:
-        """The vocabulary's tokens that are words, with their ids: neither pieces such as ##s nor [marks]."""
-        return {token: i for token, i in sorted(self.backend.get_vocab().items(), key=lambda item: item[1])
-                if not token.startswith("##") and not re.fullmatch(r"\[.+\]", token)}
 
     def unknown_words(self, text: str) -> list[str]:
         """The words of the text that the vocabulary does not have: those which become [UNK], and those of
@@ -108,7 +108,7 @@ class Tokenizer:
             encoding = self.backend.encode(part, add_special_tokens=False)
             for _, tokens in itertools.groupby(range(len(encoding)), key=lambda i: encoding.word_ids[i]):
                 tokens = list(tokens)
-                pieces = [encoding.tokens[i].removeprefix("##") for i in tokens]
+                pieces = [self.text_of(encoding.tokens[i]) for i in tokens]
                 letters = sum(len(piece) == 1 for piece in pieces)
                 if "[UNK]" in pieces or len(pieces) > 1 and 2 * letters >= len("".join(pieces)):
                     unknown.append(part[encoding.offsets[tokens[0]][0]:encoding.offsets[tokens[-1]][1]])
@@ -116,9 +116,32 @@ class Tokenizer:
 
     def __call__(self, prompts: str | Sequence[str]) -> Tensor:
         """ids (b n) int64; a text that does not fit is cut at the end."""
-        cls, sep, pad = (self.backend.token_to_id(token) for token in SPECIAL[:3])
+        start, end, padding = (self.backend.token_to_id(token) for token in self.frame)
         rows = []
         for prompt in [prompts] if isinstance(prompts, str) else prompts:
-            row = [cls, *self.tokenize(prompt)[:self.length - 2], sep]
-            rows.append(row + [pad] * (self.length - len(row)))
+            row = [start, *self.tokenize(prompt)[:self.length - 2], end]
+            rows.append(row + [padding] * (self.length - len(row)))
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, self.length)
+
+
+def word_piece(vocab: Mapping[str, int]) -> tokenizers.Tokenizer:
+    """The library's WordPiece of a vocabulary, with BERT's normalization: lower case, without accents.
+    Raises what the library raises, a plain Exception, if it cannot be one."""
+    return tokenizers.implementations.BertWordPieceTokenizer(dict(vocab), lowercase=True)._tokenizer
+
+
+class Tokenizer(BaseTokenizer):
+    """BERT's: [CLS] text [SEP] [PAD]..."""
+    needs = "the vocab.txt or tokenizer.json of a BERT model"
+    marks = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+
+    def __init__(self, find_vocabulary: Vocabulary, length: int, words: LearnedWords):
+        super().__init__(find_vocabulary, length, words, frame=("[CLS]", "[SEP]", "[PAD]"))
+
+    @staticmethod
+    def text_of(token: str) -> str:
+        return token.removeprefix("##")
+
+    @staticmethod
+    def is_whole_word(token: str) -> bool:
+        return not token.startswith("##") and not re.fullmatch(r"\[.+\]", token)

@@ -47,7 +47,7 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
-KeysValues = tuple[Tensor, Tensor]                                           # b m d each
+KeysValues = tuple[Tensor, Tensor]              # of one cross-attention, b m d each
 
 
 class CrossAttention(nn.Module):
@@ -61,7 +61,7 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, width, bias=False)
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
-    def project(self, context: Tensor) -> KeysValues:                        # b m dc -> b m d, b m d
+    def keys_values(self, context: Tensor) -> KeysValues:                    # b m dc -> b m d, b m d
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:         # b n d -> b n d
@@ -99,28 +99,28 @@ class TransformerBlock(nn.Module):
         self.attn2 = CrossAttention(width, context_dim, heads)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: Tensor, context: KeysValues) -> Tensor:             # b n d -> b n d
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:         # b n d -> b n d
         h = self.norm1(x)
-        x = x + self.attn1(h, self.attn1.project(h))
-        x = x + self.attn2(self.norm2(x), context)
+        x = x + self.attn1(h, self.attn1.keys_values(h))
+        x = x + self.attn2(self.norm2(x), keys_values)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of a feature map."""
 
-    def __init__(self, channels: int, config: UNetConfig):
+    def __init__(self, channels: int, heads: int, config: UNetConfig):
         super().__init__()
         self.norm = nn.GroupNorm(config.norm_groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(channels, config.context_dim, config.heads) for _ in range(config.depth))
+            TransformerBlock(channels, config.context_dim, heads) for _ in range(config.depth))
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, contexts: Iterator[KeysValues]) -> Tensor:  # b c h w -> b c h w
+    def forward(self, x: Tensor, keys_values: Iterator[KeysValues]) -> Tensor:       # b c h w -> b c h w
         h = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
         for block in self.transformer_blocks:
-            h = block(h, next(contexts))
+            h = block(h, next(keys_values))
         return x + self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=x.shape[2]))
 
 
@@ -137,19 +137,41 @@ class Downsample(nn.Module):
 class Block(nn.Sequential):
     """A row of the UNet's table: layers in order, each given what it needs besides the feature map."""
 
-    def forward(self, h: Tensor, time: Tensor, contexts: Iterator[KeysValues]) -> Tensor:
+    def forward(self, h: Tensor, time: Tensor, keys_values: Iterator[KeysValues]) -> Tensor:
         for layer in self:
             if isinstance(layer, ResBlock):
                 h = layer(h, time)
             elif isinstance(layer, SpatialTransformer):
-                h = layer(h, contexts)
+                h = layer(h, keys_values)
             else:
                 h = layer(h)
         return h
 
 
 class UNet(nn.Module):
-    """z_t (b c h w), t (b), c (b n d) -> eps_hat (b c h w); h and w are multiples of 2 ** (levels - 1)."""
+    """z_t (b c h w), t (b), c (b n d) -> eps_hat (b c h w); h and w are multiples of 2 ** (levels - 1).
+
+    The blocks of text2img_large, with the channels that come out of each and the resolution that it works at.
+    On the way up a block takes the output of the way down's block in brackets, too, by concatenation.
+
+        input_blocks 0          convolution                                     320     32 x 32
+                     1  2       res block, spatial transformer                  320     32
+                     3          downsample                                      320     32 -> 16
+                     4  5       res block, spatial transformer                  640     16
+                     6          downsample                                      640     16 -> 8
+                     7  8       res block, spatial transformer                 1280      8
+                     9          downsample                                     1280      8 -> 4
+                    10 11       res block                                      1280      4
+        middle_block            res block, spatial transformer, res block      1280      4
+        output_blocks 0  1      res block                      (11 10)         1280      4
+                      2         res block, upsample            (9)             1280      4 -> 8
+                      3  4      res block, spatial transformer (8 7)           1280      8
+                      5         the same, upsample             (6)             1280      8 -> 16
+                      6  7      res block, spatial transformer (5 4)            640     16
+                      8         the same, upsample             (3)              640     16 -> 32
+                      9 10 11   res block, spatial transformer (2 1 0)          320     32
+        out                     norm, SiLU, convolution                           4     32
+    """
 
     def __init__(self, config: UNetConfig):
         super().__init__()
@@ -163,7 +185,8 @@ class UNet(nn.Module):
             return ResBlock(channels_in, channels_out, time_width, config.norm_groups)
 
         def attend(level: int, channels: int) -> list[nn.Module]:
-            return [SpatialTransformer(channels, config)] if config.attention[level] else []
+            heads = config.level_heads[level]
+            return [SpatialTransformer(channels, heads, config)] if config.attention[level] else []
 
         width = base
         self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, base, 3, padding=1))])
@@ -177,7 +200,8 @@ class UNet(nn.Module):
                 self.input_blocks.append(Block(Downsample(width)))
                 skips.append(width)
 
-        self.middle_block = Block(res(width, width), SpatialTransformer(width, config), res(width, width))
+        middle = SpatialTransformer(width, config.level_heads[-1], config)
+        self.middle_block = Block(res(width, width), middle, res(width, width))
 
         self.output_blocks = nn.ModuleList()
         for level, channels in reversed(list(enumerate(config.channels))):
@@ -190,16 +214,24 @@ class UNet(nn.Module):
 
         self.out = nn.Sequential(nn.GroupNorm(config.norm_groups, base), nn.SiLU(),
                                  nn.Conv2d(base, config.out_channels, 3, padding=1))
+        self._cross_attentions = [block.attn2 for block in self.modules()
+                                  if isinstance(block, TransformerBlock)]
 
-    def project(self, c: Tensor) -> list[KeysValues]:
-        """c (b n d) -> keys and values of every cross-attention, in order. The context meets the UNet nowhere
-        else, and they depend on neither z nor t: sampling computes them once for all its steps."""
-        return [block.attn2.project(c) for block in self.modules() if isinstance(block, TransformerBlock)]
+    def keys_values(self, c: Tensor) -> list[KeysValues]:
+        """c (b n d) -> keys and values of every cross-attention, in the order in which `denoise` meets them.
+        The context enters the UNet nowhere else, and they depend on neither z nor t: sampling computes them
+        once for all its steps."""
+        return [layer.keys_values(c) for layer in self._cross_attentions]
 
-    def denoise(self, z_t: Tensor, t: Tensor, contexts: list[KeysValues]) -> Tensor:
-        """eps_hat (b c h w), given the projected contexts."""
+    def denoise(self, z_t: Tensor, t: Tensor, keys_values: list[KeysValues]) -> Tensor:
+        """eps_hat (b c h w), given what `keys_values` made of the context (b n d).
+        Raises ValueError if they are not those of this UNet and of as many samples."""
+        expected = [(len(z_t), layer.to_k.out_features) for layer in self._cross_attentions]
+        if [k.shape[::2] for k, _ in keys_values] != expected:
+            raise ValueError(f"keys_values are not those of {len(z_t)} contexts of this UNet: make them with "
+                             "UNet.keys_values(c), c (b n d) as long as z_t (b c h w)")
         time = self.time_embed(timestep_embedding(t, self.config.channels[0]).to(z_t.dtype))
-        h, skips, remaining = z_t, [], iter(contexts)
+        h, skips, remaining = z_t, [], iter(keys_values)
         for block in self.input_blocks:
             h = block(h, time, remaining)
             skips.append(h)
@@ -209,4 +241,4 @@ class UNet(nn.Module):
         return self.out(h)
 
     def forward(self, z_t: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        return self.denoise(z_t, t, self.project(c))
+        return self.denoise(z_t, t, self.keys_values(c))

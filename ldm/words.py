@@ -1,6 +1,6 @@
 """Learned words: what a model was taught after its training. One owner of placeholder -> private ids ->
-vectors, held by the model and read by its tokenizer (text to ids) and its text encoder (ids to vectors), which
-therefore cannot disagree. (Gal et al. 2022, section 3; the original overwrites a row of the table instead.)
+vectors, held by the model and read by its tokenizer (text to ids) and its text encoder (ids to vectors),
+which therefore cannot disagree. (Gal et al. 2022, section 3; the original overwrites a row of the table.)
 
 Private ids begin at the vocabulary's size and count the vectors of all words in the order of teaching. They
 are computed when asked for, so they are never stale: removing a word moves the ids of those taught after it.
@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ldm.errors import InputError
 
@@ -46,8 +47,8 @@ class LearnedWords:
         if not placeholder:
             raise InputError("the placeholder is empty. Give one or more characters")
         if (known := self._find(placeholder)) is not None:
-            raise InputError(f"the model has already learned a word {known!r}. Remove it first, or use another "
-                             "placeholder")
+            raise InputError(f"the model has already learned a word {known!r}. Remove it first, or use "
+                             "another placeholder")
         if vectors.ndim != 2 or len(vectors) == 0 or vectors.shape[1] != self.width:
             raise InputError(f"the vectors of {placeholder!r} have shape {list(vectors.shape)}. "
                              f"This model needs [k, {self.width}] with k of 1 or more")
@@ -80,11 +81,22 @@ class LearnedWords:
                           *self._vectors.values()])
 
     def replaced(self, placeholder: str, v: Tensor) -> Tensor:
-        """`rows` (m d), on v's device, with v (k d) in the place of a word's own vectors; differentiable in v.
+        """`rows` (m d), on v's device, with v (k d) in the place of a word's vectors; differentiable in v.
         Raises InputError if there is no such word, or if the shape is another."""
         word = self._known(placeholder)
         self._check_shape(word, v)
         return torch.cat([v if other == word else vectors.to(v) for other, vectors in self._vectors.items()])
+
+    def embed(self, table: nn.Embedding, ids: Tensor, v: Tensor | None = None) -> Tensor:
+        """ids (b n) -> embeddings (b n d) in the table's dtype: id vocab_size + i is row i of v (m d), by
+        default of `rows`, and the others are the table's. Differentiable in v; the table is only read."""
+        v = self.rows().to(ids.device) if v is None else v
+        if len(v) == 0:
+            return table(ids)
+        is_learned = (ids >= self.vocab_size)[..., None]                                 # b n 1
+        rows = F.embedding((ids - self.vocab_size).clamp(min=0), v)                      # b n d
+        embeddings = table(ids.clamp(max=self.vocab_size - 1))
+        return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
 
     def split(self, text: str) -> list[tuple[str, list[int]]]:
         """The text cut at its learned words: each part with its private ids, of which plain text has none.

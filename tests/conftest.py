@@ -32,6 +32,28 @@ def diffusers_tiny():
     return weights.load(DATA / "diffusers-tiny"), load_file(DATA / "diffusers-tiny/expected.safetensors")
 
 
+@pytest.fixture(scope="session")
+def sd1():
+    """(model, expected tensors) of Stable Diffusion 1's reference in the original layout, computed by the
+    original code. Tests must not change either."""
+    folder = DATA / "sd1-tiny"
+    return (weights.load(folder / "model.ckpt", vocab=folder / "vocab.json"),
+            load_file(folder / "expected.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def sd1_hf():
+    """The same of another model, in Hugging Face layout, computed by diffusers and transformers."""
+    return weights.load(DATA / "sd1-hf-tiny"), load_file(DATA / "sd1-hf-tiny/expected.safetensors")
+
+
+@pytest.fixture
+def sd_folder(tmp_path):
+    """A copy of Stable Diffusion's Hugging Face reference, to be changed."""
+    return Path(shutil.copytree(DATA / "sd1-hf-tiny", tmp_path / "sd",
+                                ignore=shutil.ignore_patterns("expected*")))
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of three."""

@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import load, save_file
 
 from ldm import InputError, LearnedWords, Tokenizer
-from ldm.tokenizer import read_vocabulary
 from weights import clip
+from weights.vocabularies import read_vocabulary
 
 
 def test_embeddings_are_transformers_own(small_clip):

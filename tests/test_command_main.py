@@ -27,7 +27,7 @@ def test_questions_are_answered(argv, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"),
-                                           (["--colour"], "--colour")])
+                                           (["--colour"], "required: COMMAND")])
 def test_anything_else_is_one_line(argv, message, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err

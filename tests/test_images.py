@@ -3,6 +3,7 @@ size, so that what is read can be compared with known pixels, exactly; bad files
 """
 import hashlib
 import os
+import re
 import struct
 import zlib
 
@@ -56,9 +57,15 @@ def pixels_of(view):
     return pixels.round().int().numpy()
 
 
+def fail_on_warning(line):
+    """Many images here are of one color, small or animated, which is said and not what is tested."""
+    if not re.search("one flat color|a blur at|first frame|animat", line):
+        pytest.fail(line)
+
+
 def read_one(path, size, **options):
     """The single picture of a path that gives no warning."""
-    picture, = read_images(path, size, warn=pytest.fail, **options)
+    picture, = read_images(path, size, warn=fail_on_warning, **options)
     return picture
 
 
@@ -410,7 +417,7 @@ def test_folder(tmp_path):
     save(tmp_path / "b.mask.png", solid(9, (6, 6), "L"))
     (tmp_path / "b.txt").write_text("*")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-    pictures = read_images(tmp_path, 6, warn=pytest.fail)
+    pictures = read_images(tmp_path, 6, warn=fail_on_warning)
     assert [p.path.name for p in pictures] == ["10.png", "B.png", "a.JPG", "b.png", "c"]
     assert all(p.sha256 == hashlib.sha256(p.path.read_bytes()).hexdigest() for p in pictures)
     again = read_images(str(tmp_path), 6)
@@ -422,7 +429,7 @@ def test_list_in_its_own_order(tmp_path):
     for name in ["b.png", "a.png", "b.mask.png", "more/d.png", "more/c.png"]:
         save(tmp_path / name, np.full((6, 6), 255, np.uint8))
     source = [tmp_path / "b.png", str(tmp_path / "b.mask.png"), tmp_path / "more", tmp_path / "a.png"]
-    names = [picture.path.name for picture in read_images(source, 6, warn=pytest.fail)]
+    names = [picture.path.name for picture in read_images(source, 6, warn=fail_on_warning)]
     assert names == ["b.png", "c.png", "d.png", "a.png"]
 
 
@@ -430,11 +437,11 @@ def test_a_thousand_pictures_are_read_and_more_refused(tmp_path):
     data = save(tmp_path / "0000.png", SQUARE).read_bytes()
     for i in range(1, 1000):
         (tmp_path / f"{i:04}.png").write_bytes(data)
-    pictures = read_images(tmp_path, 6, warn=pytest.fail)
+    pictures = read_images(tmp_path, 6, warn=fail_on_warning)
     assert [int(p.path.stem) for p in pictures] == list(range(1000))
     (tmp_path / "one-more.png").write_bytes(data)
     with pytest.raises(InputError, match="1,001 files. .* give at most 1,000"):
-        read_images(tmp_path, 6, warn=pytest.fail)
+        read_images(tmp_path, 6, warn=fail_on_warning)
 
 
 # Bad files

@@ -4,6 +4,7 @@ by either attention kernel.
 """
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -15,17 +16,21 @@ import ldm.attention
 from helpers import DATA, assert_close
 from ldm import (
     AutoencoderConfig,
+    CLIPTextConfig,
     DiffusionConfig,
     InputError,
     LatentDiffusion,
     LDMConfig,
     NoiseSchedule,
     TextConfig,
+    UNet,
     UNetConfig,
 )
 from ldm.attention import attention
 from ldm.model import to_images
-from ldm.tokenizer import read_vocabulary
+from ldm.samplers import ddim_step, ddim_timesteps
+from ldm.unet import CrossAttention
+from weights.vocabularies import read_vocabulary
 
 CONFIG = LDMConfig(
     autoencoder=AutoencoderConfig(channels=(8, 16, 24), num_res_blocks=2, norm_groups=8, z_channels=3),
@@ -81,7 +86,11 @@ def test_add_noise_has_its_moments():
 @pytest.mark.parametrize("n, m", [(7, 5), (16, 16)])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
 @pytest.mark.parametrize("explicit_scores", [0, 512 * 512])
-def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tolerance, explicit_scores):
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tolerance, explicit_scores,
+                                                   causal):
+    if causal:
+        m = n
     monkeypatch.setattr(ldm.attention, "_EXPLICIT_SCORES", explicit_scores)
     q, k, v = (x.to(dtype).float()
                for x in (noise(2, n, 12), noise(2, m, 12, seed=1), noise(2, m, 12, seed=2)))
@@ -90,8 +99,11 @@ def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tol
         for head in range(3):
             part = slice(4 * head, 4 * head + 4)
             scores = q[b, :, part] @ k[b, :, part].T / 4 ** 0.5
+            if causal:
+                scores += torch.full((n, n), -torch.inf).triu(1)
             expected[b, :, part] = scores.softmax(dim=-1) @ v[b, :, part]
-    assert_close(attention(q.to(dtype), k.to(dtype), v.to(dtype), 3).float(), expected, tolerance)
+    got = attention(q.to(dtype), k.to(dtype), v.to(dtype), 3, causal)
+    assert_close(got.float(), expected, tolerance)
 
 
 def test_epsilons_of_the_norms(model):
@@ -112,7 +124,7 @@ def test_epsilons_of_the_norms(model):
 
 def test_autoencoder_pads_right_and_bottom_only(model):
     """The first output of a stride-2 convolution sees the picture's own corner, the last one sees zeros."""
-    down = model.autoencoder.encoder.down[0]["downsample"]
+    down = model.autoencoder.encoder.down[0].downsample
     x = noise(1, 8, 6, 10)
     expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
     assert down(x).shape == (1, 8, 3, 5) and torch.equal(down(x), expected)
@@ -219,6 +231,108 @@ def test_generate(model):
     assert pixels([]) == []
 
 
+def test_images_need_not_be_square(model):
+    image = model.generate("a cat", steps=2, size=(48, 32))[0]
+    assert image.size == (32, 48)
+    z_T = noise(1, 4, 12, 8, seed=3)
+    c = model.context(["a cat"])
+    assert model.sample(c, c, steps=2, z_T=z_T).shape == z_T.shape
+    own, default = (np.asarray(model.generate("a cat", steps=2, size=size)[0]) for size in ((32, 32), None))
+    assert np.array_equal(own, default)
+
+
+def test_the_last_seeds_are_seeds(model):
+    assert len(model.generate(["a cat"] * 2, steps=1, seed=2 ** 63 - 2)) == 2
+
+
+def test_sampling_is_a_loop_over_public_pieces(model):
+    """What `sample` does, and what an editor's loop may do between its steps: here nothing."""
+    c, uncond, z = noise(1, 12, 24, seed=1), noise(1, 12, 24, seed=2), noise(1, 4, 8, 8)
+    eps_hat, alphas_cumprod = model.guided(c, uncond, 3.0), model.schedule.alphas_cumprod.tolist()
+    by_hand = z
+    for t, t_prev in ddim_timesteps(1000, 5):
+        by_hand = ddim_step(alphas_cumprod, by_hand, eps_hat(by_hand, t), t, t_prev)
+    assert torch.equal(by_hand, model.sample(c, uncond, steps=5, guidance=3.0, z_T=z))
+
+
+def test_guidance_is_differentiable_in_the_latents(model):
+    """As a classifier's gradient through the prediction needs it."""
+    z = noise(1, 4, 8, 8).requires_grad_()
+    model.guided(noise(1, 12, 24), noise(1, 12, 24, seed=1), 3.0)(z, 500).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_keys_and_values_are_those_of_the_context(model):
+    c, z, t = noise(2, 12, 24), noise(2, 4, 8, 8), torch.tensor([3, 700])
+    keys_values = model.unet.keys_values(c)
+    layers = [block.attn2 for block in model.unet.modules() if hasattr(block, "attn2")]
+    assert len(keys_values) == len(layers) == 2 * (2 + 1 + 3)
+    for (k, v), layer in zip(keys_values, layers, strict=True):
+        assert torch.equal(k, layer.to_k(c)) and torch.equal(v, layer.to_v(c))
+    assert torch.equal(model.unet.denoise(z, t, keys_values), model.unet(z, t, c))
+    other = copy.deepcopy(model.unet)
+    other.middle_block[1].transformer_blocks[0].attn2.to_v.weight.zero_()      # a copy projects by its own
+    assert other.keys_values(c)[4][1].abs().sum() == 0 < keys_values[4][1].abs().sum()
+    for broken in (keys_values[1:], [*keys_values, keys_values[0]], keys_values[::-1], [],
+                   model.unet.keys_values(c[:1])):
+        with pytest.raises(ValueError, match="not those of 2 contexts"):
+            model.unet.denoise(z, t, broken)
+
+
+def test_loss_of_a_bf16_model_is_computed_in_fp32(model):
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    z0, eps, t, c = (noise(3, 4, 4, 8), noise(3, 4, 4, 8, seed=1), torch.tensor([0, 400, 999]),
+                     noise(3, 12, 24, seed=2))
+    eps_hat = half.unet(half.schedule.add_noise(z0, eps, t).bfloat16(), t, c.bfloat16())
+    loss = half.loss(z0, c, eps, t)
+    assert loss.dtype == torch.float32
+    assert_close(loss, (eps - eps_hat.float()).square().mean(), 1e-6)
+
+
+def velocity_model(model):
+    """The same weights, taken to predict v."""
+    diffusion = DiffusionConfig(latent_size=8, prediction="v")
+    other = LatentDiffusion(dataclasses.replace(CONFIG, diffusion=diffusion))
+    other.load_state_dict(model.state_dict())
+    return other.eval().requires_grad_(False)
+
+
+def test_velocity_and_noise_say_the_same(model):
+    """For v and eps of the same z0, z_t: v gives eps back, and so z0 (Salimans & Ho 2022, appendix D)."""
+    schedule = velocity_model(model).schedule
+    z0, eps = noise(2, 4, 8, 8).double(), noise(2, 4, 8, 8, seed=1).double()
+    for time in (0, 500, 999):
+        t = torch.tensor([time, time])
+        z_t, v = schedule.add_noise(z0, eps, t), schedule.target(z0, eps, t)
+        a = schedule.alphas_cumprod[time].double()
+        assert_close(v, a.sqrt() * eps - (1 - a).sqrt() * z0, 1e-6)
+        assert_close(schedule.predicted_eps(v, z_t, time), eps, 1e-6)
+        assert_close(a.sqrt() * z_t - (1 - a).sqrt() * v, z0, 1e-6)
+    assert torch.equal(model.schedule.target(z0, eps, t), eps)
+    assert torch.equal(model.schedule.predicted_eps(v, z_t, 3), v)
+
+
+def test_a_model_that_predicts_v(model):
+    """Loss in v; guidance applied to v, then converted, with z_t of the step."""
+    other, c, uncond = velocity_model(model), noise(2, 12, 24, seed=1), noise(2, 12, 24, seed=2)
+    z0, eps, t = noise(2, 4, 8, 8), noise(2, 4, 8, 8, seed=1), torch.tensor([300, 300])
+    z_t, a = other.schedule.add_noise(z0, eps, t), other.schedule.alphas_cumprod[300]
+    out_c, out_u = other.unet(z_t, t, c), other.unet(z_t, t, uncond)
+    v = a.sqrt() * eps - (1 - a).sqrt() * z0
+    assert_close(other.loss(z0, c, eps, t), (v - out_c).square().mean(), 1e-5)
+    assert_close(other.guided(c)(z_t, 300), a.sqrt() * out_c + (1 - a).sqrt() * z_t, 1e-5)
+    guided = a.sqrt() * (3 * out_c - 2 * out_u) + (1 - a).sqrt() * z_t
+    assert_close(other.guided(c, uncond, 3.0)(z_t, 300), guided, 1e-4)
+
+
+def test_heads_may_differ_between_levels():
+    unet = UNet(dataclasses.replace(CONFIG.unet, attention=(True, True, False), heads=(4, 2, 8)))
+    heads = [[attention.heads for attention in block.modules() if isinstance(attention, CrossAttention)]
+             for block in (unet.input_blocks[1], unet.input_blocks[4], unet.middle_block,
+                           unet.output_blocks[3], unet.output_blocks[8])]
+    assert heads == [[4] * 4, [2] * 4, [8] * 4, [2] * 4, [4] * 4]
+
+
 def test_to_images_clips_and_rounds():
     x = torch.tensor([-9.0, -1.0, 0.0, 1.0, 9.0]).expand(1, 3, 1, 5)
     image = to_images(x)[0]
@@ -257,6 +371,12 @@ def test_model_without_a_vocabulary_says_so():
     (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
     (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "steps is 0"),
     (lambda model: model.generate("a cat", batch=0), "batch is 0"),
+    (lambda model: model.generate("a cat", seed=-1), "seed is -1"),
+    (lambda model: model.generate(["a cat"] * 2, seed=2 ** 63 - 1), "seed is 9223372036854775807"),
+    (lambda model: model.generate("a cat", size=(32, 40)), "32 x 40 pixels. .* multiples of 16"),
+    (lambda model: model.generate("a cat", size=(0, 32)), "0 x 32 pixels"),
+    (lambda model: model.generate("a cat", size=(-16, 32)), "-16 x 32 pixels"),
+    (lambda model: model.generate("a cat", eta=1.5), "eta is 1.5"),
     (lambda model: model.generate("a cat", sampler="plms"), "unknown sampler 'plms'")])
 def test_meaningless_values_are_refused(model, call, message):
     with pytest.raises(InputError, match=message):
@@ -266,18 +386,26 @@ def test_meaningless_values_are_refused(model, call, message):
 @pytest.mark.parametrize("part, change, message", [
     ("unet", {"attention": (True,)}, "give one entry a level"), ("unet", {"context_dim": 7}, "must be equal"),
     ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "do not divide"),
-    ("unet", {"heads": 5}, "heads do not divide"), ("autoencoder", {"norm_groups": 32}, "do not divide")])
+    ("unet", {"heads": 5}, "heads do not divide"), ("unet", {"heads": 0}, "heads do not divide"),
+    ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"),
+    ("unet", {"heads": (4, 4)}, "heads has 2 entries"),
+    ("diffusion", {"prediction": "x"}, "give eps or v"),
+    ("autoencoder", {"norm_groups": 32}, "do not divide")])
 def test_configs_that_cannot_work_are_refused(part, change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **change)})
 
 
 def test_config_survives_json_and_is_frozen():
-    assert LDMConfig.from_dict(CONFIG.to_dict()) == CONFIG
+    others = dataclasses.replace(CONFIG.unet, heads=(4, 8, 2)), CLIPTextConfig(width=24, heads=2)
+    for config in (CONFIG, dataclasses.replace(CONFIG, unet=others[0], text=others[1])):
+        assert LDMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.unet.heads = 3
     for broken in ({}, {"unet": 3}, {**CONFIG.to_dict(), "text": {"colour": "red"}}, None,
                    {**CONFIG.to_dict(), "diffusion": {"scale_factor": "x"}},
-                   {**CONFIG.to_dict(), "unet": {"attention": [1, 0, 1, 0]}}):
+                   {**CONFIG.to_dict(), "unet": {"attention": [1, 0, 1, 0]}},
+                   {**CONFIG.to_dict(), "unet": {"heads": "8"}}, {**CONFIG.to_dict(), "unet": {"depth": [1]}},
+                   {**CONFIG.to_dict(), "text": {"activation": 1}}, {**CONFIG.to_dict(), "text": 3}):
         with pytest.raises(InputError, match="not a model config"):
             LDMConfig.from_dict(broken)

@@ -241,6 +241,7 @@ def test_a_run_in_use_is_left_alone(whole, pictures, tmp_path, capsys):
 
 def test_dvar_ends_a_run_and_its_resumption(pictures, tmp_path, monkeypatch, capsys):
     """Steps so small that the loss does not move at all after the first ones: stopped by the test's rule."""
+    monkeypatch.setattr(Dvar, "first", 2)
     monkeypatch.setattr(Dvar, "stops", lambda self, losses: len(losses) == 2)
     assert train_word(*options(pictures, tmp_path / "a", stop="dvar")) == 0
     assert "has plateaued: done after step 4" in capsys.readouterr().out

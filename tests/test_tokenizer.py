@@ -4,7 +4,7 @@ import torch
 
 from helpers import DATA
 from ldm import InputError, LearnedWords, Tokenizer
-from ldm.tokenizer import read_vocabulary
+from weights.vocabularies import read_vocabulary
 
 VOCAB = DATA / "diffusers-tiny/tokenizer/vocab.txt"
 CLS, SEP, PAD = 2, 3, 0

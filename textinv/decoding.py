@@ -1,15 +1,19 @@
 """Any image file as a person sees it: the first frame, upright, in sRGB, on white. Departure from the
-official code, which ignores orientation, alpha and color profiles: all are heeded here.
+official code, which ignores orientation, alpha and color profiles: all are heeded here. HEIC, the format of
+iPhones, is read where pillow-heif is installed (the extra [heic]).
 """
 from __future__ import annotations
 
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
+HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}     # how such files call themselves
+ANIMATED = ("GIF", "PNG", "WEBP")       # formats of which only the first frame is looked at
 # images of more pixels are reduced, as long as both sides keep MIN_SIDE: a few copies of the largest that
 # Pillow opens would take gigabytes, and no model sees that much
 MAX_PIXELS, MIN_SIDE = 2 ** 24, 1024
@@ -34,7 +38,11 @@ def decode(path: Path) -> tuple[Image.Image, int]:
         raise ValueError("an empty file")
     with warnings.catch_warnings(), path.open("rb") as file:
         warnings.simplefilter("ignore")     # Pillow's, on oddities of images that it reads nevertheless
+        if (head := file.read(12))[4:8] == b"ftyp" and head[8:] in HEIC:
+            _read_heic()
         image = Image.open(file)
+        if image.format in ANIMATED and getattr(image, "is_animated", False):
+            image.info["animated"] = True
         if image.format == "EPS":
             raise ValueError("EPS files are programs, which are not run (convert it to PNG)")
         width, height = image.size
@@ -48,6 +56,25 @@ def decode(path: Path) -> tuple[Image.Image, int]:
     if image.width == width and factor > 1:
         image = _reduce(image, factor)
     return (image.transpose(TURN[orientation]) if orientation in TURN else image), orientation
+
+
+def _read_heic() -> None:
+    try:
+        import pillow_heif  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("reading HEIC needs pillow-heif (pip install pillow-heif, or convert it to JPEG)"
+                         ) from error
+    pillow_heif.register_heif_opener()
+
+
+def is_flat(image: Image.Image) -> bool:
+    """Whether all of an RGB image has one color, but for a rounding."""
+    return all(high - low < 3 for low, high in (band.getextrema() for band in image.split()))
+
+
+def one_line(text: object) -> str:
+    """The text as one line in which nothing acts on the terminal: names of files may hold anything."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))
 
 
 def _reduction(width: int, height: int) -> int:
@@ -114,10 +141,10 @@ def alpha(image: Image.Image) -> Image.Image | None:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            if image.mode == "L" and source.profile.xcolor_space.strip() == "RGB":
+            if image.mode == "L" and profile[16:20] == b"RGB ":     # the data's color space (ICC.1, 7.2.6)
                 image = image.convert("RGB")        # scanners save gray images with the profile for color
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            source, srgb = ImageCms.ImageCmsProfile(BytesIO(profile)), ImageCms.createProfile("sRGB")
+            return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"))
         except (ImageCms.PyCMSError, OSError, TypeError, ValueError):
             pass                                    # a broken profile, or one of another space: as viewers do
     return image.convert("RGB")

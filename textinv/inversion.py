@@ -98,15 +98,15 @@ def sample_batch(dataset: Dataset, timesteps: int, b: int, generator: torch.Gene
     noise, eps = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
     t = torch.randint(timesteps, (b,), generator=generator).to(device)
     views = views.to(device)
-    return Batch(dataset.mean[views] + dataset.std[views] * noise, ids.to(device), eps, t,
-                 None if dataset.loss_weights is None else dataset.loss_weights[views])
+    return Batch(z0=dataset.mean[views] + dataset.std[views] * noise, ids=ids.to(device), eps=eps, t=t,
+                 loss_weights=None if dataset.loss_weights is None else dataset.loss_weights[views])
 
 
 def inversion_loss(model: LatentDiffusion, rows: Tensor, batch: Batch) -> Tensor:
     """Equation 2's inside for one batch: a scalar in fp32, differentiable in rows (m d), the vectors of all
     learned words."""
     c = model.text_encoder.encode(model.text_encoder.embed(batch.ids, rows))
-    return model.loss(batch.z0, c, batch.eps, batch.t, batch.loss_weights)
+    return model.loss(batch.z0, c, batch.eps, batch.t, weight=batch.loss_weights)
 
 
 class Inversion:
@@ -144,6 +144,7 @@ class Inversion:
                 ((mse + penalty) / config.accumulate).backward()
                 loss = loss + mse.detach() / config.accumulate
 
+            assert v.grad is not None
             stops = torch.full_like(loss, self.stop_requested)
             v.grad, loss, stops = self.processes.all_reduce_mean(v.grad, loss, stops)
             loss, grad_norm, stops = torch.stack([loss, v.grad.norm(), stops]).tolist()
@@ -160,8 +161,8 @@ class Inversion:
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             yield self._progress(loss, grad_norm, not finite)
             if self.skipped_in_a_row == MAX_SKIPPED:
-                raise InputError(f"{MAX_SKIPPED} steps in a row, to step {step}, gave no finite gradient. The "
-                                 "last good word is kept: use `dtype` float32 or a smaller `lr`.")
+                raise InputError(f"{MAX_SKIPPED} steps in a row, to step {step}, gave no finite gradient. "
+                                 "The last good word is kept: use `dtype` float32 or a smaller `lr`.")
 
     def active(self, step: int) -> Tensor:
         """v as it stands in the prompts at a step (k d), differentiable in v."""
@@ -179,7 +180,7 @@ class Inversion:
     def _progress(self, loss: float, grad_norm: float, skipped: bool) -> Progress:
         norm, cosine = torch.stack([self.v.norm(dim=-1).mean(),
                                     torch.cosine_similarity(self.v, self.v0, dim=-1).mean()]).tolist()
-        return Progress(self.step, loss, grad_norm, norm, cosine, skipped)
+        return Progress(self.step, loss, grad_norm, v_norm=norm, cosine=cosine, skipped=skipped)
 
     def teach(self) -> None:
         """Let the model use the word as it is now, in the prompts that it is given."""

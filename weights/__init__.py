@@ -7,24 +7,26 @@ shape, and what else is there must be on the list of known companions.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import safetensors.torch
-import tokenizers
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ldm import InputError, LatentDiffusion, LDMConfig
-from ldm.tokenizer import check_vocabulary
+from ldm.errors import first_line
 from weights import compvis, hub, huggingface
-from weights.files import TensorFile, atomic_write, open_tensors
+from weights.files import atomic_write, open_tensors
 from weights.pickles import LazyTensor
+from weights.vocabularies import FILES, parse_vocabulary
 
 TINY = Path(__file__).parent / "tiny" / "model.safetensors"
 
@@ -35,11 +37,12 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
          vocab: str | Path | None = None) -> LatentDiffusion:
     """A model in eval mode, all of it frozen.
 
-    source: "tiny", the embedded default; a file in the original (CompVis) layout, .ckpt, .pt or .safetensors;
-        a file written by `save`; a folder in Hugging Face layout; or a hub id such as
-        "CompVis/ldm-text2im-large-256".
-    vocab: path of a vocab.txt or tokenizer.json. The original layout holds none; without it BERT's is fetched
-        from the hub. Read only when the first prompt is tokenised.
+    source: "tiny", the embedded default; a file in the original (CompVis) layout, .ckpt, .pt or .safetensors,
+        of text2img-large or Stable Diffusion 1; a file written by `save`; a folder in Hugging Face layout,
+        of these or Stable Diffusion 2; or a hub id such as "CompVis/ldm-text2im-large-256".
+    vocab: path of the vocabulary, or of its folder: vocab.txt or tokenizer.json for the BERT-style text
+        encoder; vocab.json with merges.txt next to it, or tokenizer.json, for CLIP's. The original layout
+        holds none; without it the usual one is fetched from the hub. Read when the first prompt is tokenized.
 
     Raises InputError, one line with its cure, on anything that is not such a source or does not fit.
     """
@@ -47,9 +50,9 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
     if not dtype.is_floating_point:
         raise InputError(f"dtype is {dtype}: weights are float32, bfloat16 or float16")
     path = _locate(source)
-    if path.is_dir():
-        return _load_folder(path, device, dtype, vocab)
-    return _load_file(path, device, dtype, vocab)
+    model = (_load_folder if path.is_dir() else _load_file)(path, device, dtype, vocab)
+    model.source = path
+    return model
 
 
 def save(model: LatentDiffusion, path: str | Path) -> None:
@@ -65,10 +68,10 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
         metadata["ldm.tokenizer"] = model.tokenizer.backend.to_str()
     except InputError:
         pass                            # a model without a vocabulary is saved, and loaded, without one
-    tensors = {compvis.rename(key): tensor.detach().cpu().contiguous()
+    tensors = {compvis.file_key(key, model.config): tensor.detach().cpu().contiguous()
                for key, tensor in model.state_dict().items()}
-    with atomic_write(path) as partial:
-        safetensors.torch.save_file(tensors, partial, metadata)
+    with atomic_write(path) as file:
+        safetensors.torch.save_file(tensors, file, metadata)
 
 
 def _locate(source: str | Path) -> Path:
@@ -92,82 +95,105 @@ def _locate(source: str | Path) -> Path:
 def _load_file(path: Path, device: torch.device, dtype: torch.dtype,
                vocab: str | Path | None) -> LatentDiffusion:
     file = open_tensors(path)
-    tensors = {key: tensor for key, tensor in file.tensors.items() if not compvis.is_ignored(key)}
-    model = _blank(lambda: (LDMConfig.from_dict(json.loads(file.metadata["ldm.config"]))
-                            if "ldm.config" in file.metadata else
-                            compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()})),
-                   path)
-    _fill(model, tensors, compvis.rename, device, dtype, path)
-    own_vocabulary = _embedded_vocabulary(file, path) if vocab is None else None
-    return _with_vocabulary(model, own_vocabulary or hub.find_vocabulary(vocab, model.config.text.vocab_size))
+    text = file.metadata.get("ldm.config")
+    with _naming(path):
+        tensors, note = compvis.canonical(file.tensors)
+    model = _blank(lambda: compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()})
+                   if text is None else LDMConfig.from_dict(json.loads(text)), tensors, path)
+    _fill(model, tensors, compvis.file_key, device, dtype, path)
+    if note is not None:
+        print(f"{path}: {note}", file=sys.stderr)
+    if vocab is None and "ldm.tokenizer" in file.metadata:
+        model.tokenizer.read_from(partial(parse_vocabulary, file.metadata["ldm.tokenizer"], str(path),
+                                          type(model.tokenizer)))
+    else:
+        model.tokenizer.read_from(hub.find_vocabulary(vocab, model.config.text))
+    return model
 
 
 def _load_folder(folder: Path, device: torch.device, dtype: torch.dtype,
                  vocab: str | Path | None) -> LatentDiffusion:
-    model = _blank(lambda: huggingface.read_config(folder), folder)
-    _fill(model, huggingface.open_folder(folder), lambda key: huggingface.rename(key, model.config),
-          device, dtype, folder)
-    own = [folder / "tokenizer" / name for name in ("vocab.txt", "tokenizer.json")]
+    tensors = huggingface.open_folder(folder)
+    model = _blank(lambda: huggingface.read_config(folder), tensors, folder)
+    _fill(model, tensors, huggingface.file_key, device, dtype, folder)
+    own = [folder / "tokenizer" / name for name in FILES[type(model.tokenizer)]]
     vocab = vocab or next((path for path in own if path.is_file()), None)
-    return _with_vocabulary(model, hub.find_vocabulary(vocab, model.config.text.vocab_size))
-
-
-def _embedded_vocabulary(file: TensorFile, path: Path) -> Callable[[], tokenizers.Tokenizer] | None:
-    text = file.metadata.get("ldm.tokenizer")
-    return None if text is None else partial(_parse_vocabulary, text, path)
-
-
-def _parse_vocabulary(text: str, path: Path) -> tokenizers.Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:                      # the library raises plain Exception
-        raise InputError(f"{path}: its vocabulary cannot be read ({error}): download it again") from error
-    return check_vocabulary(backend, str(path))
-
-
-def _with_vocabulary(model: LatentDiffusion, find: Callable[[], tokenizers.Tokenizer]) -> LatentDiffusion:
-    model.tokenizer.read_from(find)
+    model.tokenizer.read_from(hub.find_vocabulary(vocab, model.config.text))
     return model
 
 
-class _Uninitialised(TorchFunctionMode):
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Gives an InputError the name of the file or folder, if it lacks it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
+class _Uninitialized(TorchFunctionMode):
     """Modules built inside get no initial weights. On "meta" those would be no work, but their first use
     imports symbolic mathematics for more than a second."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
-def _blank(read_config: Callable[[], LDMConfig], path: Path) -> LatentDiffusion:
+def _blank(read_config: Callable[[], LDMConfig], tensors: Mapping[str, LazyTensor], path: Path
+           ) -> LatentDiffusion:
     """The model of a config, without memory of its own.
-    Raises InputError if the config cannot be read or built."""
-    try:
-        with torch.device("meta"), _Uninitialised():
-            return LatentDiffusion(read_config())
-    except InputError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
-        raise InputError(f"{path}: its config or its tensors' shapes do not describe this model "
-                         f"({type(error).__name__}: {str(error).splitlines()[0]}): "
-                         "download it again") from error
+    Raises InputError if the config cannot be read or built, or claims more tensors than there are."""
+    with _naming(path):
+        try:
+            config = read_config()
+            _check_counts(config, len(tensors))
+            with torch.device("meta"), _Uninitialized():
+                return LatentDiffusion(config)
+        except InputError:
+            raise
+        except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise InputError(f"its config or its tensors' shapes do not describe this model ({why}): "
+                             "download it again") from error
 
 
-def _fill(model: LatentDiffusion, tensors: dict[str, LazyTensor], rename: Callable[[str], str],
-          device: torch.device, dtype: torch.dtype, path: Path) -> None:
-    """Gives a blank model its tensors one by one. rename: key of the model -> name in the file."""
+def _check_counts(config: LDMConfig, tensors: int) -> None:
+    """Building a model takes time and memory for each of its modules, whatever their size, and for its
+    schedule. A damaged or hostile config may claim any number. Raises InputError if it claims more than there
+    can be."""
+    unet, autoencoder, diffusion = config.unet, config.autoencoder, config.diffusion
+    sizes = (config.text.layers, unet.depth, unet.num_res_blocks, autoencoder.num_res_blocks)
+    blocks = (config.text.layers + len(unet.channels) * (2 * unet.num_res_blocks + 1) * (1 + unet.depth)
+              + len(autoencoder.channels) * (2 * autoencoder.num_res_blocks + 1))
+    if min(sizes) < 0 or blocks > tensors:
+        raise InputError(f"its config describes {blocks:,} blocks of layers, but there are {tensors:,} "
+                         "tensors: download it again")
+    if not (1 <= diffusion.timesteps <= 100_000 and 1 <= diffusion.latent_size <= 1_024):
+        raise InputError(f"its config says {diffusion.timesteps} timesteps and latents of size "
+                         f"{diffusion.latent_size}: download it again")
+
+
+def _fill(model: LatentDiffusion, tensors: Mapping[str, LazyTensor],
+          file_key: Callable[[str, LDMConfig], str], device: torch.device, dtype: torch.dtype,
+          path: Path) -> None:
+    """Gives a blank model its tensors one by one. file_key: key of the model and its config -> name in the
+    file."""
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    _check_keys({rename(key): shape for key, shape in shapes.items()}, tensors, path)
+    names = {key: file_key(key, model.config) for key in shapes}
+    _check_keys({names[key]: shape for key, shape in shapes.items()}, tensors, path)
     for key, shape in shapes.items():
-        tensor = _convert(tensors[rename(key)], shape, device, dtype, f"{path}: tensor {rename(key)}")
+        tensor = _convert(tensors[names[key]], shape, device, dtype, f"{path}: tensor {names[key]}")
         module, _, leaf = key.rpartition(".")
         setattr(model.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
     model.schedule.to(device)
     model.eval()
 
 
-def _check_keys(wanted: dict[str, tuple[int, ...]], tensors: dict[str, LazyTensor], path: Path) -> None:
+def _check_keys(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, LazyTensor],
+                path: Path) -> None:
     problems = []
     if missing := [key for key in wanted if key not in tensors]:
         problems.append(f"lacks {_some(missing)}")

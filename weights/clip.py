@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ldm import InputError
 
@@ -24,7 +24,7 @@ BATCH = 64
 @dataclass(frozen=True, eq=False)
 class Clip:
     """Images and texts become vectors of length 1."""
-    model: nn.Module
+    model: Any                      # CLIPModel
     tokenizer: Any
     processor: Any
 
@@ -46,13 +46,13 @@ class Clip:
                          tokens["attention_mask"].to(self.model.device))
 
 
-def embed_x(model: nn.Module, x: Tensor) -> Tensor:
+def embed_x(model: Any, x: Tensor) -> Tensor:
     """Images as the model wants them (b 3 H W) -> (b d)."""
     pooled = model.vision_model(pixel_values=x).pooler_output           # b width
     return F.normalize(model.visual_projection(pooled).float(), dim=-1)
 
 
-def embed_ids(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+def embed_ids(model: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Token ids (b n) -> (b d). Attention is causal and the pooled token is the last of the text, so that
     padding after it plays no part, with or without a mask."""
     pooled = model.text_model(input_ids=ids, attention_mask=mask).pooler_output         # b width

@@ -1,17 +1,27 @@
-"""The layout of the original checkpoints (CompVis/latent-diffusion): three prefixes, which leave our own
-names, and keys that are not weights. The architecture is read from the shapes.
+"""The layout of the original checkpoints (CompVis/latent-diffusion, Stable Diffusion 1): three prefixes,
+which leave our own names, and keys that are not weights. The architecture is read from the shapes.
 """
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 
-from ldm import AutoencoderConfig, DiffusionConfig, InputError, LDMConfig, TextConfig, UNetConfig
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    InputError,
+    LDMConfig,
+    TextConfig,
+    UNetConfig,
+)
+from weights.kinds import refuse_by_channels, refuse_by_keys
+from weights.pickles import LazyTensor
 
-# part of LatentDiffusion -> prefix in the file
-PREFIXES = {"unet": "model.diffusion_model.",
-            "autoencoder": "first_stage_model.",
-            "text_encoder": "cond_stage_model.transformer."}
+_UNET, _TEXT, _CLIP = "model.diffusion_model.", "cond_stage_model.transformer.", "text_model."
+
+# part of LatentDiffusion -> prefix in the file; CLIP's text encoder has `_CLIP` behind it
+PREFIXES = {"unet": _UNET, "autoencoder": "first_stage_model.", "text_encoder": _TEXT}
 
 # pattern of the whole key -> why it is not loaded
 IGNORED = {
@@ -19,32 +29,59 @@ IGNORED = {
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])":
         "the schedule is computed anew, in float64",
     r"scale_factor": "part of DiffusionConfig",
-    r"model_ema\..*":
-        "a running average of the UNet, kept for training; the public weights are the plain ones",
+    r"model_ema\..*": "a running average of the UNet; where it is complete, it was taken before",
     r"first_stage_model\.loss\..*": "discriminator and perceptual network of the autoencoder's training",
     r"logvar": "weight of the loss by timestep, constant in the public models",
+    r"cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids":
+        "0 .. 76, whatever dtype and values merging tools have left there",
+    r"cond_stage_model\.(transformer\.)?(logit_scale|text_projection(\.weight)?)":
+        "CLIP's comparison of texts with images, which encoding does not use",
 }
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def rename(key: str) -> str:
+def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], str | None]:
+    """The weights among the tensors of a file, under the names of the official files, and a note for the user
+    if there is something to say. Raises InputError, naming the kind, on a file of another model."""
+    refuse_by_keys(tensors)
+    averages = {key: _average_key(key) for key in tensors if key.startswith(_UNET)}
+    is_averaged = len(averages) > 0 and all(average in tensors for average in averages.values())
+    weights = {}
+    for key, tensor in tensors.items():
+        if not any(re.fullmatch(pattern, key) for pattern in IGNORED):
+            rest = key.removeprefix(_TEXT)
+            if key.startswith(_TEXT) and re.match(r"(embeddings|encoder|final_layer_norm)\.", rest):
+                key = _TEXT + _CLIP + rest              # as in files of the NovelAI family
+            weights[key] = tensor
+    if not is_averaged:
+        return weights, None
+    return (weights | {key: tensors[average] for key, average in averages.items()},
+            "took the running average of the UNet's weights, which this file holds next to the last ones")
+
+
+def _average_key(key: str) -> str:
+    """Where the running average of a weight of the UNet is kept: a buffer's name may have no dots."""
+    return "model_ema." + key.removeprefix("model.").replace(".", "")
+
+
+def file_key(key: str, config: LDMConfig) -> str:
     """The name in the file of a key of LatentDiffusion."""
     part, _, rest = key.partition(".")
-    return PREFIXES[part] + rest
-
-
-def is_ignored(key: str) -> bool:
-    return any(re.fullmatch(pattern, key) for pattern in IGNORED)
+    is_clip = part == "text_encoder" and isinstance(config.text, CLIPTextConfig)
+    return PREFIXES[part] + _CLIP * is_clip + rest
 
 
 def infer_config(shapes: Shapes) -> LDMConfig:
-    """The architecture of the tensors of a file. What shapes cannot say is as in the public model:
-    8 heads, 32 norm groups, the schedule and the size of the latents. Raises InputError naming the
-    tensor that is not there."""
+    """The architecture of the tensors of a file. What shapes cannot say is as in the public models:
+    8 heads in the UNet, CLIP's of 64 channels each, its quick GELU, 32 norm groups, the schedule and the size
+    of the latents. Raises InputError naming the tensor that is not there."""
     try:
-        return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes), text=_text(shapes),
-                         diffusion=DiffusionConfig())
+        refuse_by_channels(shapes[_UNET + "input_blocks.0.0.weight"][1])
+        is_clip = any(key.startswith(_TEXT + _CLIP) for key in shapes)
+        return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes),
+                         text=_clip_text(shapes) if is_clip else _text(shapes),
+                         diffusion=DiffusionConfig(latent_size=64 if is_clip else 32))
     except KeyError as error:
         raise InputError(f"lacks {error.args[0]}: not a text-to-image latent diffusion checkpoint") from error
 
@@ -55,7 +92,7 @@ def _count(shapes: Shapes, pattern: str) -> int:
 
 
 def _unet(shapes: Shapes) -> UNetConfig:
-    prefix = "model.diffusion_model."
+    prefix = _UNET
     blocks = _count(shapes, rf"{re.escape(prefix)}input_blocks\.(\d+)\.")
     first, out = shapes[prefix + "input_blocks.0.0.weight"], shapes[prefix + "out.2.weight"]
     downsampled = [i for i in range(blocks) if f"{prefix}input_blocks.{i}.0.op.weight" in shapes]
@@ -84,11 +121,21 @@ def _autoencoder(shapes: Shapes) -> AutoencoderConfig:
 
 
 def _text(shapes: Shapes) -> TextConfig:
-    prefix, heads = "cond_stage_model.transformer.", TextConfig.heads
-    vocab_size, width = shapes[prefix + "token_emb.weight"]
+    heads = TextConfig.heads
+    vocab_size, width = shapes[_TEXT + "token_emb.weight"]
     return TextConfig(
         vocab_size=vocab_size, width=width, heads=heads,
-        layers=_count(shapes, rf"{re.escape(prefix)}attn_layers\.layers\.(\d+)\.") // 2,
-        head_dim=shapes[prefix + "attn_layers.layers.0.1.to_q.weight"][0] // heads,
-        ff_dim=shapes[prefix + "attn_layers.layers.1.1.net.0.0.weight"][0],
-        length=shapes[prefix + "pos_emb.emb.weight"][0])
+        layers=_count(shapes, rf"{re.escape(_TEXT)}attn_layers\.layers\.(\d+)\.") // 2,
+        head_dim=shapes[_TEXT + "attn_layers.layers.0.1.to_q.weight"][0] // heads,
+        ff_dim=shapes[_TEXT + "attn_layers.layers.1.1.net.0.0.weight"][0],
+        length=shapes[_TEXT + "pos_emb.emb.weight"][0])
+
+
+def _clip_text(shapes: Shapes) -> CLIPTextConfig:
+    prefix = _TEXT + _CLIP
+    vocab_size, width = shapes[prefix + "embeddings.token_embedding.weight"]
+    return CLIPTextConfig(
+        vocab_size=vocab_size, width=width, heads=max(1, width // 64),
+        layers=_count(shapes, rf"{re.escape(prefix)}encoder\.layers\.(\d+)\."),
+        ff_dim=shapes[prefix + "encoder.layers.0.mlp.fc1.weight"][0],
+        length=shapes[prefix + "embeddings.position_embedding.weight"][0])

@@ -2,18 +2,22 @@
 (HF_HUB_OFFLINE=1)."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import tokenizers
 
-from ldm import InputError
-from ldm.tokenizer import read_vocabulary
-from weights.huggingface import PARTS
+from ldm import CLIPTextConfig, CLIPTokenizer, InputError, TextConfig, Tokenizer
+from ldm.errors import first_line
+from ldm.tokenizer import BaseTokenizer, Vocabulary
+from weights.huggingface import LATENT_DIFFUSION, STABLE_DIFFUSION, weight_files
+from weights.vocabularies import read_vocabulary
 
-BERT = "google-bert/bert-base-uncased"
-BERT_VOCAB_SIZE = 30522
+# where the vocabulary of a checkpoint is that holds none, the number of its tokens, and its files
+VOCABULARIES = {Tokenizer: ("google-bert/bert-base-uncased", 30522, ("vocab.txt",)),
+                CLIPTokenizer: ("openai/clip-vit-large-patch14", 49408, ("vocab.json", "merges.txt"))}
 
 
 def download_file(repo: str, names: Sequence[str]) -> Path:
@@ -41,7 +45,7 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
             raise InputError(f"{repo}: the hub has no such repository, or it is private: "
                              "check the name") from error
         except Exception as error:                      # time-outs, broken connections, full disks
-            raise InputError(f"{repo}: download of {name} failed ({_first_line(error)}): "
+            raise InputError(f"{repo}: download of {name} failed ({first_line(error)}): "
                              "try again") from error
     raise InputError(f"{repo}: holds none of {', '.join(names)}: "
                      "not a text-to-image latent diffusion repository")
@@ -51,29 +55,39 @@ def download_folder(repo: str) -> Path:
     """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary,
     nothing else."""
     folder = download_file(repo, ["unet/config.json"]).parents[1]
-    for sub, names in PARTS.values():
+    text = download_file(repo, ["text_encoder/config.json", "bert/config.json"]).parent.name
+    folders = STABLE_DIFFUSION if text == "text_encoder" else LATENT_DIFFUSION
+    for part, sub in folders.items():
         download_file(repo, [f"{sub}/config.json"])
-        download_file(repo, [f"{sub}/{name}" for name in names])
-    download_file(repo, ["tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
+        download_file(repo, [f"{sub}/{name}" for name in weight_files(part)])
+    if folders is LATENT_DIFFUSION:
+        download_file(repo, ["tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
+        return folder
+    download_file(repo, ["scheduler/scheduler_config.json"])
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        with contextlib.suppress(InputError):           # they say the padding where it is not the usual one
+            download_file(repo, [f"tokenizer/{name}"])
+    if download_file(repo, ["tokenizer/vocab.json", "tokenizer/tokenizer.json"]).name == "vocab.json":
+        download_file(repo, ["tokenizer/merges.txt"])
     return folder
 
 
-def find_vocabulary(vocab: str | Path | None, vocab_size: int) -> Callable[[], tokenizers.Tokenizer]:
-    """A function that reads the vocabulary at `vocab`, or else BERT's from the hub;
-    for Tokenizer, which calls it late."""
-    return partial(read_vocabulary, vocab) if vocab is not None else partial(_download_vocabulary, vocab_size)
+def find_vocabulary(vocab: str | Path | None, config: TextConfig | CLIPTextConfig) -> Vocabulary:
+    """A function that reads the vocabulary at `vocab`, or else the text encoder's from the hub; for
+    Tokenizer, which calls it late."""
+    kind = CLIPTokenizer if isinstance(config, CLIPTextConfig) else Tokenizer
+    if vocab is not None:
+        return partial(read_vocabulary, vocab, kind)
+    return partial(_download_vocabulary, config.vocab_size, kind)
 
 
-def _download_vocabulary(vocab_size: int) -> tokenizers.Tokenizer:
-    if vocab_size != BERT_VOCAB_SIZE:
+def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenizers.Tokenizer:
+    repo, its_size, files = VOCABULARIES[kind]
+    if vocab_size != its_size:
         raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
-                         f"those of {BERT}: give the path of its vocab.txt as vocab=")
+                         f"those of {repo}: give the path of its {files[0]} as vocab=")
     try:
-        return read_vocabulary(download_file(BERT, ["vocab.txt"]))
+        return read_vocabulary([download_file(repo, [name]) for name in files][0], kind)
     except InputError as error:
-        raise InputError(f"this checkpoint holds no vocabulary, and that of {BERT} is neither cached nor "
-                         "can be downloaded (offline?): give the path of its vocab.txt as vocab=") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor can "
+                         f"be downloaded (offline?): give the path of its {files[0]} as vocab=") from error

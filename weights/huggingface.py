@@ -1,6 +1,6 @@
-"""The Hugging Face layout (CompVis/ldm-text2im-large-256 and its copies): a folder with unet/, vqvae/,
-bert/ and tokenizer/, whose config.json files give the architecture. Tensors are renamed by rule from our
-names to theirs, so that a tensor too many or too few is found on either side.
+"""The Hugging Face layout (CompVis/ldm-text2im-large-256, Stable Diffusion 1 and 2, and their copies): a
+folder with one for each part, whose config.json files give the architecture. Tensors are renamed by rule from
+our names to theirs, so that a tensor too many or too few is found on either side.
 """
 from __future__ import annotations
 
@@ -9,91 +9,179 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ldm import AutoencoderConfig, DiffusionConfig, InputError, LDMConfig, TextConfig, UNetConfig
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    InputError,
+    LDMConfig,
+    TextConfig,
+    UNetConfig,
+)
+from ldm.clip_tokenizer import END
 from weights.files import open_tensors
+from weights.kinds import refuse_by_channels, refuse_by_index
 from weights.pickles import LazyTensor
 
-# part of LatentDiffusion -> folder, and the files that may hold its weights
-PARTS = {
-    "unet": ("unet", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
-    "autoencoder": ("vqvae", ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")),
-    "text_encoder": ("bert", ("model.safetensors", "pytorch_model.bin")),
-}
+# part of LatentDiffusion -> its folder
+LATENT_DIFFUSION = {"unet": "unet", "autoencoder": "vqvae", "text_encoder": "bert"}
+STABLE_DIFFUSION = {"unet": "unet", "autoencoder": "vae", "text_encoder": "text_encoder"}
 
 # Entries of the config.json files that change the computation but no shape,
 # and the values with which ours agrees
+_UNET_FACTS = {
+    "act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5, "mid_block_scale_factor": 1,
+    "mid_block_type": "UNetMidBlock2DCrossAttn", "resnet_time_scale_shift": "default",
+    "resnet_out_scale_factor": 1, "resnet_skip_time_act": False, "only_cross_attention": False,
+    "center_input_sample": False, "dual_cross_attention": False, "class_embed_type": None,
+    "addition_embed_type": None, "encoder_hid_dim": None, "encoder_hid_dim_type": None,
+    "time_cond_proj_dim": None, "time_embedding_type": "positional", "time_embedding_act_fn": None,
+    "timestep_post_act": None, "cross_attention_norm": None, "attention_type": "default"}
+_VAE_FACTS = {"act_fn": "silu", "use_quant_conv": True, "use_post_quant_conv": True, "shift_factor": None,
+              "latents_mean": None, "latents_std": None, "mid_block_add_attention": True}
 _FACTS = {
-    "unet": {"act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5,
-             "mid_block_scale_factor": 1, "resnet_time_scale_shift": "default", "resnet_out_scale_factor": 1,
-             "resnet_skip_time_act": False, "only_cross_attention": False, "center_input_sample": False},
-    "vqvae": {"act_fn": "silu"},
+    "unet": _UNET_FACTS, "vqvae": _VAE_FACTS, "vae": _VAE_FACTS,
     "bert": {"activation_function": "gelu", "scale_embedding": False},
-}
+    "text_encoder": {"layer_norm_eps": 1e-5},
+    "scheduler": {"beta_schedule": "scaled_linear", "beta_start": DiffusionConfig.beta_start,
+                  "beta_end": DiffusionConfig.beta_end, "num_train_timesteps": DiffusionConfig.timesteps,
+                  "trained_betas": None, "rescale_betas_zero_snr": False}}
+_PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 
 _RES_BLOCK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj",
               "out_layers.0": "norm2", "out_layers.3": "conv2", "skip_connection": "conv_shortcut"}
 
 
-def read_config(folder: Path) -> LDMConfig:
-    """The architecture by the three config.json files.
-    What the public repository leaves out is as in its model.
+def folders_of(folder: Path) -> dict[str, str]:
+    """Where the parts are: Stable Diffusion's folder has text_encoder/, the paper's model has bert/."""
+    return STABLE_DIFFUSION if (folder / "text_encoder").is_dir() else LATENT_DIFFUSION
 
-    Raises InputError if a file is missing or no JSON, or describes a model that is not of this family.
+
+def weight_files(part: str) -> list[str]:
+    """The names under which a part's weights are found, the best first: in full precision, then safetensors.
+    Those with non_ema are not the averaged weights, which make better images."""
+    safe, torch_ = (("model", "pytorch_model") if part == "text_encoder" else
+                    ("diffusion_pytorch_model", "diffusion_pytorch_model"))
+    return [f"{safe}.safetensors", f"{torch_}.bin", f"{safe}.fp16.safetensors", f"{torch_}.fp16.bin"]
+
+
+def read_config(folder: Path) -> LDMConfig:
+    """The architecture by the config.json files.
+    What the public repositories leave out is as in their models.
+
+    Raises InputError if a file is missing or not JSON, or describes a model that is not of this family.
     """
-    configs = {name: _read_json(folder / name / "config.json") for name in _FACTS}
-    for name, facts in _FACTS.items():
-        if strange := [f"{key}={configs[name][key]!r}" for key, value in facts.items()
-                       if configs[name].get(key, value) != value]:
-            raise InputError(f"{folder}/{name}/config.json: {', '.join(strange)}: another kind of model, "
-                             "which is not supported")
-    unet, vae, text = configs.values()
+    folders = folders_of(folder)
+    if (folder / "model_index.json").is_file():
+        refuse_by_index(_read_json(folder / "model_index.json"))
+    unet, vae, text = (_read_part(folder / name / "config.json") for name in folders.values())
     try:
-        return LDMConfig(
-            autoencoder=AutoencoderConfig(
-                in_channels=vae.get("in_channels", 3), channels=tuple(vae["block_out_channels"]),
-                num_res_blocks=vae["layers_per_block"], z_channels=vae["latent_channels"],
-                embed_dim=vae["latent_channels"], norm_groups=vae.get("norm_num_groups", 32)),
-            unet=UNetConfig(
-                in_channels=unet["in_channels"], out_channels=unet["out_channels"],
-                channels=tuple(unet["block_out_channels"]),
-                attention=tuple("CrossAttn" in kind for kind in unet["down_block_types"]),
-                num_res_blocks=unet["layers_per_block"],
-                depth=_one(unet.get("transformer_layers_per_block", 1), "transformer_layers_per_block"),
-                # diffusers calls the number of heads attention_head_dim
-                heads=_one(unet.get("num_attention_heads") or unet["attention_head_dim"],
-                           "attention_head_dim"),
-                context_dim=_one(unet.get("cross_attention_dim", 1280), "cross_attention_dim"),
-                norm_groups=unet.get("norm_num_groups", 32)),
-            text=TextConfig(
-                vocab_size=text["vocab_size"], width=text["d_model"], layers=text["encoder_layers"],
-                heads=text["encoder_attention_heads"], head_dim=text["head_dim"],
-                ff_dim=text["encoder_ffn_dim"], length=text["max_position_embeddings"]),
-            diffusion=DiffusionConfig(
-                scale_factor=float(vae.get("scaling_factor", DiffusionConfig.scale_factor)),
-                latent_size=int(unet["sample_size"])))
-    except (KeyError, TypeError) as error:
+        refuse_by_channels(unet["in_channels"])
+        latent_size = int(unet["sample_size"])
+        scale_factor = float(vae.get("scaling_factor", DiffusionConfig.scale_factor))
+        if folders is STABLE_DIFFUSION:
+            # of the paper's model the schedule is known, and its file says another
+            scheduler = _read_part(folder / "scheduler/scheduler_config.json")
+            text_config, prediction = _clip_config(text, folder), _prediction(scheduler)
+        else:
+            text_config, prediction = _text_config(text), "eps"
+        return LDMConfig(_autoencoder_config(vae), _unet_config(unet), text_config,
+                         DiffusionConfig(scale_factor=scale_factor, latent_size=latent_size,
+                                         prediction=prediction))
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"{folder}: {error}") from error
         raise InputError(f"{folder}: its config.json files do not describe this model: {error}") from error
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
+
+
+def _read_part(path: Path) -> dict[str, Any]:
+    """A part's config. Raises InputError if its facts are not those of this family."""
+    config, name = _read_json(path), path.parent.name
+    if strange := [f"{key}={config[key]!r}" for key, value in _FACTS[name].items()
+                   if config.get(key, value) != value]:
+        raise InputError(f"{path}: {', '.join(strange)}: another kind of model, which is not supported")
+    return config
+
+
+def _autoencoder_config(vae: dict[str, Any]) -> AutoencoderConfig:
+    return AutoencoderConfig(
+        in_channels=vae.get("in_channels", 3), channels=tuple(vae["block_out_channels"]),
+        num_res_blocks=vae["layers_per_block"], z_channels=vae["latent_channels"],
+        embed_dim=vae["latent_channels"], norm_groups=vae.get("norm_num_groups", 32))
+
+
+def _unet_config(unet: dict[str, Any]) -> UNetConfig:
+    # diffusers calls the number of heads attention_head_dim
+    heads = unet.get("num_attention_heads") or unet["attention_head_dim"]
+    return UNetConfig(
+        in_channels=unet["in_channels"], out_channels=unet["out_channels"],
+        channels=tuple(unet["block_out_channels"]),
+        attention=tuple("CrossAttn" in kind for kind in unet["down_block_types"]),
+        num_res_blocks=unet["layers_per_block"],
+        depth=_one(unet.get("transformer_layers_per_block", 1), "transformer_layers_per_block"),
+        heads=tuple(heads) if isinstance(heads, list) and len(set(heads)) > 1 else _one(heads, "heads"),
+        context_dim=_one(unet.get("cross_attention_dim", 1280), "cross_attention_dim"),
+        norm_groups=unet.get("norm_num_groups", 32))
+
+
+def _text_config(text: dict[str, Any]) -> TextConfig:
+    return TextConfig(
+        vocab_size=text["vocab_size"], width=text["d_model"], layers=text["encoder_layers"],
+        heads=text["encoder_attention_heads"], head_dim=text["head_dim"],
+        ff_dim=text["encoder_ffn_dim"], length=text["max_position_embeddings"])
+
+
+def _clip_config(text: dict[str, Any], folder: Path) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=text["vocab_size"], width=text["hidden_size"], layers=text["num_hidden_layers"],
+        heads=text["num_attention_heads"], ff_dim=text["intermediate_size"],
+        length=text["max_position_embeddings"], activation=text["hidden_act"], padding=_padding(folder))
+
+
+def _padding(folder: Path) -> str:
+    """The token behind a prompt's end. In Stable Diffusion 2 the two files differ: special_tokens_map.json is
+    right. pad_token_id of the text encoder's config is wrong nearly everywhere."""
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        path = folder / "tokenizer" / name
+        token = _read_json(path).get("pad_token") if path.is_file() else None
+        if token is not None:
+            return str(token["content"] if isinstance(token, dict) else token)
+    return END
+
+
+def _prediction(scheduler: dict[str, Any]) -> str:
+    kind = scheduler.get("prediction_type", "epsilon")
+    if kind not in _PREDICTIONS:
+        raise InputError(f"its UNet predicts {kind!r}: only {' and '.join(_PREDICTIONS)} are supported")
+    return _PREDICTIONS[kind]
 
 
 def open_folder(folder: Path) -> dict[str, LazyTensor]:
-    """The tensors of the three files as "folder/name"."""
+    """The tensors of the three files as "folder/name". Raises InputError if a file is missing."""
     tensors = {}
-    for sub, names in PARTS.values():
+    for part, sub in folders_of(folder).items():
+        names = weight_files(part)
         file = next((folder / sub / name for name in names if (folder / sub / name).is_file()), None)
         if file is None:
-            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names)}: "
+            if sharded := next(iter((folder / sub).glob("*.index.json")), None):
+                raise InputError(f"{sharded}: these weights are in several files, which is not supported. "
+                                 "Save them as one")
+            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names[:2])}: "
                              "download the folder again, whole")
-        tensors |= {f"{sub}/{_modern(name)}": tensor for name, tensor in open_tensors(file).tensors.items()}
+        tensors |= {f"{sub}/{_modern(name)}": tensor for name, tensor in open_tensors(file).tensors.items()
+                    if not name.endswith("embeddings.position_ids")}            # 0 .. 76, of older versions
     return tensors
 
 
-def rename(key: str, config: LDMConfig) -> str:
+def file_key(key: str, config: LDMConfig) -> str:
     """The name, as `open_folder` gives it, of a key of LatentDiffusion."""
     part, _, key = key.partition(".")
-    names = {"unet": _unet_name, "autoencoder": _autoencoder_name, "text_encoder": _text_name}
-    return f"{PARTS[part][0]}/{names[part](key, config)}"
+    if isinstance(config.text, CLIPTextConfig):
+        folders, text_name = STABLE_DIFFUSION, lambda key, config: key
+    else:
+        folders, text_name = LATENT_DIFFUSION, _text_name
+    names = {"unet": _unet_name, "autoencoder": _autoencoder_name, "text_encoder": text_name}
+    return f"{folders[part]}/{names[part](key, config)}"
 
 
 def _unet_name(key: str, config: LDMConfig) -> str:
@@ -152,9 +240,10 @@ def _replace(key: str, names: dict[str, str]) -> str:
 
 
 def _modern(name: str) -> str:
-    """Attention of the autoencoder had other names before diffusers 0.17."""
+    """Attention of the autoencoder had other names before diffusers 0.17, and before those of CLIP's text
+    encoder some versions of transformers put `text_model.`"""
     if "mid_block.attentions.0." not in name:
-        return name
+        return name.removeprefix("text_model.")
     for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."),
                      (".proj_attn.", ".to_out.0.")):
         name = name.replace(old, new)
@@ -177,5 +266,5 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}): download it again") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: holds no JSON object: download it again")
+        raise InputError(f"{path}: is not a JSON object: download it again")
     return values

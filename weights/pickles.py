@@ -171,7 +171,7 @@ def _check_opcodes(program: bytes) -> None:
     """Refuses what the unpickler would do on its own: names from this process's registry of extensions, past
     find_class, and a memo of any size that the file asks for."""
     for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name.startswith("EXT") or "PUT" in opcode.name and argument > len(program):
+        if opcode.name.startswith("EXT") or "PUT" in opcode.name and (argument or 0) > len(program):
             raise pickle.UnpicklingError(f"opcode {opcode.name} {argument} has no place in a checkpoint")
 
 

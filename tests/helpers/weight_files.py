@@ -1,5 +1,7 @@
 """What the tests of reading weights share: making files, changing them, and what may come of it."""
 import json
+import math
+import struct
 
 import pytest
 import torch
@@ -55,6 +57,19 @@ def loads_or_explains(path):
 
 def write(path, content):
     path.write_bytes(content)
+    return path
+
+
+def sparse_file(path, shapes):
+    """A safetensors file of fp16 tensors, of which only the header is written, so that it takes no disk."""
+    header, end = {}, 0
+    for key, shape in shapes.items():
+        header[key] = {"dtype": "F16", "shape": shape,
+                       "data_offsets": [end, end := end + 2 * math.prod(shape)]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
     return path
 
 

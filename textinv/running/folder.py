@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +91,7 @@ class RunFolder(ReadOnlyFolder):
         run would overwrite another one, or if TensorBoard is wanted and not installed."""
         super().__init__(path)
         self._lock = filelock.FileLock(path / ".lock", timeout=0)
-        self._metrics: BinaryIO | None = None
+        self._metrics: BinaryIO = io.BytesIO()          # until the run is open
         self._logged = 0        # the last step that metrics.jsonl tells of
         self._new_board = summary_writer() if tensorboard else None
         self._board: Any = None
@@ -145,8 +146,7 @@ class RunFolder(ReadOnlyFolder):
     def close(self) -> None:
         try:
             with self._writing():           # what is still in their buffers
-                if self._metrics is not None:
-                    self._metrics.close()
+                self._metrics.close()
                 if self._board is not None:
                     self._board.close()
         finally:

@@ -4,6 +4,7 @@ And the options of a run that is resumed, which are the run's own.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ from textinv.running.folder import read_record
 class RunOptions:
     """Options of `textinv train` besides those of `InversionConfig`. Raises InputError on values without
     meaning."""
-    images: str = option("", "folder of images, or one image", may_change=True)
+    images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
-    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
+                               "it, for a checkpoint that has none", metavar="FILE")
     out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
                              metavar="DIR", may_change=True)
-    device: str = option("auto", "cpu, cuda, ...; auto is cuda where there is one", may_change=True)
+    device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one",
+                         may_change=True)
     dtype: str = option("auto", "of the frozen weights; auto is bfloat16 where the hardware multiplies it, "
                         "else float32", choices=("auto", "float32", "bfloat16"))
     preview_every: int = option(50, "steps between grids of previews; 0 for none, which saves time",
@@ -43,15 +46,17 @@ class RunOptions:
     def folder(self) -> Path:
         """Where the run is kept: by default named after the images' folder, or the image."""
         if self.out:
-            return Path(self.out)
-        path = Path(self.images).resolve()
+            return Path(os.path.expanduser(self.out))
+        path = Path(os.path.expanduser(self.images)).resolve()
         return Path("runs") / (path.stem if path.is_file() else path.name)
 
 
 def split(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     """Options by name -> the method's and the run's. Names of neither are left out."""
-    return tuple(cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
-                 for cls in (InversionConfig, RunOptions))
+    def options_of(cls: type) -> Any:
+        return cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
+
+    return options_of(InversionConfig), options_of(RunOptions)
 
 
 def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
@@ -88,16 +93,28 @@ def fixed(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for."""
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    """The device that "auto" stands for, or the one that is asked for.
+    Raises InputError if there is none of that name here, or it computes nothing, as "meta"."""
+    if device == "auto":
+        return ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:          # torch has another type for nearly every device that is not there
+        raise InputError(f"`device` {device} is not available here ({str(error).splitlines()[0]}). "
+                         "Use cpu or auto.") from error
+    return device
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
     """The precision that "auto" stands for on a device, by a fixed rule: bfloat16 on an accelerator, and on a
-    CPU that multiplies it in hardware; others emulate it at a fraction of float32's speed."""
+    CPU that multiplies it in hardware; others emulate it at a fraction of float32's speed, and so may Apple's
+    MPS."""
     if dtype != "auto":
         return dtype
-    return "bfloat16" if torch.device(device).type != "cpu" or cpu_has_bfloat16() else "float32"
+    kind = torch.device(device).type
+    has_bfloat16 = cpu_has_bfloat16() if kind == "cpu" else kind != "mps"
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def cpu_has_bfloat16() -> bool:

@@ -1,0 +1,116 @@
+"""Stable Diffusion's text encoder: the transformer of CLIP (Radford et al. 2021, section 2.4), trained to
+match texts with images before there was the UNet. It differs from the BERT-style one (text_encoder.py) in
+three ways: attention is causal, so the context of a token depends on the text before it alone; every
+projection has a bias; and the activation is the quick GELU, in Stable Diffusion 2 the exact one.
+
+Names are the original checkpoint's. The context is the output of the final norm: no pooling, no projection.
+"""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ldm.attention import attention
+from ldm.config import CLIPTextConfig
+from ldm.words import LearnedWords
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), an approximation of the GELU (Hendrycks & Gimpel 2016, arXiv 1606.08415)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+
+
+class CausalSelfAttention(nn.Module):
+    """Position i attends to 0 .. i. Padding needs no mask: it stands behind the text."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.heads, width = config.heads, config.width
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.out_proj(attention(q, k, v, self.heads, causal=True))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.fc1 = nn.Linear(config.width, config.ff_dim)
+        self.fc2 = nn.Linear(config.ff_dim, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        return self.fc2(self.activation(self.fc1(x)))
+
+
+class Layer(nn.Module):
+    """Self-attention, then the MLP, each as x + block(norm(x))."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.layer_norm1, self.layer_norm2 = nn.LayerNorm(config.width), nn.LayerNorm(config.width)
+        self.self_attn, self.mlp = CausalSelfAttention(config), MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class Layers(nn.Module):
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Embeddings(nn.Module):
+    """The tables of the vocabulary and of the positions, which are used apart from each other."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.length, config.width)
+
+
+class CLIPTextEncoder(nn.Module):
+    """ids (b n) -> context c (b n d). `words` are those that this model has been taught."""
+
+    def __init__(self, config: CLIPTextConfig, words: LearnedWords):
+        super().__init__()
+        self.config, self.words = config, words
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
+        self.final_layer_norm = nn.LayerNorm(config.width)
+
+    @property
+    def table(self) -> nn.Embedding:
+        """The frozen embeddings of the vocabulary (vocab_size d)."""
+        return self.embeddings.token_embedding
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the frozen table; the first private id of learned words."""
+        return self.config.vocab_size
+
+    def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
+        """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids
+        vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
+        in v; the table is only read."""
+        return self.words.embed(self.table, ids, v)
+
+    def encode(self, embeddings: Tensor) -> Tensor:
+        """embeddings (b n d) -> c (b n d)."""
+        positions = self.embeddings.position_embedding.weight[:embeddings.shape[1]]      # n d
+        return self.final_layer_norm(self.encoder(embeddings + positions))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.encode(self.embed(ids))

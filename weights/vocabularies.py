@@ -1,0 +1,84 @@
+"""Vocabularies: BERT's from vocab.txt or tokenizer.json, CLIP's from vocab.json with merges.txt or from
+tokenizer.json. Whichever is asked for, the other is recognized and named.
+"""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from ldm import CLIPTokenizer, InputError, Tokenizer
+from ldm.clip_tokenizer import byte_pair_encoding
+from ldm.errors import first_line
+from ldm.tokenizer import BaseTokenizer, word_piece
+
+FILES = {Tokenizer: ("vocab.txt", "tokenizer.json"), CLIPTokenizer: ("vocab.json", "tokenizer.json")}
+
+
+def read_vocabulary(path: str | Path, kind: type[BaseTokenizer] = Tokenizer) -> tokenizers.Tokenizer:
+    """The library's tokenizer of a vocabulary's file, or of the folder that holds it under its usual name.
+    Raises InputError if it is missing, unreadable or of another kind."""
+    path = Path(path)
+    if path.is_dir():
+        path = next((path / name for name in FILES[kind] if (path / name).is_file()), path / FILES[kind][0])
+    if not path.is_file():
+        raise InputError(f"vocabulary {path}: there is no such file. Give {kind.needs}")
+    try:
+        backend = _read_clip(path) if kind is CLIPTokenizer else _read_bert(path)
+    except InputError:
+        raise
+    except Exception as error:                          # the library raises plain Exception
+        raise InputError(f"vocabulary {path}: cannot be read ({first_line(error)}). "
+                         f"Give {kind.needs}") from error
+    return kind.check(backend, str(path))
+
+
+def parse_vocabulary(text: str, name: str, kind: type[BaseTokenizer]) -> tokenizers.Tokenizer:
+    """The tokenizer that `weights.save` wrote as text.
+    Raises InputError if it is damaged, or of another kind."""
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:                          # the library raises plain Exception
+        raise InputError(f"{name}: its vocabulary cannot be read ({first_line(error)}): "
+                         "download it again") from error
+    return kind.check(backend, name)
+
+
+def _read_bert(path: Path) -> tokenizers.Tokenizer:
+    if path.suffix != ".json":
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        return word_piece({line: i for i, line in enumerate(lines)})
+    _tokens(path, Tokenizer, "BERT")
+    return tokenizers.Tokenizer.from_file(str(path))
+
+
+def _read_clip(path: Path) -> tokenizers.Tokenizer:
+    """One tokenizer from either file: a tokenizer.json adds padding, truncation and words of its own."""
+    if path.suffix != ".json":
+        raise InputError(f"vocabulary {path}: this model's is CLIP's, not BERT's. Give {CLIPTokenizer.needs}")
+    model, tokens = _tokens(path, CLIPTokenizer, "CLIP")
+    merges = _read_merges(path.with_name("merges.txt")) if model is None else model["merges"]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return byte_pair_encoding(tokens, [(first, second) for first, second in pairs])
+
+
+def _read_merges(path: Path) -> list[str]:
+    if not path.is_file():
+        raise InputError(f"vocabulary {path.with_name('vocab.json')}: needs {path.name} in the same folder, "
+                         f"and there is none. Give both, or a tokenizer.json")
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [line.strip() for line in lines[lines[0].startswith("#version"):] if line.strip()]
+
+
+def _tokens(path: Path, kind: type[BaseTokenizer], name: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
+    """The model of a tokenizer.json and its tokens with their ids; of a vocab.json, None and the tokens.
+    Raises InputError if it lacks a mark of its kind."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    model = content.get("model") if isinstance(content.get("model"), dict) else None
+    tokens = dict((model or {"vocab": content})["vocab"])
+    if missing := [mark for mark in kind.marks if mark not in tokens]:
+        raise InputError(f"vocabulary {path}: lacks {', '.join(missing)}, so it is not {name}'s. "
+                         f"This model needs {kind.needs}")
+    return model, tokens
