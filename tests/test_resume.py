@@ -1,5 +1,5 @@
-"""Resuming a run: after a signal, a kill at any moment or a full disk, word, metrics and previews are those of
-a run that nothing disturbed, bit for bit. What was edited or flipped is in test_resume_edited.py."""
+"""Resuming a run: after a signal, a kill at any moment or a full disk, word, metrics and previews are those
+of a run that nothing disturbed, bit for bit. What was edited or flipped is in test_resume_edited.py."""
 import json
 import os
 import random

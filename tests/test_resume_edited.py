@@ -103,7 +103,7 @@ def test_a_state_of_another_run_is_not_taken(whole, pictures, tmp_path, capsys):
     shutil.copytree(whole, out)
     shutil.copy(tmp_path / "other" / STATE, out / STATE)
     assert resume(out) == 0
-    assert "`seed` is 0 but was 1; resumed after step 6" in capsys.readouterr().out
+    assert "--seed is 0 but was 1; resumed after step 6" in capsys.readouterr().out
     assert_same_run(whole, out)
     for name in (STATE, PREVIOUS):
         shutil.copy(tmp_path / "other" / name, out / name)
