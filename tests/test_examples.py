@@ -1,4 +1,4 @@
-"""The images under examples/ are such as users have them, and what the README beside them says; and the
+"""The images under examples/ are such as users have them, and what the README next to them says; and the
 stage that makes them says in one line why it cannot. None of this needs the artwork."""
 import dataclasses
 import io
@@ -18,7 +18,7 @@ from weights.vocabularies import read_vocabulary
 
 ROOT = Path(__file__).parents[1] / "examples"
 CAPTIONS = ROOT / "captions"
-FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path != CAPTIONS)
+FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path.name not in ("captions", "__pycache__"))
 FILTERED = {f"{name}-style" for name in filters.HELD_OUT}       # a filter covers all: no ground, no cut-out
 STYLES_SHOWN = FILTERED | {f"{HELD_OUT_STYLE}-style"}
 ORIENTATION = 0x0112
@@ -48,7 +48,8 @@ def test_folders():
     names = {path.name for path in FOLDERS}
     assert len(names) == 19 and STYLES_SHOWN | {"backpack-25"} < names
     assert names - STYLES_SHOWN - {"backpack-25"} == set(HELD_OUT) - {"backpack"}
-    assert {path.name for path in ROOT.iterdir()} - names == {"README.md", "contact-sheet.png", "captions", "minimal.py"}
+    assert {path.name for path in ROOT.iterdir()} - names - {"__pycache__"} == {
+        "README.md", "contact-sheet.png", "captions", "minimal.py"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
@@ -120,8 +121,8 @@ def made(sprites):
 
 
 def test_committed_files_are_those_of_the_recipe(sprites, made):
-    names = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*")
-             if path.is_file() and CAPTIONS not in path.parents and path.suffix != ".py"}
+    names = {path.relative_to(ROOT).as_posix() for path in (*ROOT.iterdir(), *ROOT.glob("*/*"))
+             if path.is_file() and path.suffix not in (".py", ".pyc")}
     assert set(made) == names
     for shot in shots.shots()[::5]:             # seeded: decoded again, the PNGs are what is taken again
         image = opened(io.BytesIO(made[f"{shot.folder}/{shot.name}.png"]))

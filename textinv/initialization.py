@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
+from ldm import InputError, LatentDiffusion, TextConfig
 from textinv.concept import Concept, check_fits
 from textinv.dataset import encode
 from textinv.encoder import load_encoder
@@ -21,7 +21,7 @@ from textinv.images import TrainingImage
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
-                    cross_init: bool = False,
+                    cross_init: bool | None = None,
                     images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
     """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
 
@@ -31,7 +31,9 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
-        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: with the BERT-style
+        encoder alone, since CLIP's output is of another length than its embeddings, and which of them is the
+        better start has not been measured.
 
     Raises InputError if init is empty, no word, or auto on a model without an encoder, if a word of it is not
     in the vocabulary, or if the file does not fit.
@@ -60,8 +62,10 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
         raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
                          "as 'cup'; what stands for the new word in prompts is `placeholder`.")
+    if cross_init is None:
+        cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
-        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
+        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start mark
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)

@@ -136,9 +136,10 @@ class _Uninitialized(TorchFunctionMode):
     imports symbolic mathematics for more than a second."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def _blank(read_config: Callable[[], LDMConfig], tensors: Mapping[str, LazyTensor], path: Path

@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
                    "folder of a run; :WORD picks one of its words, =NAME gives it another name")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
+    p.add_argument("--vocab", metavar="FILE", help="the vocabulary of a checkpoint that has none")
     p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of "
                    "--weights or else of tiny (default: off)")
     p.add_argument("--merge", metavar="OUT", help="write the words, one or more, to one file: .safetensors, "
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
-    model = weights.load(args.weights or "tiny") if args.weights or args.vocabulary else None
+    model = weights.load(args.weights or "tiny", vocab=args.vocab) if args.weights or args.vocabulary else None
     if args.vocabulary:
         print(*(word for word in model.tokenizer.whole_words if any(sign.isalnum() for sign in word)))
     for name, words in concepts_of.items():

@@ -153,7 +153,7 @@ def check_fits(model: LatentDiffusion, concept: Concept) -> None:
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width
     if width != ours:
         raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use "
-                         "it with its own model (1280: LDM, 768: Stable Diffusion 1).")
+                         "it with its own model (1280: LDM, 768: Stable Diffusion 1, 1024: version 2).")
     if k > (room := model.tokenizer.length - 2):
         raise InputError(f"word {word!r} has {k} vectors, but a prompt of this model has room for {room}. "
                          "Learn it with fewer.")

@@ -23,7 +23,8 @@ class RunOptions:
     meaning."""
     images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
-    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
+                               "it, for a checkpoint that has none", metavar="FILE")
     out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
                              metavar="DIR", may_change=True)
     device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one",
@@ -64,11 +65,15 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     if not given.get("out") and not given.get("images"):
         raise InputError("`resume`: which run? Give its folder as `out`, or its `images`.")
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
-    recorded = as_dict(*split(read_record(folder)))
-    may_change = [field.name for cls in (RunOptions, InversionConfig) for field in dataclasses.fields(cls)
-                  if field.metadata["may_change"]]
+    record = read_record(folder)
+    try:
+        own = split(record)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from error
+    recorded, may_not = as_dict(*own), fixed(*own)
+    may_change = [name for name in recorded if name not in may_not]
     differ = [f"`{name}` {value} (was {recorded[name]})" for name, value in given.items()
-              if name not in may_change and value != recorded[name]]
+              if name in may_not and value != recorded[name]]
     if differ:
         raise InputError(f"{folder}: cannot resume with {', '.join(differ)}. Drop that, or start a new run "
                          "with `out`; what may change: "
@@ -79,6 +84,12 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
 def as_dict(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
     """All options by name."""
     return {**dataclasses.asdict(options), **dataclasses.asdict(config)}
+
+
+def fixed(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
+    """The options by name that a run must be resumed with unchanged: those that the word depends on."""
+    return {field.name: getattr(part, field.name) for part in (options, config)
+            for field in dataclasses.fields(part) if not field.metadata["may_change"]}
 
 
 def resolve_device(device: str) -> str:

@@ -188,7 +188,7 @@ def nearest(metrics: list[dict[str, Any]]) -> str:
     """The vocabulary's nearest words over time; a line where they change."""
     changes: dict[str, str] = {}
     for line in metrics:
-        words = ", ".join(line.get("nearest", ()))
+        words = ", ".join(map(str, line.get("nearest", ())))
         if words and words != next(reversed(changes.values()), None):
             changes[f"from step {line['step']}"] = words
     return rows(changes) if changes else "<p class=soft>The evaluation loss was not measured.</p>"

@@ -23,12 +23,15 @@ from textinv.initialization import initial_vectors, nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
 from textinv.running.comparison import LOW_PSNR, TINY, WARNING, reconstruction_psnr
-from textinv.running.folder import PREVIOUS, ReadOnlyFolder
+from textinv.running.folder import ReadOnlyFolder
+from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
+from textinv.running.state import check_metrics, mismatch, read_state
 from textinv.running.stopping import Dvar, EvaluationLoss
 from textinv.variants import make_variants
 
 MANY = 30               # images of one thing
+LOSSES = "evaluation.losses"            # the one tensor of a state that grows
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
 
@@ -86,6 +89,8 @@ class Run:
             self.inversion = Inversion(model, build_dataset(model, self.images, config), start, config,
                                        variants=variants, processes=processes)
             self.evaluation = EvaluationLoss(self.inversion) if config.eval_every else None
+            self.facts = collect_facts(self.inversion, self.images)
+            self.identity = identity(config, self.options, self.facts)
         except BaseException:
             unpatch(model, config.placeholder)
             raise
@@ -100,9 +105,12 @@ class Run:
         model = self.inversion.model
         unpatch(model, self.config.placeholder)
         model.autoencoder.to(model.device)
-        self.folder.close()
-        if error_type is None:                  # else others may wait for this process or be gone
+        if error_type is None:
+            self.folder.close()
             self.inversion.processes.close()
+        else:                       # that error is told; other processes may wait for this one or be gone
+            with contextlib.suppress(InputError):
+                self.folder.close()
 
     def notes(self) -> list[str]:
         """What the user may want to know about the set-up, a line each."""
@@ -137,16 +145,14 @@ class Run:
         says so and that loss has plateaued. What there is is saved also where an error ends it."""
         options, inversion = self.options, self.inversion
         try:
-            if options.preview_every and inversion.step == 0:
-                self.folder.preview(0, self.previews)
+            self._preview()             # of step 0, or one that a full disk has prevented
             for progress in () if self.converged() else inversion:
                 if self.evaluation is not None and progress.step % self.config.eval_every == 0:
                     near = nearest_words(inversion.model, inversion.v.detach(), 1)
                     progress = replace(progress, eval_loss=self.evaluation.measure(),
                                        nearest=[words[0][0] for words in near])
                 self.folder.log(progress, inversion.lr)
-                if options.preview_every and progress.step % options.preview_every == 0:
-                    self.folder.preview(progress.step, self.previews)
+                self._preview()
                 if progress.step % options.save_every == 0:
                     self.save()
                 yield progress
@@ -162,7 +168,8 @@ class Run:
 
     def save(self) -> None:
         """Write the word, the best word and the state."""
-        self.folder.save(self.inversion.concept(), self.best(), self.inversion.step, self.state)
+        self.folder.save(self.inversion.concept(), self.best(), self.inversion.step, self.state,
+                         self.identity)
 
     def best(self) -> Concept | None:
         """The word with the smallest evaluation loss; None before the first measurement."""
@@ -184,12 +191,6 @@ class Run:
         model.autoencoder.to("cpu")
         return grid(images, columns)
 
-    def facts(self) -> dict[str, Any]:
-        """What the word depends on besides the options."""
-        return {"effective_lr": self.inversion.lr, "model_hash": self.inversion.start.info["model_hash"],
-                "processes": self.inversion.processes.world_size,
-                "image_hashes": {str(image.path): image.sha256 for image in self.images}}
-
     def state(self) -> dict[str, Tensor]:
         """All that the remaining steps depend on."""
         evaluation = {} if self.evaluation is None else self.evaluation.state()
@@ -197,24 +198,29 @@ class Run:
                 **{f"evaluation.{name}": tensor for name, tensor in evaluation.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned. Raises KeyError or RuntimeError if it is another run's."""
+        """Continue from what `state` returned. Raises InputError, with nothing changed, if it is not of this
+        run's shapes and dtypes."""
+        expected = self.state()
+        if LOSSES in expected:
+            expected[LOSSES] = expected[LOSSES].new_empty(0)
+        if wrong := mismatch(state, expected):
+            raise InputError(f"the state is damaged: {wrong}")
         self.inversion.restore(state)
         if self.evaluation is not None:
             self.evaluation.restore({name.removeprefix("evaluation."): tensor
                                      for name, tensor in state.items()})
 
+    def _preview(self) -> None:
+        """Write the previews of the last step if they are due and not there yet."""
+        every, step = self.options.preview_every, self.inversion.step
+        if every and step % every == 0 and not self.folder.has_preview(step):
+            self.folder.preview(step, self.previews)
+
     def _settings(self) -> dict[str, Any]:
-        return {**as_dict(self.config, self.options), "resume": False, **self.facts()}
+        return {**as_dict(self.config, self.options), "resume": False, **self.facts}
 
     def _resume(self) -> str:
         folder, record = self.folder, self.folder.reopen()
-        for name, value in self.facts().items():
-            # images may have moved: what counts is what is in them
-            same = (list(record.get(name, {}).values()) == list(value.values()) if name == "image_hashes" else
-                    record.get(name) == value)
-            if not same:
-                raise InputError(f"{folder.path}: cannot resume: {name} is not as it was when the run "
-                                 "began. Use the same model, images and number of processes.")
         note, metrics_bytes = self._restore_newest()
         step = self.inversion.step
         if step > self.config.steps:
@@ -226,16 +232,23 @@ class Run:
         return note
 
     def _restore_newest(self) -> tuple[str, int]:
-        """Restore the newest state that is whole; a run that was killed before its first state starts anew.
-        Returns a note, and the bytes of metrics.jsonl that belong to the state."""
-        if not self.folder.has_states():
+        """Restore the newest state that is whole and this run's; one that was killed before its first state
+        starts anew. Returns a note, and the bytes of metrics.jsonl that belong to the state. Raises
+        InputError, with nothing written, if no state can be used."""
+        names, reasons = self.folder.states(), []
+        if not names:
             return "no saved state yet; starting from step 0", 0
-        for saved in self.folder.states():
-            with contextlib.suppress(KeyError, RuntimeError):
+        for name in names:
+            try:
+                saved = read_state(self.folder.path / name)
+                if differ := differences(self.identity, saved.identity):
+                    raise InputError(differ)
+                check_metrics(self.folder.path / "metrics.jsonl", saved.metrics_bytes)
                 self.restore(saved.tensors)
-                note = f"resumed after step {self.inversion.step}"
-                if saved.name == PREVIOUS:
-                    note = f"the newest state is damaged or missing: {note}, from the one before it"
-                return note, saved.metrics_bytes
-        raise InputError(f"{self.folder.path}: contains no state that can be read. Start another run with "
-                         "`out`.")
+            except InputError as error:
+                reasons.append(str(error))
+                continue
+            note = f"resumed after step {self.inversion.step}"
+            return (f"{reasons[0]}; {note}, from the state before" if reasons else note), saved.metrics_bytes
+        raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Put that "
+                         "right, or start another run with `out`.")

@@ -1,0 +1,88 @@
+"""The other ways to personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can exist
+here: each from the same few images and the same prompt. All of them optimize CLIP's opinion, so of a table of
+CLIP scores they get more than they deserve: judge them by another model, or by eye.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ldm import LatentDiffusion
+from ldm.model import to_images
+from weights.clip import Clip
+from textinv.editing.clip_guidance import guided_diffusion, optimized_latents
+from textinv.editing.clip_word import ClipWord, embed_texts, learn_clip_word
+from textinv.editing.inputs import encode, image_size, to_x
+
+# a row of Figure 5 that cannot be filled, and why
+CLOSED = {"DALLE-2": "its weights are closed: not measured"}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What all baselines are given."""
+    model: LatentDiffusion
+    evaluator: Clip
+    images: Sequence[Image.Image]       # the few images
+    category: str                       # a word for what they show: the init word of the inversion
+    word: ClipWord                      # learned from them in CLIP's space
+
+    @classmethod
+    def learn(cls, model: LatentDiffusion, evaluator: Clip, images: Sequence[Image.Image],
+              category: str) -> Subject:
+        """The subject with its word. Raises InputError if the category is empty."""
+        return cls(model, evaluator, images, category, learn_clip_word(evaluator, images, category))
+
+
+def palavra_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:
+    """PALAVRA's word with VQGAN-CLIP (row 2)."""
+    return optimized_latents(subject.model, subject.evaluator, _text_with_word(subject, template), n=n, seed=seed)
+
+
+def palavra_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
+    """PALAVRA's word with guided diffusion (row 3)."""
+    return guided_diffusion(subject.model, subject.evaluator, _text_with_word(subject, template), n=n, seed=seed)
+
+
+def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:
+    """VQGAN-CLIP toward the images and the text at once (row 4)."""
+    images = F.normalize(subject.evaluator.images(subject.images).mean(dim=0, keepdim=True), dim=1)
+    targets = torch.cat([images, _text(subject, template)])
+    return optimized_latents(subject.model, subject.evaluator, targets, n=n, seed=seed)
+
+
+def from_image_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
+    """Guided diffusion toward the text that starts at the images (row 5), one after the other."""
+    size = image_size(subject.model)
+    x = torch.cat([to_x(subject.images[i % len(subject.images)], size) for i in range(n)])
+    z0 = encode(subject.model, x)
+    return guided_diffusion(subject.model, subject.evaluator, _text(subject, template), n=n, seed=seed, z0=z0)
+
+
+BASELINES: dict[str, Callable[[Subject, str, int, int], Tensor]] = {
+    "PALAVRA-like word, optimized latents": palavra_latents,
+    "PALAVRA-like word, guided diffusion": palavra_guided,
+    "images and text, optimized latents": images_and_text_latents,
+    "text from an image, guided diffusion": from_image_guided,
+}
+
+
+@torch.no_grad()
+def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8, seed: int = 0) -> list[Image.Image]:
+    """n images of a prompt with {} for the learned thing, by one of BASELINES; all at once, from one seed."""
+    z = BASELINES[name](subject, template, n, seed)
+    return to_images(subject.model.decode(z.to(subject.model.dtype)))
+
+
+@torch.no_grad()
+def _text_with_word(subject: Subject, template: str) -> Tensor:
+    return embed_texts(subject.evaluator, [template], subject.word)
+
+
+def _text(subject: Subject, template: str) -> Tensor:
+    return subject.evaluator.texts([template.format(subject.category)])

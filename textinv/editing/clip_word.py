@@ -1,0 +1,92 @@
+"""A word learned in CLIP's text space alone, without any diffusion loss, after PALAVRA (Cohen et al. 2022, arXiv
+2204.01694), with which Gal et al. 2022 compare in Figure 5: texts with the word shall be nearer to the images
+than the same texts with the word of the category. Departure: PALAVRA starts from an encoder of image sets,
+trained on many concepts with a cycle loss; here the word starts from the category's own.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ldm import InputError
+from weights.clip import Clip, embed_ids
+from textinv.prompts import OBJECT
+
+
+@dataclass(frozen=True, eq=False)
+class ClipWord:
+    """Vectors (k d) that stand where the k tokens of the category's word stand in a text."""
+    category: str
+    vectors: Tensor
+
+
+def category_vectors(evaluator: Clip, category: str) -> Tensor:
+    """The category's own token embeddings (k d). Raises InputError if it has no tokens."""
+    ids = _ids(evaluator, category)
+    if not ids:
+        raise InputError("the category is empty. Give a word for what the images show, such as 'cup'.")
+    return evaluator.model.text_model.embeddings.token_embedding.weight[ids].detach().clone()
+
+
+def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Tensor:
+    """n templates, each with one {} for the word -> (n d) unit vectors, differentiable in the word's vectors.
+    Raises InputError where the word is cut off."""
+    texts = [template.format(word.category) for template in templates]
+    tokens = evaluator.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    own = _ids(evaluator, word.category)
+    starts = [_find(row, own) for row in tokens["input_ids"].tolist()]
+    if None in starts:
+        raise InputError(f"{texts[starts.index(None)]!r} lacks {word.category!r}, or is too long for CLIP. "
+                         "Use a shorter prompt with one {} for the word.")
+    device = evaluator.model.device
+    rows = torch.arange(len(texts), device=device)[:, None]                              # n 1
+    columns = torch.tensor(starts, device=device)[:, None] + torch.arange(len(own), device=device)   # n k
+
+    def splice(module: torch.nn.Module, inputs: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
+        return embeddings.index_put((rows, columns), word.vectors.to(embeddings))
+
+    hook = evaluator.model.text_model.embeddings.token_embedding.register_forward_hook(splice)
+    try:
+        return embed_ids(evaluator.model, tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+    finally:
+        hook.remove()
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, category: Tensor, scale: float) -> Tensor:
+    """-log softmax over {text with the word, the same text with the category's word} of scale x cosine, for the
+    former, averaged over images (b d) and texts (n d); all are unit vectors."""
+    logits = scale * torch.stack([images @ texts.T, images @ category.T], dim=-1)        # b n 2
+    return -F.log_softmax(logits, dim=-1)[..., 0].mean()
+
+
+def learn_clip_word(evaluator: Clip, images: Sequence[Image.Image], category: str, *, steps: int = 100,
+                    lr: float = 0.01) -> ClipWord:
+    """The word of a few images, of which `category` names the kind. Nothing is random; the evaluator is only
+    read. Raises InputError if the category is empty."""
+    start = category_vectors(evaluator, category)
+    embedded = evaluator.images(images)
+    with torch.no_grad():
+        of_category = embed_texts(evaluator, OBJECT, ClipWord(category, start))
+    scale = evaluator.model.logit_scale.exp().item()
+    v = start.clone().requires_grad_()
+    optimizer = torch.optim.Adam([v], lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        contrastive_loss(embedded, embed_texts(evaluator, OBJECT, ClipWord(category, v)), of_category,
+                         scale).backward()
+        optimizer.step()
+    return ClipWord(category, v.detach())
+
+
+def _ids(evaluator: Clip, text: str) -> list[int]:
+    return evaluator.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _find(row: list[int], part: list[int]) -> int | None:
+    """Where `part` begins in `row`."""
+    return next((i for i in range(len(row) - len(part) + 1) if row[i:i + len(part)] == part), None)

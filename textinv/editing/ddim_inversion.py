@@ -1,0 +1,86 @@
+"""Bipartite inversion (Gal et al. 2022, Appendix A): the noise x_T from which the model, told "a photo of *",
+generates a given image; then other prompts from that same noise. What the word keeps of the image is joined
+by what the noise keeps, its layout.
+
+The noise is found by deterministic sampling in the other direction (Song et al. 2020, arXiv 2010.02502,
+section 4.3; Dhariwal & Nichol 2021, arXiv 2105.05233, appendix F).
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
+from ldm.samplers import Denoise, Trajectory, ddim_step, ddim_timesteps
+from textinv.editing.inputs import encode, image_size, to_x
+
+
+def inverted(denoise: Denoise, alphas_cumprod: Sequence[float], z0: Tensor, steps: int,
+             refine: int = 1) -> Trajectory:
+    """From latents z0 (b c h w) up to the noise that DDIM with eta 0 and as many steps leads back to them.
+    Yields (t, z_t).
+
+    DDIM's step down is z_s = f(z_t, eps(z_t, t)). The closed form takes eps(z_s, s) in its place, which
+    is off by one step; each refinement evaluates eps anew at the z_t just found, a fixed-point iteration of
+    z_t = f^-1(z_s, eps(z_t, t)) (Pan et al. 2023, arXiv 2309.04907, section 3.2). It costs as much
+    as the step itself.
+    """
+    z = z0
+    for t, t_prev in reversed(ddim_timesteps(len(alphas_cumprod), steps)):
+        start, z = z, ddim_step(alphas_cumprod, z, denoise(z, t_prev), t_prev, t)
+        for _ in range(refine):
+            z = ddim_step(alphas_cumprod, start, denoise(z, t), t_prev, t)
+        yield t, z
+
+
+@torch.no_grad()
+def invert_latents(model: LatentDiffusion, z0: Tensor, c: Tensor, *, steps: int = 50,
+                   refine: int = 1) -> Tensor:
+    """The noise z_T (b c h w) of latents z0 (b c h w) under contexts c (b n d), without guidance: with it
+    the way up and the way down part."""
+    z_T = z0.to(model.device, torch.float32)
+    for _, z_T in inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z_T, steps, refine):
+        pass
+    return z_T
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What `edit_inverted` made of an image."""
+    autoencoded: Image.Image            # the image through the autoencoder alone: the best that can be had
+    reconstruction: Image.Image         # from x_T back under the prompt that it was found with
+    error: float                        # of that round trip: |z0' - z0| / |z0|
+    edits: dict[float, list[Image.Image]]           # guidance -> an image for each of the other prompts
+
+
+def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, prompts: Sequence[str], *,
+                  guidances: Sequence[float] = (1.0, 2.0, 5.0), negative: str = "", steps: int = 50,
+                  refine: int = 1, eta: float = 0.0) -> Inverted:
+    """Find the noise of an image's middle square under the prompt `source`, then generate the other prompts
+    from it. Little guidance keeps the image's layout, much guidance follows the prompt (Figure 11).
+
+    Raises InputError if eta is not 0, and on values without meaning.
+    """
+    if eta != 0:
+        raise InputError(f"eta is {eta}, but inversion needs a sampler that adds no noise on the way. "
+                         "Use eta 0.")
+    z0 = encode(model, to_x(image, image_size(model)))
+    c = model.context([source])
+    z_T = invert_latents(model, z0, c, steps=steps, refine=refine)
+    back = model.sample(c, steps=steps, guidance=1, z_T=z_T)
+    uncond = model.context([negative]).expand(len(prompts), -1, -1)
+    edits = {guidance: _decode(model, model.sample(
+        model.context(prompts), uncond, steps=steps, guidance=guidance,
+        z_T=z_T.expand(len(prompts), -1, -1, -1))) for guidance in guidances} if prompts else {}
+    return Inverted(_decode(model, z0)[0], _decode(model, back)[0], ((back - z0).norm() / z0.norm()).item(),
+                    edits)
+
+
+@torch.no_grad()
+def _decode(model: LatentDiffusion, z: Tensor) -> list[Image.Image]:
+    return to_images(model.decode(z.to(model.dtype)))

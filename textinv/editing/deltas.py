@@ -1,0 +1,100 @@
+"""The outcome of tuning: a low-rank change of a UNet's matrices, its file, and its use. It belongs to one
+model, and says to which.
+"""
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ldm import InputError, LatentDiffusion
+from weights.files import atomic_write, open_tensors
+from textinv.concept import model_hash
+
+_KEY = "textinv.delta"          # of the metadata that make a safetensors file one of these
+
+
+def matrices(weight: Tensor) -> tuple[int, int]:
+    """A weight as a matrix: its rows, and the columns that all its other dimensions make."""
+    return len(weight), weight[0].numel()
+
+
+@dataclass(frozen=True, eq=False)
+class Delta:
+    """For each name of a UNet's weight W the factors A (r columns) and B (rows r) of W + B A. They are kept as
+    float16 on the CPU, so that a file and what was saved to it act alike, bit for bit.
+
+    model: the hash of the model that it was tuned on. info: what made it, as a JSON object.
+    """
+    down: Mapping[str, Tensor]          # A
+    up: Mapping[str, Tensor]            # B
+    model: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("down", "up"):
+            object.__setattr__(self, name, {key: factor.detach().to("cpu", torch.float16, copy=True)
+                                            for key, factor in getattr(self, name).items()})
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file, atomically. Raises InputError if it cannot be written."""
+        tensors = {f"{name}.{which}": factor.contiguous() for which in ("down", "up")
+                   for name, factor in getattr(self, which).items()}
+        metadata = {"format": "pt", _KEY: json.dumps({"model": self.model, "info": dict(self.info)})}
+        path = Path(path)
+        with atomic_write(path) as partial:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            safetensors.torch.save_file(tensors, partial, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Delta:
+        """Raises InputError if the file is missing or damaged, or is not one that `save` wrote."""
+        file = open_tensors(Path(path).expanduser())
+        try:
+            about = json.loads(file.metadata[_KEY])
+            tensors = {name: tensor.read() for name, tensor in file.tensors.items()}
+            return cls(*({name.removesuffix(f".{which}"): tensor for name, tensor in tensors.items()
+                          if name.endswith(f".{which}")} for which in ("down", "up")),
+                       model=about["model"], info=about["info"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{path}: not the delta of a tuned model, or damaged. Give a file that "
+                             "`textinv edit tune` has written.") from error
+
+    def check_fits(self, model: LatentDiffusion) -> None:
+        """Raises InputError if the model is not the one that was tuned."""
+        weights = dict(model.unet.named_parameters())
+        fits = self.down.keys() == self.up.keys() and all(
+            name in weights and (len(self.up[name]), self.down[name].shape[1]) == matrices(weights[name])
+            for name in self.down)
+        if not fits or model_hash(model) != self.model:
+            raise InputError(f"the delta was tuned on another model (hash {self.model}, this one has "
+                             f"{model_hash(model)}). Use it with the weights that it was tuned on.")
+
+
+@contextlib.contextmanager
+def applied(model: LatentDiffusion, delta: Delta) -> Iterator[LatentDiffusion]:
+    """Context manager: the model with W + B A in the place of each W. At the end, or on an error, each W is
+    put back, the very tensor. Raises InputError if the model is not the one that was tuned."""
+    delta.check_fits(model)
+    originals: dict[str, nn.Parameter] = {name: model.unet.get_parameter(name) for name in delta.down}
+    try:
+        for name, weight in originals.items():
+            change = delta.up[name].float() @ delta.down[name].float()
+            _put(model.unet, name, weight + change.view(weight.shape).to(weight))
+        yield model
+    finally:
+        for name, weight in originals.items():
+            _put(model.unet, name, weight)
+
+
+def _put(unet: nn.Module, name: str, weight: Tensor) -> None:
+    module, _, leaf = name.rpartition(".")
+    is_own = isinstance(weight, nn.Parameter)
+    setattr(unet.get_submodule(module), leaf, weight if is_own else nn.Parameter(weight, requires_grad=False))

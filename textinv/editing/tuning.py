@@ -1,0 +1,152 @@
+"""Pivotal tuning (Roich et al. 2021, arXiv 2106.05744; Gal et al. 2022, Appendix A and Figure 11): the learned
+word stays as it is, the pivot, and the UNet is tuned until "a photo of *" gives the few images back.
+
+What is tuned is a low-rank change of each of the UNet's matrices, convolutions among them (Hu et al. 2021,
+arXiv 2106.09685): as a full copy of the public model's UNet it would be a file of 1.7 GB for one word, at rank
+4 it is one of 9 MB, and so few numbers forget less of what the model knew. Optionally the model is held to
+what it shows for another prompt (prior preservation: Ruiz et al. 2022, arXiv 2208.12242, section 3.2).
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ldm import InputError, LatentDiffusion
+from textinv.editing.deltas import Delta, matrices
+from textinv.editing.inputs import image_size, to_x
+from textinv.concept import model_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningConfig:
+    """Options of pivotal tuning. Raises InputError on values without meaning."""
+    steps: int = 200
+    batch: int = 4
+    lr: float = 1e-3
+    rank: int = 4
+    prior: str = ""             # prompt whose images are preserved, such as "a photo of a wolf"; "" for none
+    prior_weight: float = 1.0   # of their loss, added to that of the images
+    prior_images: int = 16
+    flip: bool = True           # tune on mirrored images too
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "rank", "prior_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"`{name}` is {getattr(self, name)}. Use 1 or more.")
+        if not self.lr > 0 or not self.prior_weight > 0:
+            raise InputError(f"`lr` is {self.lr} and `prior_weight` {self.prior_weight}. Use numbers above 0.")
+
+
+class Tuning:
+    """The loop and its state: for each matrix W of the UNet the factors of W + B A, AdamW on these alone.
+
+    images: their middle squares are used. prompts: with the word, which the model has been taught.
+    The model itself is only read.
+    """
+
+    def __init__(self, model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
+                 config: TuningConfig):
+        self.model, self.config, self.prompts = model, config, tuple(prompts)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.mean, self.std = self._posteriors(images)
+        with torch.no_grad():
+            self.c = model.context(self.prompts)                                         # p n d
+        self.prior = self._prior_latents() if config.prior else None
+        self.weights = {name: weight for name, weight in model.unet.named_parameters() if weight.ndim > 1}
+        self.down, self.up = {}, {}
+        for name, weight in self.weights.items():
+            rows, columns = matrices(weight)
+            # B starts at zero, so that W does; A as the rows of a linear layer
+            self.down[name] = torch.randn(config.rank, columns, generator=self.generator) / columns ** 0.5
+            self.up[name] = torch.zeros(rows, config.rank)
+        for factors in (self.down, self.up):
+            for name, factor in factors.items():
+                factors[name] = factor.to(model.device).requires_grad_()
+        self.optimizer = torch.optim.AdamW([*self.down.values(), *self.up.values()], lr=config.lr)
+        self.step = 0
+
+    def __iter__(self) -> Iterator[float]:
+        """Run the remaining steps; yields the loss of each. Raises InputError if it is not finite."""
+        while self.step < self.config.steps:
+            self.optimizer.zero_grad()
+            loss = self.loss()
+            if not loss.isfinite():
+                raise InputError(f"the loss of tuning is not finite at step {self.step + 1}. Use a smaller "
+                                 "`lr`, or float32 weights.")
+            loss.backward()
+            self.optimizer.step()
+            self.step += 1
+            yield loss.item()
+
+    def loss(self) -> Tensor:
+        """Equation 1 of a batch of the images, and of one of the prior's, under the tuned matrices."""
+        config, generator = self.config, self.generator
+        rows = torch.randint(len(self.mean), (config.batch,), generator=generator)
+        z0 = self.mean[rows] + self.std[rows] * torch.randn(self.mean[rows].shape, generator=generator
+                                                             ).to(self.mean)
+        c = self.c[torch.randint(len(self.c), (config.batch,), generator=generator)]
+        loss = self._loss(z0, c)
+        if self.prior is not None:
+            z0, c = self.prior
+            z0 = z0[torch.randint(len(z0), (config.batch,), generator=generator)]
+            loss = loss + config.prior_weight * self._loss(z0, c.expand(config.batch, -1, -1))
+        return loss
+
+    def delta(self) -> Delta:
+        """What has been tuned until now."""
+        return Delta(self.down, self.up, model_hash(self.model),
+                     {"prompts": list(self.prompts), "steps": self.step, "lr": self.config.lr,
+                      "rank": self.config.rank, "prior": self.config.prior})
+
+    def _loss(self, z0: Tensor, c: Tensor) -> Tensor:
+        eps = torch.randn(z0.shape, generator=self.generator).to(z0)
+        t = torch.randint(self.model.schedule.timesteps, (len(z0),), generator=self.generator)
+        tuned = {f"model.unet.{name}": weight + (self.up[name] @ self.down[name]).view_as(weight).to(weight)
+                 for name, weight in self.weights.items()}
+        return functional_call(_Loss(self.model), tuned, (z0, c, eps, t.to(z0.device)))
+
+    @torch.no_grad()
+    def _posteriors(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every view's latents, scaled: (v c h w) each."""
+        model = self.model
+        x = torch.cat([to_x(image, image_size(model)) for image in images])
+        x = torch.cat([x, x.flip(-1)]) if self.config.flip else x
+        scale = model.config.diffusion.scale_factor
+        posteriors = [model.autoencoder.encode(view.to(model.device, model.dtype)) for view in x.split(8)]
+        return (scale * torch.cat([one.mean for one in posteriors]).float(),
+                scale * torch.cat([one.std for one in posteriors]).float())
+
+    def _prior_latents(self) -> tuple[Tensor, Tensor]:
+        """Latents that the untuned model makes of the prior prompt, and its context."""
+        config = self.config
+        with torch.no_grad():
+            c, uncond = self.model.context([config.prior]), self.model.context([""])
+        z0 = self.model.sample(c.expand(config.prior_images, -1, -1), uncond, generator=self.generator)
+        return z0, c
+
+
+class _Loss(nn.Module):
+    """Equation 1 as a module, so that `functional_call` can give it other weights for one call."""
+
+    def __init__(self, model: LatentDiffusion):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        return self.model.loss(*batch)
+
+
+def tune(model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
+         config: TuningConfig = TuningConfig()) -> Delta:
+    """Tune a copy of the UNet on images, under prompts with a word that the model has learned. The model stays
+    as it is; `deltas.applied` tunes it for a while. Raises InputError on values without meaning."""
+    tuning = Tuning(model, images, prompts, config)
+    for _ in tuning:
+        pass
+    return tuning.delta()
