@@ -32,7 +32,8 @@ def test_help_is_a_map(capsys):
         main(["--help"])
     out = capsys.readouterr().out
     places = [out.index(f"\n  {text}") for text in (
-        "textinv train --images examples/fox --init wolf", 'textinv sample "a * on the beach" --concept runs/fox',
+        "textinv train --images examples/fox --init wolf",
+        'textinv sample "a * on the beach" --concept runs/fox',
         "textinv evaluate", "textinv concept --vocabulary")]
     assert places == sorted(places) and "Trouble? README.md" in out
 

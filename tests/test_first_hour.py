@@ -1,4 +1,5 @@
-"""Learning a word where a first hour goes wrong: what is refused before anything is computed, what is said."""
+"""Learning a word where a first hour goes wrong: what is refused before anything is computed, and what is
+said."""
 import os
 import signal
 import subprocess
@@ -30,14 +31,15 @@ def model(own_model):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--device", "foo"], "--device foo is not available here"), (["--device", "meta"], "--device meta is not"),
-    (["--device", "xpu"], "--device xpu is not"), (["--seed", str(2 ** 64)], "--seed is 18446744073709551616"),
+    (["--device", "foo"], "--device foo is not available here"),
+    (["--device", "meta"], "--device meta is not"), (["--device", "xpu"], "--device xpu is not"),
+    (["--seed", str(2 ** 64)], "--seed is 18446744073709551616"),
     (["--lr", "1e38"], "--lr is 1e+38. Use a number above 0 and up to 1000."),
     (["--out", "x" * 300], "File name too long"), (["--out", "x" * 300, "--resume"], "File name too long"),
     (["--images", ""], "--images is empty"), (["--images", "https://x/cat.jpg"], "is an address. Download"),
     (["--images", "x" * 300], "File name too long"), (["--vectors", "100000"], "has room for 75"),
-    (["--steps", "200", "--stop", "dvar"], "--stop dvar can end a run after step 325 at the earliest, but --steps "
-                                           "is 200"),
+    (["--steps", "200", "--stop", "dvar"], "--stop dvar can end a run after step 325 at the earliest, but "
+                                           "--steps is 200"),
     (["--init", "*"], "--init is '*', which is not a word"), (["--init", "[MASK]"], "which is not a word"),
     (["--init", "."], "which is not a word"), (["--init", "-"], "which is not a word"),
     (["--placeholder", "a"], "--placeholder 'a' is a word of the prompts"),
@@ -184,7 +186,8 @@ def test_signals_let_the_step_end(name):
 @pytest.mark.parametrize("script", ["train.py", "sample.py"])
 def test_ctrl_c_during_the_imports_prints_nothing(script, tmp_path):
     """A module in the place of torch that interrupts its own import."""
-    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n")
+    (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n"
+                                       "time.sleep(9)\n")
     done = subprocess.run([sys.executable, ROOT / script], capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": f"{tmp_path}"})
     assert done.returncode == -signal.SIGINT and done.stderr == ""

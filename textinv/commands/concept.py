@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
-    model = weights.load(args.weights or "tiny", vocab=args.vocab) if args.weights or args.vocabulary else None
+    wanted = args.weights or ("tiny" if args.vocabulary else None)
+    model = None if wanted is None else weights.load(wanted, vocab=args.vocab)
     if args.vocabulary:
         print(*(word for word in model.tokenizer.whole_words if any(sign.isalnum() for sign in word)))
     for name, words in concepts_of.items():

@@ -65,8 +65,8 @@ class Run:
         self.config, self.options = config, options or RunOptions()
         self.folder = folder or ReadOnlyFolder()
         if config.vectors > (room := model.tokenizer.length - 2):
-            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for {room}. "
-                             "Use fewer.")
+            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for "
+                             f"{room}. Use fewer.")
         if config.stop == "dvar" and config.steps < (first := Dvar(config.eval_every).first):
             raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
                              f"{config.steps}. Use more steps, such as 5000, or drop it.")
