@@ -88,6 +88,7 @@ def test_nothing_in_a_message_acts_on_the_terminal(capsys):
 
 def test_what_the_locale_cannot_print_is_escaped():
     done = subprocess.run([sys.executable, "-c", "import sys; from textinv.commands import command\n"
-                           "@command\ndef main(argv):\n    print('f\\udcff \\xfc')\nsys.exit(main())"], cwd=ROOT,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+                           "@command\ndef main(argv):\n    print('f\\udcff \\xfc')\nsys.exit(main())"],
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT, capture_output=True,
+                          text=True)
     assert (done.returncode, done.stdout) == (0, "f\\udcff \\xfc\n")
