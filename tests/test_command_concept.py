@@ -88,7 +88,8 @@ def run(*arguments):
 def test_two_words_of_one_name_are_merged_renamed_and_split(tmp_path, capsys):
     for name, k in (("fox", 1), ("car", 2)):
         Concept("*", vectors(k)).save(tmp_path / f"{name}.safetensors")
-    assert run(tmp_path / "fox.safetensors", f"{tmp_path}/car.safetensors=<car>", "--merge", tmp_path / "m.pt") == 0
+    assert run(tmp_path / "fox.safetensors", f"{tmp_path}/car.safetensors=<car>",
+               "--merge", tmp_path / "m.pt") == 0
     assert [word.placeholder for word in load_all(tmp_path / "m.pt")] == ["*", "<car>"]
     assert run(tmp_path / "fox.safetensors", tmp_path / "car.safetensors", "--merge", tmp_path / "n.pt") == 2
     assert "Give one another: FILE=NAME" in capsys.readouterr().err

@@ -50,8 +50,8 @@ def test_command_hides_no_defect():
 
 def test_a_closed_pipe_is_no_error(tmp_path):
     """`... | head -1`: what was written is there, and nobody wants to hear of the rest."""
-    done = subprocess.run(f"{sys.executable} -c 'import sys; from textinv.commands import command\n"
-                          "@command\ndef main(argv):\n    print(\"line\\n\" * 100000)\nsys.exit(main())' | head -1",
+    done = subprocess.run(f"{sys.executable} -c 'import sys; from textinv.commands import command\n@command\n"
+                          "def main(argv):\n    print(\"line\\n\" * 100000)\nsys.exit(main())' | head -1",
                           shell=True, cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("line\n", "")
 
@@ -88,6 +88,7 @@ def test_nothing_in_a_message_acts_on_the_terminal(capsys):
 
 def test_what_the_locale_cannot_print_is_escaped():
     done = subprocess.run([sys.executable, "-c", "import sys; from textinv.commands import command\n"
-                           "@command\ndef main(argv):\n    print('f\\udcff \\xfc')\nsys.exit(main())"], cwd=ROOT,
-                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+                           "@command\ndef main(argv):\n    print('f\\udcff \\xfc')\nsys.exit(main())"],
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT, capture_output=True,
+                          text=True)
     assert (done.returncode, done.stdout) == (0, "f\\udcff \\xfc\n")

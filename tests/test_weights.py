@@ -246,7 +246,7 @@ def test_save_keeps_the_config(tmp_path):
     again = weights.load(tmp_path / "model.safetensors")
     assert_same(again, model)
     assert torch.equal(again.schedule.alphas_cumprod, model.schedule.alphas_cumprod)
-    assert "vocab=" in error_of(again.tokenizer, ["a cat"])         # it had none, and still has none
+    assert "as `vocab`" in error_of(again.tokenizer, ["a cat"])         # it had none, and still has none
 
 
 def test_save_in_vain_leaves_the_old_file(tmp_path, compvis):

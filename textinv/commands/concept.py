@@ -71,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
-    model = weights.load(args.weights or "tiny", vocab=args.vocab) if args.weights or args.vocabulary else None
+    model = None if args.weights is None else weights.load(args.weights, vocab=args.vocab)
     if args.vocabulary:
-        print(*(word for word in model.tokenizer.whole_words if any(sign.isalnum() for sign in word)))
+        known = (model or weights.load()).tokenizer.whole_words
+        print(*(word for word in known if any(map(str.isalnum, word))))
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
 

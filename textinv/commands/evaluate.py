@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
     model = load_model(source, options.vocab, options.dtype, options.device)
     evaluator = clip.load(os.path.expanduser(options.clip) if options.clip else
-                          SMALL_CLIP if source == "tiny" else PUBLIC_CLIP, model.device)
+                          SMALL_CLIP if source == "tiny" else PUBLIC_CLIP, str(model.device))
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")

@@ -58,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.update()
                 bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}",
                                 cos=f"{progress.cosine:.2f}", lr=f"{inversion.lr:g}", refresh=False)
-        measured = run.evaluation is not None and run.evaluation.losses and not inversion.stopped
-        losses = compare(run.evaluation, config.init) if measured else {}
+        evaluation = run.evaluation
+        losses = (compare(evaluation, config.init)
+                  if evaluation is not None and evaluation.losses and not inversion.stopped else {})
         if writes:
             print_summary(run, losses)
     if signals:

@@ -38,6 +38,15 @@ def reconstruction_psnr(model: LatentDiffusion, images: Sequence[TrainingImage])
     return sum(values) / len(values)
 
 
+def limits(psnr: float | None, weights: str) -> list[str]:
+    """What the model cannot do with the images, a line each: by the PSNR of its copies, None if that is not
+    known, and by what it was trained on."""
+    lines = []
+    if psnr is not None and psnr < LOW_PSNR:
+        lines.append(WARNING.format(f"its autoencoder alone changes them to {psnr:.1f} dB PSNR"))
+    return lines + [TINY] * (weights == "tiny")
+
+
 def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
     """The evaluation loss with the word, with the init word in its place (with what it started from, if that
     is not a word), and with empty prompts. Of several processes each has to call it."""

@@ -194,8 +194,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path, "
-                         "or start one without `resume`.") from error
+        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path."
+                         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). Start another run with `out`.") from error
     if wrong := _wrong_entry(record, RECORD):

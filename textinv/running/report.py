@@ -45,8 +45,7 @@ figcaption {{ font-size: .8rem; color: #667085; margin-top: .2rem; }}
 .row {{ display: flex; gap: .7rem; flex-wrap: wrap; }}
 .strip {{ display: flex; gap: .9rem; overflow-x: auto; padding-bottom: .6rem; }}
 .strip img {{ height: 9rem; width: auto; }} .row img {{ height: 7rem; width: auto; max-width: 100%; }}
-.large {{ display: flex; gap: 1.2rem; flex-wrap: wrap; }} .large img {{ width: 28rem; max-width: 100%;
-         image-rendering: pixelated; }}
+.large {{ display: flex; gap: 1.2rem; flex-wrap: wrap; }} .large img {{ width: 28rem; max-width: 100%; }}
 .charts {{ display: grid; gap: 1rem;
            grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }}
 .charts svg {{ width: 100%; height: auto; }}
@@ -98,8 +97,7 @@ def growth(folder: Path) -> str:
 
 
 def result(folder: Path, init: str) -> str:
-    """What the word makes at last, large, with what its init word makes from the same seeds, and the losses
-    of both."""
+    """What the word makes at last, large, with what its init word makes from the same seeds; their losses."""
     figures = []
     last = max((folder / "previews").glob("step-*.png"), default=None)
     for path, caption in ((last, "the word"), (folder / INIT_PREVIEW, f"“{init}” from the same seeds")):
@@ -225,8 +223,7 @@ def page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
-    k = len(concept.vectors)
-    environment = {"word": f"{k} vector{'s' * (k > 1)}, {fingerprint(concept)}",
+    environment = {"word": f"{fingerprint(concept)}, vectors: {len(concept.vectors)}",
                    "model": f"{record.get('weights')}, {record.get('model_hash')}",
                    "effective learning rate": record.get("effective_lr"),
                    "processes": record.get("processes"), "torch": record.get("torch"),

@@ -22,7 +22,7 @@ from textinv.images import read_images
 from textinv.initialization import initial_vectors, nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
-from textinv.running.comparison import LOW_PSNR, TINY, WARNING, reconstruction_psnr
+from textinv.running.comparison import limits, reconstruction_psnr
 from textinv.running.folder import ReadOnlyFolder
 from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
@@ -65,8 +65,8 @@ class Run:
         self.config, self.options = config, options or RunOptions()
         self.folder = folder or ReadOnlyFolder()
         if config.vectors > (room := model.tokenizer.length - 2):
-            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for {room}. "
-                             "Use fewer.")
+            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for "
+                             f"{room}. Use fewer.")
         if config.stop == "dvar" and config.steps < (first := Dvar(config.eval_every).first):
             raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
                              f"{config.steps}. Use more steps, such as 5000, or drop it.")
@@ -127,11 +127,7 @@ class Run:
         if n > MANY:
             notes.append(f"{n} images: the word will be what they all share; "
                          "3 to 5 of one thing are enough")
-        if self.psnr is not None and self.psnr < LOW_PSNR:
-            notes.append(WARNING.format(f"its autoencoder alone changes them to {self.psnr:.1f} dB PSNR"))
-        if self.options.weights == "tiny":
-            notes.append(TINY)
-        return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
+        return [*notes, *limits(self.psnr, self.options.weights), f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
         """Start the run's folder, or resume from it; returns a note for the user."""
