@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     defaults = (8, 1, 3) if options.quick else (32, 3, 16)
     images, seeds, objects = (default if given is None else given for given, default in zip(
-        (options.images, options.seeds, options.objects), defaults))
+        (options.images, options.seeds, options.objects), defaults, strict=False))
     if min(images, seeds, objects) < 1:
         raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
     method = {name: value for name in ("steps", "vectors", "init")

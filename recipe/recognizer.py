@@ -87,7 +87,7 @@ class Recognizer(nn.Module):
                                   nn.GroupNorm(8, CHANNELS[0]), nn.ReLU())
         self.stages = nn.ModuleList(
             nn.Sequential(Block(before, after), *(Block(after, after) for _ in range(blocks - 1)))
-            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS))
+            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS, strict=False))
         self.heads = nn.ModuleDict({head: nn.Linear(2 * CHANNELS[-1], len(NAMES[head])) for head in NAMES})
         self.register_buffer("temperature", torch.ones(len(NAMES)))
 
@@ -155,7 +155,7 @@ def changed(x: Tensor, generator: torch.Generator) -> Tensor:
 def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
     """The sum over the heads of the mean cross-entropy of what is told; right (b heads)."""
     return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
-               / (label != UNTOLD).sum().clamp(min=1) for some, label in zip(logits.values(), right.T))
+               / (label != UNTOLD).sum().clamp(min=1) for some, label in zip(logits.values(), right.T, strict=False))
 
 
 def best_temperature(p: Tensor, right: Tensor) -> Tensor:
@@ -211,10 +211,10 @@ def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
         x, right = batch(rng, artwork, options.batch if len(pool) < POOL else fresh)
-        pool.extend(zip(decoded(x.to(options.device), coder, generator), right))
+        pool.extend(zip(decoded(x.to(options.device), coder, generator), right, strict=False))
         del pool[:-POOL]
         rows = torch.randint(len(pool), (options.batch,), generator=generator).tolist()
-        x, right = (torch.stack(tensors) for tensors in zip(*(pool[row] for row in rows)))
+        x, right = (torch.stack(tensors) for tensors in zip(*(pool[row] for row in rows), strict=False))
         return cross_entropy(recognizer(changed(x, generator)), right.to(options.device))
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=True):
@@ -229,7 +229,7 @@ def unseen(artwork: Artwork, coder: Autoencoder, count: int, seed: int, choices:
     for start in range(0, count, 100):
         x, right = batch(rng, artwork, min(100, count - start), choices)
         parts.append((changed(decoded(x.to(device), coder, generator), generator) if soft else x, right))
-    x, right = zip(*parts)
+    x, right = zip(*parts, strict=False)
     return torch.cat(x), torch.cat(right)
 
 
@@ -259,7 +259,7 @@ def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: i
 def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
     """A line of the table."""
     cells = [name, str(len(right))]
-    for some, label in zip(p.values(), right.T):
+    for some, label in zip(p.values(), right.T, strict=False):
         some, label = some[label != UNTOLD], label[label != UNTOLD]
         cells += ([f"{(some.argmax(dim=1) == label).float().mean():.1%}",
                    f"{(some.gather(1, label[:, None]) >= 0.5).float().mean():.1%}",
@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recognizer.load_state_dict(averaged)
     x, right = unseen(artwork, coder, options.images, KEPT_BACK_SEED, EVERYTHING, soft=True)
     recognizer.temperature.copy_(torch.stack([
-        best_temperature(p, label) for p, label in zip(recognizer.probabilities(x).values(), right.T)]))
+        best_temperature(p, label) for p, label in zip(recognizer.probabilities(x).values(), right.T, strict=False)]))
     save(recognizer, WEIGHTS)
     print(table(load(WEIGHTS, options.device), artwork, coder, options.images))
     print(f"after {minutes:.0f} minutes: {WEIGHTS}, {sum(p.numel() for p in recognizer.parameters()):,} "

@@ -233,5 +233,6 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it.") from error
+        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it."
+                         ) from error
     return SummaryWriter
