@@ -127,7 +127,8 @@ class Run:
         if n > MANY:
             notes.append(f"{n} images: the word will be what they all share; "
                          "3 to 5 of one thing are enough")
-        return [*notes, *limits(self.psnr, self.options.weights), f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
+        notes += limits(self.psnr, self.options.weights)
+        return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
         """Start the run's folder, or resume from it; returns a note for the user."""
