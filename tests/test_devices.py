@@ -1,5 +1,5 @@
-"""The numerics on PyTorch's meta device, where a tensor that was left on another device fails: what would break
-on a GPU breaks here, without one."""
+"""The numerics on PyTorch's meta device, where a tensor that was left on another device fails: what would
+break on a GPU breaks here, without one."""
 import pytest
 import torch
 

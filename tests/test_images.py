@@ -515,7 +515,8 @@ def test_large_photo_is_read_without_a_warning(tmp_path, monkeypatch):
 
 def test_the_filter_is_bicubic(tmp_path):
     expected = Image.fromarray(np.ascontiguousarray(SQUARE)).resize((4, 4), Image.Resampling.BICUBIC)
-    assert np.array_equal(pixels_of(read_one(save(tmp_path / "a.png", WIDE), 4).views[0]), np.asarray(expected))
+    image = read_one(save(tmp_path / "a.png", WIDE), 4)
+    assert np.array_equal(pixels_of(image.views[0]), np.asarray(expected))
 
 
 @pytest.mark.parametrize("ending, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "RGB"), ("png", "RGBA"),
@@ -527,7 +528,8 @@ def test_huge_images_are_reduced_to_about_the_same(tmp_path, monkeypatch, ending
     huge = quarters.resize((82, 60), Image.Resampling.NEAREST)
     huge = (Image.fromarray(np.asarray(huge.convert("L")).astype(np.uint16) * 257) if mode == "I;16" else
             huge.quantize(dither=Image.Dither.NONE) if mode == "P" else huge.convert(mode))
-    path = save(tmp_path / f"a.{ending}", huge, **({"quality": 100, "exif": exif(6)} if ending == "jpg" else {}))
+    turned = {"quality": 100, "exif": exif(6)} if ending == "jpg" else {}
+    path = save(tmp_path / f"a.{ending}", huge, **turned)
     assert decode(path)[0].size == ((60, 82) if ending == "jpg" else (82, 60))
     plain = read_rgb(path)
     for pixels, side, factor in ((1300, 30, 2), (300, 10, 4), (300, 30, 2), (300, 31, 1)):

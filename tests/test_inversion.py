@@ -151,7 +151,8 @@ def test_accumulated_batches_are_sampled_one_after_another(monkeypatch, model):
     generator = step_generator(7, 0, 1)
     for batch in taken:
         expected = sample_batch(dataset(), model.schedule.timesteps, 2, generator)
-        assert all(torch.equal(getattr(batch, name), getattr(expected, name)) for name in ("z0", "ids", "eps", "t"))
+        assert all(torch.equal(getattr(batch, name), getattr(expected, name))
+                   for name in ("z0", "ids", "eps", "t"))
     assert len(taken) == 3 and not torch.equal(taken[0].eps, taken[1].eps)
 
 

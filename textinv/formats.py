@@ -136,6 +136,7 @@ def _not_words(path: Path, why: str) -> InputError:
 
 @dataclass(frozen=True)
 class Format:
+    """How a layout is written: `content` makes the words of a file what its tool expects."""
     suffixes: tuple[str, ...]
     several: bool                               # words in one file
     content: Callable[[Sequence[Word], Path], dict]

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Run(model, options.images, config, options=options, folder=folder, processes=processes) as run:
         note, inversion = run.open(), run.inversion
         if writes:
-            print(*map(dashed, run.notes()), note, sep="\n")
+            print(*map(dashed, [*run.notes(), note]), sep="\n")
         with (stop_on_signals(inversion) as signals,
               tqdm(initial=inversion.step, total=config.steps, unit="step", dynamic_ncols=True,
                    disable=not writes) as bar):

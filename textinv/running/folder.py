@@ -75,7 +75,7 @@ class ReadOnlyFolder:
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         """Write a grid of previews."""
 
-    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]],
+    def save(self, word: Concept, best: Concept | None, *, step: int, state: Callable[[], dict[str, Tensor]],
              identity: Mapping[str, Any]) -> None:
         """Write words, metrics and state."""
 
@@ -127,11 +127,10 @@ class RunFolder(ReadOnlyFolder):
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         save_png(generate(), self._preview(step))
 
-    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]],
+    def save(self, word: Concept, best: Concept | None, *, step: int, state: Callable[[], dict[str, Tensor]],
              identity: Mapping[str, Any]) -> None:
-        """After a step that broke off before it was logged, as when another process dies while the
-        evaluation loss is measured, words alone are written: a state that counted this step would leave a
-        gap in the metrics for ever, so the one before it stands."""
+        """After a step that broke off before it was logged, as when another process dies, words alone are
+        written: a state that counted this step would leave a gap in the metrics, so the one before stands."""
         word.save(self.path / RUN_FILE)
         if best is not None:
             best.save(self.path / BEST_FILE)
@@ -234,6 +233,5 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop the option."
-                         ) from error
+        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it.") from error
     return SummaryWriter

@@ -38,7 +38,7 @@ def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict
 def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, Any]) -> dict[str, Any]:
     """All that the word depends on, as JSON has it. Images may have moved: what counts is what is in them."""
     whole = {**fixed(config, options), **facts, "image_hashes": list(facts["image_hashes"].values())}
-    return json.loads(json.dumps(whole))
+    return json.loads(json.dumps(whole, default=str))          # paths
 
 
 def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:

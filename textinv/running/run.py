@@ -165,8 +165,8 @@ class Run:
 
     def save(self) -> None:
         """Write the word, the best word and the state."""
-        self.folder.save(self.inversion.concept(), self.best(), self.inversion.step, self.state,
-                         self.identity)
+        self.folder.save(self.inversion.concept(), self.best(), step=self.inversion.step, state=self.state,
+                         identity=self.identity)
 
     def best(self) -> Concept | None:
         """The word with the smallest evaluation loss; None before the first measurement."""
