@@ -94,8 +94,7 @@ class Run:
         except BaseException:
             unpatch(model, config.placeholder)
             raise
-        # of a run that is kept nowhere nobody reads it
-        self.psnr = None if options is None else reconstruction_psnr(model, self.images)
+        self.psnr = reconstruction_psnr(model, self.images) if options else None      # for `notes`
         model.autoencoder.to("cpu")             # until a preview needs it
 
     def __enter__(self) -> Run:
