@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 
 import weights
+from ldm import LatentDiffusion
 from ldm.model import to_images
 
 TEMPLATES = ["a photo of a *", "a rendering of a *", "a cropped photo of the *", "a close-up photo of a *"]
@@ -27,7 +28,7 @@ def load_image(path: Path, size: int) -> torch.Tensor:
     return torch.tensor(pixels).permute(2, 0, 1) / 127.5 - 1
 
 
-def learn(model, folder: Path, init: str) -> torch.Tensor:
+def learn(model: LatentDiffusion, folder: Path, init: str) -> torch.Tensor:
     """Equation 2: the v (1 d) that minimizes the model's own loss on the images, everything else frozen."""
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     x = torch.stack([load_image(path, size) for path in sorted(folder.iterdir())])       # n 3 H W

@@ -25,6 +25,7 @@ class Posterior:
 
     @property
     def std(self) -> Tensor:
+        """Standard deviation (b c h w)."""
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -34,6 +35,7 @@ class Posterior:
         return self.mean + self.std * noise.to(self.mean)
 
     def mode(self) -> Tensor:
+        """The most likely latent (b c h w)."""
         return self.mean
 
     def kl(self) -> Tensor:
@@ -42,10 +44,13 @@ class Posterior:
 
 
 def norm(channels: int, groups: int) -> nn.GroupNorm:
+    """GroupNorm with this network's epsilon."""
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
+    """Two convolutions around a shortcut, which is a 1x1 convolution where the channels change."""
+
     def __init__(self, channels_in: int, channels_out: int, groups: int):
         super().__init__()
         self.norm1 = norm(channels_in, groups)
@@ -80,6 +85,8 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
+    """Half the resolution by a convolution of stride 2."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -90,6 +97,8 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
+    """Twice the resolution: nearest neighbor, then a convolution."""
+
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
@@ -99,12 +108,14 @@ class Upsample(nn.Module):
 
 
 def middle(channels: int, groups: int) -> nn.ModuleDict:
+    """The blocks at the lowest resolution, around the one self-attention."""
     return nn.ModuleDict({"block_1": ResnetBlock(channels, channels, groups),
                           "attn_1": AttnBlock(channels, groups),
                           "block_2": ResnetBlock(channels, channels, groups)})
 
 
 def res_blocks(channels_in: int, channels_out: int, count: int, groups: int) -> nn.ModuleList:
+    """`count` residual blocks, of which the first changes the channels."""
     widths = [channels_in] + [channels_out] * count
     return nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True))
 
@@ -197,8 +208,10 @@ class Autoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
     def encode(self, x: Tensor) -> Posterior:
+        """x (b 3 H W) -> q(z | x), unscaled."""
         mean, logvar = rearrange(self.quant_conv(self.encoder(x)), "b (two c) h w -> two b c h w", two=2)
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
     def decode(self, z_unscaled: Tensor) -> Tensor:
+        """Unscaled latents (b c h w) -> x (b 3 H W)."""
         return self.decoder(self.post_quant_conv(z_unscaled))

@@ -38,6 +38,8 @@ class CausalSelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two linear layers around the activation."""
+
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
@@ -62,6 +64,8 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
+    """All layers, one after another."""
+
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))

@@ -96,6 +96,7 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class LDMConfig:
+    """The four parts of a model. Raises InputError where they do not fit each other."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig | CLIPTextConfig = field(default_factory=TextConfig)

@@ -17,6 +17,8 @@ from ldm.words import LearnedWords
 
 
 class SelfAttention(nn.Module):
+    """Attention of every token to every token, padding included."""
+
     def __init__(self, config: TextConfig):
         super().__init__()
         self.heads, inner = config.heads, config.heads * config.head_dim
@@ -30,6 +32,8 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linear layers around a GELU."""
+
     def __init__(self, config: TextConfig):
         super().__init__()
         # the Identity stands where the original has a dropout; the names of the checkpoint count it

@@ -31,6 +31,8 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
+    """Two convolutions, told the timestep between them, around a shortcut."""
+
     def __init__(self, channels_in: int, channels_out: int, time_width: int, groups: int):
         super().__init__()
         self.in_layers = nn.Sequential(nn.GroupNorm(groups, channels_in), nn.SiLU(),
@@ -81,6 +83,8 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """GEGLU, then a linear layer."""
+
     def __init__(self, width: int):
         super().__init__()
         self.net = nn.Sequential(GEGLU(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width))
@@ -125,6 +129,8 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
+    """Half the resolution by a convolution of stride 2."""
+
     def __init__(self, channels: int):
         super().__init__()
         # symmetric here, unlike the autoencoder's

@@ -177,7 +177,7 @@ def test_a_word_of_stable_diffusion_xl_is_refused(tmp_path, capsys):
     (["--weights", FILE, "--vocab", str(DATA / "diffusers-tiny/tokenizer/vocab.txt")], "is CLIP's, not BERT's"),
     (["--weights", str(DATA / "compvis-tiny/model.ckpt"), "--vocab", VOCAB], "so it is not BERT's"),
     (["--weights", FILE, "--vocab", "nowhere"], "nowhere: there is no such file"),
-    (["--weights", FILE], "give the path of its vocab.json as vocab=")])
+    (["--weights", FILE], "give the path of its vocab.json as --vocab")])
 def test_a_wrong_vocabulary_is_one_line(pictures, tmp_path, capsys, cache, argv, message):
     assert train.main(["--images", str(pictures), "--init", "photo", "--out", str(tmp_path / "run"), *argv]) == 2
     error = capsys.readouterr().err

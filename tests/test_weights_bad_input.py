@@ -207,12 +207,12 @@ def test_overflow_of_float16(tmp_path, original):
 
 def test_no_vocabulary_offline(cache, tmp_path):
     """A model without a vocabulary loads; the first prompt asks for one, and BERT's may be in the cache."""
-    assert "vocab=" in error_of(weights.load(CKPT).tokenizer, ["a cat"])
+    assert "as `vocab`" in error_of(weights.load(CKPT).tokenizer, ["a cat"])
     model = LatentDiffusion(small_config(vocab_size=30522))
     weights.save(model, tmp_path / "model.safetensors")
     model = weights.load(tmp_path / "model.safetensors")
     message = error_of(model.tokenizer, ["a cat"])
-    assert "offline" in message and "vocab=" in message and "google-bert/bert-base-uncased" in message
+    assert "offline" in message and "as `vocab`" in message and "google-bert/bert-base-uncased" in message
     place = snapshot(cache, "google-bert/bert-base-uncased")
     shutil.copy(FOLDER / "tokenizer/vocab.txt", place)
     assert model.tokenizer(["a cat"]).shape == (1, 9)               # asked again, it looks again

@@ -57,7 +57,7 @@ def check(options: Any) -> None:
             continue
         kind, wanted = _KINDS.get(name, (object, ""))
         if not isinstance(value, kind) or name in ("int", "float") and isinstance(value, bool):
-            raise InputError(f"`{field.name}` is {value!r}. Give {wanted}.")
+            raise InputError(f"`{field.name}` is {value!r:.50}. Use {wanted}.")
         if choices is not None and value not in choices:
             raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
         if minimum is not None and not (minimum <= value <= maximum and value < math.inf):

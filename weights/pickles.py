@@ -82,6 +82,7 @@ class Rebuild(Unchangeable):
 
 @dataclass(frozen=True)
 class Storage(Unchangeable):
+    """The bytes behind tensors, by the name that the archive gives them."""
     key: str
     dtype: torch.dtype
 
@@ -95,7 +96,7 @@ _DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat1
 class Unpickler(pickle.Unpickler):
     """Builds containers, plain values and LazyTensors. `storage_bytes(key)` maps the bytes of a storage."""
 
-    def __init__(self, file, storage_bytes: Callable[[str], memoryview]):
+    def __init__(self, file: io.BytesIO, storage_bytes: Callable[[str], memoryview]):
         super().__init__(file)
         self._storage_bytes = storage_bytes
         self._globals: dict[tuple[str, str], Any] = {
@@ -108,6 +109,7 @@ class Unpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name of the program stands for: what is on the list, or an inert object."""
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) not in self._globals:
@@ -115,6 +117,7 @@ class Unpickler(pickle.Unpickler):
         return self._globals[module, name]
 
     def persistent_load(self, pid: Any) -> Storage:
+        """A storage that the program names. Raises UnpicklingError on anything else."""
         match pid:
             case ("storage", torch.dtype() as dtype, str() as key, *_):
                 return Storage(key, dtype)

@@ -90,9 +90,10 @@ def find_words(text: str) -> tuple[Path, list[Concept]]:
     words = {word.placeholder: word for word in _read(path)}
     names = ", ".join(words)
     if rest.startswith(":"):
-        picked = rest[1:] if rest[1:] in words else rest[1:].rpartition("=")[0]
-        if picked not in words:
-            raise InputError(f"{path}: contains no word {picked or rest[1:]!r}. It contains {names}.")
+        named = [word for word in words if rest[1:] == word or rest[1:].startswith(f"{word}=")]
+        if not named:
+            raise InputError(f"{path}: contains no word {rest[1:]!r}. It contains {names}.")
+        picked = max(named, key=len)
         words, rest = {picked: words[picked]}, rest[1 + len(picked):]
     if rest and len(words) > 1:
         raise InputError(f"{path}: contains {len(words)} words ({names}) for one name. Choose one of them: "
@@ -112,9 +113,9 @@ def _read(path: str | Path) -> list[formats.Word]:
 def _concepts(path: str | Path, words: Sequence[formats.Word]) -> list[Concept]:
     for word in words:
         if word.placeholder and not _is_usable(word.placeholder):
-            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which no prompt "
-                             "can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on the command "
-                             "line gives it another name.")
+            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which no "
+                             "prompt can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on "
+                             "the command line gives it another name.")
     try:
         return [Concept(*word) for word in words]
     except InputError as error:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ldm import LatentDiffusion
 from ldm.model import to_images
-from weights.clip import Clip
 from textinv.editing.clip_guidance import guided_diffusion, optimized_latents
 from textinv.editing.clip_word import ClipWord, embed_texts, learn_clip_word
 from textinv.editing.inputs import encode, image_size, to_x
+from weights.clip import Clip
 
 # a row of Figure 5 that cannot be filled, and why
 CLOSED = {"DALLE-2": "its weights are closed: not measured"}

@@ -18,8 +18,15 @@ from torch import Tensor
 from ldm import LatentDiffusion
 from ldm.model import to_images
 from ldm.samplers import Denoise, Generators, Trajectory, ddim_step, ddim_timesteps, randn
-from textinv.editing.inputs import (check_mask, encode, generators, image_size, latent_mask, middle_square,
-                                    to_x)
+from textinv.editing.inputs import (
+    check_mask,
+    encode,
+    generators,
+    image_size,
+    latent_mask,
+    middle_square,
+    to_x,
+)
 
 
 def blended(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, z0: Tensor, mask: Tensor,

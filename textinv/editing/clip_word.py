@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import InputError
-from weights.clip import Clip, embed_ids
 from textinv.prompts import OBJECT
+from weights.clip import Clip, embed_ids
 
 
 @dataclass(frozen=True, eq=False)

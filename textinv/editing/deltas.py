@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError, LatentDiffusion
-from weights.files import atomic_write, open_tensors
 from textinv.concept import model_hash
+from weights.files import atomic_write, open_tensors
 
 _KEY = "textinv.delta"          # of the metadata that make a safetensors file one of these
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ldm import InputError, LatentDiffusion
+from textinv.concept import model_hash
 from textinv.editing.deltas import Delta, matrices
 from textinv.editing.inputs import image_size, to_x
-from textinv.concept import model_hash
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ from ldm import InputError
 from textinv.concept import RUN_FILE, Concept
 from textinv.grids import save_png
 from textinv.inversion import Progress
-from textinv.running.state import PREVIOUS, STATE, SavedState, read_state, write_state
+from textinv.running.state import PREVIOUS, STATE, SavedState, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
@@ -62,19 +62,6 @@ class ReadOnlyFolder:
             return [STATE, PREVIOUS]
         return [STATE] if (self.path / STATE).exists() else []
 
-    def read_state(self, name: str) -> SavedState:
-        """A saved state. Raises InputError if it, or what metrics.jsonl has up to it, is missing or damaged."""
-        saved = read_state(self.path / name)
-        try:
-            with (self.path / "metrics.jsonl").open("rb") as metrics:
-                metrics.seek(max(0, saved.metrics_bytes - 1))
-                last = metrics.read(1)
-        except OSError as error:
-            raise InputError(f"metrics.jsonl cannot be read ({error.strerror})") from error
-        if saved.metrics_bytes and last != b"\n":
-            raise InputError(f"metrics.jsonl was cut or edited: it does not go with {name}")
-        return saved
-
     def has_preview(self, step: int) -> bool:
         """Whether the grid of previews of a step needs no writing."""
         return True
@@ -88,7 +75,7 @@ class ReadOnlyFolder:
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         """Write a grid of previews."""
 
-    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]],
+    def save(self, word: Concept, best: Concept | None, *, step: int, state: Callable[[], dict[str, Tensor]],
              identity: Mapping[str, Any]) -> None:
         """Write words, metrics and state."""
 
@@ -140,11 +127,10 @@ class RunFolder(ReadOnlyFolder):
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         save_png(generate(), self._preview(step))
 
-    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]],
+    def save(self, word: Concept, best: Concept | None, *, step: int, state: Callable[[], dict[str, Tensor]],
              identity: Mapping[str, Any]) -> None:
-        """After a step that broke off before it was logged, as when another process dies while the
-        evaluation loss is measured, words alone are written: a state that counted this step would leave a
-        gap in the metrics for ever, so the one before it stands."""
+        """After a step that broke off before it was logged, as when another process dies, words alone are
+        written: a state that counted this step would leave a gap in the metrics, so the one before stands."""
         word.save(self.path / RUN_FILE)
         if best is not None:
             best.save(self.path / BEST_FILE)
@@ -208,8 +194,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path, "
-                         "or start one without `resume`.") from error
+        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path."
+                         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). Start another run with `out`.") from error
     if wrong := _wrong_entry(record, RECORD):
@@ -247,6 +233,6 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop the option."
+        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it."
                          ) from error
     return SummaryWriter

@@ -1,0 +1,100 @@
+"""The house rules that no linter has: short functions and files, few positional arguments, documented and typed
+public names, imports at the top. (Floors and circles: lint-imports; style and types: ruff and pyright.)"""
+import ast
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT
+
+FILES = sorted(path for folder in ("ldm", "weights", "textinv") for path in (ROOT / folder).rglob("*.py"))
+FILES += [ROOT / "train.py", ROOT / "sample.py", ROOT / "examples/minimal.py"]
+# imported where they are used: not installed with the core, or, for the hub's client, slow to import
+OPTIONAL = {"huggingface_hub", "matplotlib", "pillow_heif", "torch.utils.tensorboard", "transformers"}
+# called with a list of equals, or with the symbols of a formula
+ANY_NUMBER = {"suppress", "ddim_step", "ddpm_step", "dpm_solver_step"}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def functions(path):
+    return [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_files_and_functions_are_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
+    long = [f.name for f in functions(path) if f.end_lineno - f.lineno >= 60]
+    assert long == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_no_call_has_more_than_four_positional_arguments(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    many = [ast.unparse(call) for call in ast.walk(tree) if isinstance(call, ast.Call) and len(call.args) > 4
+            and getattr(call.func, "attr", getattr(call.func, "id", "")) not in ANY_NUMBER]
+    assert many == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_are_at_the_top(path):
+    inner = {name for function in functions(path) for node in ast.walk(function)
+             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                          [node.module] if isinstance(node, ast.ImportFrom) else [])}
+    assert {name for name in inner if name not in OPTIONAL and name.split(".")[0] not in OPTIONAL} == set()
+
+
+def public(node, prefix=""):
+    """Classes and functions that a user of the module may call, with their dotted names."""
+    for child in node.body:
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
+            yield prefix + child.name, child
+            if isinstance(child, ast.ClassDef):
+                yield from public(child, f"{prefix}{child.name}.")
+
+
+def trees():
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def test_public_names_are_documented():
+    """A method needs no words of its own where it overrides a documented one, or where its class says it all:
+    `forward`, and what a pickle may do to an inert object."""
+    methods = {(cls.name, f.name) for tree in trees().values() for cls in ast.walk(tree)
+               if isinstance(cls, ast.ClassDef) for f in cls.body
+               if isinstance(f, ast.FunctionDef) and ast.get_docstring(f)}
+    bases = {cls.name: {base.id for base in cls.bases if isinstance(base, ast.Name)}
+             for tree in trees().values() for cls in ast.walk(tree) if isinstance(cls, ast.ClassDef)}
+    silent = []
+    for path, tree in trees().items():
+        assert ast.get_docstring(tree), path
+        for name, node in public(tree):
+            cls, _, method = name.rpartition(".")
+            inherited = any((base, method) in methods for base in bases.get(cls, ()))
+            if not (ast.get_docstring(node) or inherited or method == "forward" or cls == "Inert"):
+                silent.append(f"{named(path)}: {name}")
+    assert silent == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_public_signatures_are_typed(path):
+    """All but what a pickle may do to an inert object."""
+    untyped = []
+    for name, node in public(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef) and not name.startswith("Inert."):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            untyped += [f"{name}({arg.arg})" for arg in arguments
+                        if arg.annotation is None and arg.arg not in ("self", "cls")]
+            untyped += [name] * (node.returns is None)
+    assert untyped == []
+
+
+def test_no_test_imports_from_a_test_file():
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
+                       [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
+            assert not [name for name in modules if name.startswith(("test_", "conftest"))], path
