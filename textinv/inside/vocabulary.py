@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept
-from textinv.running.folder import ReadOnlyFolder, read_record
+from textinv.running.folder import read_record
+from textinv.running.state import STATE, read_state
 
 TIE = 1e-3              # weight of the words in the choice of the plane, which the path alone may not decide
 
@@ -89,12 +90,10 @@ def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
         raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
     start = torch.tensor(concept.info["init_vectors"], dtype=torch.float32)
     if source.is_dir():
-        folder, every = ReadOnlyFolder(source), read_record(source).get("eval_every", 0)
-        for name in folder.states():
-            with contextlib.suppress(InputError, KeyError):         # a state of another run, or a damaged one
-                points = torch.cat([start[None], folder.read_state(name).tensors["evaluation.path"]])
-                if len(points) > 1:
-                    return points, [i * every for i in range(len(points))]
+        with contextlib.suppress(InputError, KeyError):         # a state that is damaged, or without a path
+            points = torch.cat([start[None], read_state(source / STATE).tensors["evaluation.path"]])
+            if len(points) > 1:
+                return points, [i * read_record(source)["eval_every"] for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
 
 
