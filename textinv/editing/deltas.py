@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError, LatentDiffusion
-from weights.files import atomic_write, open_tensors
 from textinv.concept import model_hash
+from weights.files import atomic_write, open_tensors
 
 _KEY = "textinv.delta"          # of the metadata that make a safetensors file one of these
 
@@ -28,8 +28,8 @@ def matrices(weight: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """For each name of a UNet's weight W the factors A (r columns) and B (rows r) of W + B A. They are kept as
-    float16 on the CPU, so that a file and what was saved to it act alike, bit for bit.
+    """For each name of a UNet's weight W the factors A (r columns) and B (rows r) of W + B A. They are kept
+    as float16 on the CPU, so that a file and what was saved to it act alike, bit for bit.
 
     model: the hash of the model that it was tuned on. info: what made it, as a JSON object.
     """
