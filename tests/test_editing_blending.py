@@ -13,7 +13,7 @@ from ldm.model import to_images
 from ldm.samplers import ddim
 from textinv.decoding import read_rgb
 from textinv.editing.blending import blend, blended, paste
-from textinv.editing.inputs import check_mask, crop, encode, latent_mask, last_latents, to_x
+from textinv.editing.inputs import check_mask, crop, encode, last_latents, latent_mask, to_x
 
 ALPHAS = [0.999 - 0.99 * i / 999 for i in range(1000)]
 

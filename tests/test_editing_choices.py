@@ -77,9 +77,10 @@ def test_a_composition_is_complete_where_every_judge_found_its_thing(own_model):
             return torch.tensor(answers)
         return found
 
-    one = compose(own_model, "a cat", {"fox": judge([1, 1, 0, 1]), "inked": judge([1, 0, 0, 1])}, n=4, steps=1,
-                  seed=3)
-    assert {name: part.value for name, part in one.shares().items()} == {"fox": 0.75, "inked": 0.5, "all": 0.5}
+    judges = {"fox": judge([1, 1, 0, 1]), "inked": judge([1, 0, 0, 1])}
+    one = compose(own_model, "a cat", judges, n=4, steps=1, seed=3)
+    shares = {name: part.value for name, part in one.shares().items()}
+    assert shares == {"fox": 0.75, "inked": 0.5, "all": 0.5}
     assert seen[0] is seen[1] is one.images
     expected = own_model.generate(["a cat"] * 4, steps=1, seed=3)
     assert all(map(np.array_equal, map(np.asarray, one.images), map(np.asarray, expected)))
@@ -95,7 +96,8 @@ def test_the_sheet_of_compositions_shows_complete_ones_first():
 def test_entropy_in_closed_form():
     p = torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]], dtype=torch.float64)
     assert entropy(p).tolist() == pytest.approx([0, 2, 1])
-    assert entropy(torch.tensor([0.6, 0.4])).item() == pytest.approx(-0.6 * math.log2(0.6) - 0.4 * math.log2(0.4))
+    expected = -0.6 * math.log2(0.6) - 0.4 * math.log2(0.4)
+    assert entropy(torch.tensor([0.6, 0.4])).item() == pytest.approx(expected)
 
 
 def test_a_distribution_counts_the_most_probable_classes(own_model):

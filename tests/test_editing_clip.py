@@ -90,8 +90,8 @@ def test_cutouts_are_parts_of_their_image():
 
 @pytest.mark.parametrize("t", [1, 300, 900])
 def test_the_gradient_of_the_guidance_against_finite_differences(trained, t):
-    """eps_hat moves by -sqrt(1 - a_t) scale g, and g is the derivative, along any direction, of the similarity
-    of the image that eps_hat implies."""
+    """eps_hat moves by -sqrt(1 - a_t) scale g, and g is the derivative, along any direction, of the
+    similarity of the image that eps_hat implies."""
     model, evaluator = trained
     alphas_cumprod, targets, scale = model.schedule.alphas_cumprod.tolist(), unit(1), 3.0
     z = noise(2, 2, 4, 16, 16)

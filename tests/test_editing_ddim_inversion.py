@@ -53,9 +53,9 @@ def tiny():
     return weights.load("tiny")
 
 
-@pytest.mark.parametrize("name, prompt, steps, limit", [("fox/purple.png", "a photo of a wolf", 50, 0.05),
-                                                        ("castle/grass.jpg", "a photo of a house", 50, 0.05),
-                                                        ("castle/grass.jpg", "a photo of a house", 200, 0.02)])
+@pytest.mark.parametrize("name, prompt, steps, limit", [
+    ("fox/purple.png", "a photo of a wolf", 50, 0.05), ("castle/grass.jpg", "a photo of a house", 50, 0.05),
+    ("castle/grass.jpg", "a photo of a house", 200, 0.02)])
 def test_round_trip_on_the_embedded_model(tiny, name, prompt, steps, limit):
     found = edit_inverted(tiny, read_rgb(ROOT / "examples" / name), prompt, [], steps=steps)
     assert found.error <= limit and found.edits == {}
