@@ -57,8 +57,8 @@ def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
     """The same random weights in every layout; for each the loader and its path."""
     model = random_model(args.size, "cpu", getattr(torch, args.file_dtype))
     weights.save(model, folder / "model.safetensors")
-    torch.save({"state_dict": {compvis.rename(key): value for key, value in model.state_dict().items()}},
-               folder / "model.ckpt")
+    torch.save({"state_dict": {compvis.file_key(key, model.config): value
+                               for key, value in model.state_dict().items()}}, folder / "model.ckpt")
     sources = {"this project, .safetensors": ["ours", str(folder / "model.safetensors")],
                "this project, .ckpt": ["ours", str(folder / "model.ckpt")]}
     if has_diffusers():

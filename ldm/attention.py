@@ -3,6 +3,10 @@ al. 2021, section 3.3). Kernels differ by device; results agree within rounding.
 """
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,6 +16,19 @@ from torch import Tensor
 # than they save.
 _EXPLICIT_SCORES = 512 * 512
 
+_observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("observer", default=None)
+
+
+@contextlib.contextmanager
+def observe_attention(observer: Callable[[Tensor], None]) -> Iterator[None]:
+    """Within this block `observer` is given the weights (b heads n m) of every call of `attention` in this
+    thread. Their rows sum to 1. They are computed for the observer alone: no result changes."""
+    token = _observer.set(observer)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v in each head.
@@ -20,15 +37,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False)
     causal: position i attends to 0 .. i alone; n and m are equal then.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
+    if (observer := _observer.get()) is not None:
+        observer(_weights(q, k, causal))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (
             k.requires_grad or q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES):
         # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three
         # times; wherever a gradient is computed, v of Equation 2 or a weight is behind the keys
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)                         # b h n m
-        if causal:
-            later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal=1)
-            scores = scores.masked_fill(later, float("-inf"))
-        out = scores.softmax(dim=-1) @ v                                                 # b h n d
+        out = _weights(q, k, causal) @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     return rearrange(out, "b h n d -> b n (h d)")
+
+
+def _weights(q: Tensor, k: Tensor, causal: bool) -> Tensor:                  # b h n d, b h m d -> b h n m
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(diagonal=1)
+        scores = scores.masked_fill(later, float("-inf"))
+    return scores.softmax(dim=-1)

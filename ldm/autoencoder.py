@@ -104,6 +104,37 @@ def middle(channels: int, groups: int) -> nn.ModuleDict:
                           "block_2": ResnetBlock(channels, channels, groups)})
 
 
+def res_blocks(channels_in: int, channels_out: int, count: int, groups: int) -> nn.ModuleList:
+    widths = [channels_in] + [channels_out] * count
+    return nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True))
+
+
+class DownLevel(nn.Module):
+    """Residual blocks at one resolution, then half of it, except on the last level."""
+
+    def __init__(self, blocks: nn.ModuleList, downsample: nn.Module):
+        super().__init__()
+        self.block, self.downsample = blocks, downsample
+
+    def forward(self, h: Tensor) -> Tensor:                                      # b ci h w -> b co h/2 w/2
+        for block in self.block:
+            h = block(h)
+        return self.downsample(h)
+
+
+class UpLevel(nn.Module):
+    """Residual blocks at one resolution, then twice of it, except on the last level."""
+
+    def __init__(self, blocks: nn.ModuleList, upsample: nn.Module):
+        super().__init__()
+        self.block, self.upsample = blocks, upsample
+
+    def forward(self, h: Tensor) -> Tensor:                                          # b ci h w -> b co 2h 2w
+        for block in self.block:
+            h = block(h)
+        return self.upsample(h)
+
+
 class Encoder(nn.Module):
     """x (b 3 H W) -> (b 2*z_channels H/f W/f)."""
 
@@ -113,12 +144,8 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
         for i, out in enumerate(channels):
-            widths = [channels[max(i - 1, 0)]] + [out] * config.num_res_blocks
-            level = nn.ModuleDict({"block": nn.ModuleList(
-                ResnetBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:]))})
-            if i < len(channels) - 1:
-                level["downsample"] = Downsample(out)
-            self.down.append(level)
+            blocks = res_blocks(channels[max(i - 1, 0)], out, config.num_res_blocks, groups)
+            self.down.append(DownLevel(blocks, Downsample(out) if i < len(channels) - 1 else nn.Identity()))
         self.mid = middle(channels[-1], groups)
         self.norm_out = norm(channels[-1], groups)
         self.conv_out = nn.Conv2d(channels[-1], 2 * config.z_channels, 3, padding=1)
@@ -126,10 +153,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            for block in level["block"]:
-                h = block(h)
-            if "downsample" in level:
-                h = level["downsample"](h)
+            h = level(h)
         for block in self.mid.values():
             h = block(h)
         return self.conv_out(F.silu(self.norm_out(h)))
@@ -146,12 +170,9 @@ class Decoder(nn.Module):
         self.mid = middle(channels[-1], groups)
         self.up = nn.ModuleList()
         for i, out in enumerate(channels):
-            widths = [channels[min(i + 1, len(channels) - 1)]] + [out] * (config.num_res_blocks + 1)
-            level = nn.ModuleDict({"block": nn.ModuleList(
-                ResnetBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:]))})
-            if i > 0:
-                level["upsample"] = Upsample(out)
-            self.up.append(level)
+            before = channels[min(i + 1, len(channels) - 1)]
+            blocks = res_blocks(before, out, config.num_res_blocks + 1, groups)
+            self.up.append(UpLevel(blocks, Upsample(out) if i > 0 else nn.Identity()))
         self.norm_out = norm(channels[0], groups)
         self.conv_out = nn.Conv2d(channels[0], config.in_channels, 3, padding=1)
 
@@ -160,10 +181,7 @@ class Decoder(nn.Module):
         for block in self.mid.values():
             h = block(h)
         for level in reversed(self.up):
-            for block in level["block"]:
-                h = block(h)
-            if "upsample" in level:
-                h = level["upsample"](h)
+            h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
 

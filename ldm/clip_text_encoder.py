@@ -61,22 +61,40 @@ class Layer(nn.Module):
         return x + self.mlp(self.layer_norm2(x))
 
 
+class Layers(nn.Module):
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Embeddings(nn.Module):
+    """The tables of the vocabulary and of the positions, which are used apart from each other."""
+
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position_embedding = nn.Embedding(config.length, config.width)
+
+
 class CLIPTextEncoder(nn.Module):
     """ids (b n) -> context c (b n d). `words` are those that this model has been taught."""
 
     def __init__(self, config: CLIPTextConfig, words: LearnedWords):
         super().__init__()
         self.config, self.words = config, words
-        self.embeddings = nn.ModuleDict({
-            "token_embedding": nn.Embedding(config.vocab_size, config.width),
-            "position_embedding": nn.Embedding(config.length, config.width)})
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(Layer(config) for _ in range(config.layers))})
+        self.embeddings = Embeddings(config)
+        self.encoder = Layers(config)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
     @property
     def table(self) -> nn.Embedding:
         """The frozen embeddings of the vocabulary (vocab_size d)."""
-        return self.embeddings["token_embedding"]
+        return self.embeddings.token_embedding
 
     @property
     def vocab_size(self) -> int:
@@ -91,10 +109,8 @@ class CLIPTextEncoder(nn.Module):
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """embeddings (b n d) -> c (b n d)."""
-        h = embeddings + self.embeddings["position_embedding"].weight[:embeddings.shape[1]]      # b n d
-        for layer in self.encoder["layers"]:
-            h = layer(h)
-        return self.final_layer_norm(h)
+        positions = self.embeddings.position_embedding.weight[:embeddings.shape[1]]      # n d
+        return self.final_layer_norm(self.encoder(embeddings + positions))
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.encode(self.embed(ids))

@@ -123,7 +123,7 @@ class LDMConfig:
             raise InputError(f"unet.heads has {len(heads)} entries but unet.channels has "
                              f"{len(self.unet.channels)} levels: give one number, or one a level")
         attends = (*self.unet.attention[:-1], True)         # on the last level the middle does, always
-        for width, n, attending in zip(self.unet.channels, heads, attends):
+        for width, n, attending in zip(self.unet.channels, heads, attends, strict=True):
             if attending and (n < 1 or width % n):
                 raise InputError(f"unet.channels has {width}, which its {n} heads do not divide")
 

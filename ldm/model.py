@@ -7,7 +7,9 @@ guidance (Ho & Salimans 2022).
 """
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,21 +36,24 @@ def _no_vocabulary():
 
 
 class LatentDiffusion(nn.Module):
-    """Random weights at the sizes of `config`; `weights.load` gives trained ones. `words` are those that the
-    model was taught, shared by its tokenizer and its text encoder."""
+    """Random weights at the sizes of `config`; `weights.load` gives trained ones and sets `source`, the path
+    they came from. `words` are those that the model was taught, shared by its tokenizer and its text encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()
         self.config = config
+        self.source: Path | None = None
         self.autoencoder = Autoencoder(config.autoencoder)
         self.words = LearnedWords(config.text.vocab_size, config.text.width)
-        is_clip = isinstance(config.text, CLIPTextConfig)
-        self.text_encoder = (CLIPTextEncoder if is_clip else TextEncoder)(config.text, self.words)
+        text = config.text
+        if isinstance(text, CLIPTextConfig):
+            self.text_encoder = CLIPTextEncoder(text, self.words)
+            self._tokenizer = CLIPTokenizer(_no_vocabulary, text.length, self.words, text.padding)
+        else:
+            self.text_encoder = TextEncoder(text, self.words)
+            self._tokenizer = Tokenizer(_no_vocabulary, text.length, self.words)
         self.unet = UNet(config.unet)
         self.schedule = NoiseSchedule(config.diffusion)
-        self._tokenizer = (
-            CLIPTokenizer(_no_vocabulary, config.text.length, self.words, config.text.padding) if is_clip else
-            Tokenizer(_no_vocabulary, config.text.length, self.words))
 
     @property
     def tokenizer(self) -> BaseTokenizer:
@@ -57,11 +62,11 @@ class LatentDiffusion(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.unet.time_embed[0].weight.device
+        return next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.unet.time_embed[0].weight.dtype
+        return next(self.unet.parameters()).dtype
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x (b 3 H W) -> a scaled draw z (b c h w) of the posterior."""
@@ -93,10 +98,12 @@ class LatentDiffusion(nn.Module):
 
         c (b n d), uncond (b n d) or (1 n d). Raises InputError if guidance is not 1 and uncond is missing.
         """
-        if guidance != 1 and uncond is None:
-            raise InputError(f"guidance is {guidance} but there is no unconditional context: give uncond, "
-                             "or guidance 1")
-        contexts = c if guidance == 1 else torch.cat([uncond.expand_as(c), c])
+        contexts = c
+        if guidance != 1:
+            if uncond is None:
+                raise InputError(f"`guidance` is {guidance}, but there is no unconditional context. Give "
+                                 "`uncond`, or guidance 1.")
+            contexts = torch.cat([uncond.expand_as(c), c])
         keys_values = self.unet.keys_values(contexts.to(self.dtype))
 
         def eps_hat(z: Tensor, t: int) -> Tensor:
@@ -128,10 +135,9 @@ class LatentDiffusion(nn.Module):
         model was trained on, from `generator`. sampler: "ddim" (with eta), "ddpm" or "dpm++".
         Raises InputError on values without meaning.
         """
-        for _, z in self.trajectory(c, uncond, steps=steps, guidance=guidance, eta=eta, sampler=sampler,
-                                    z_T=z_T, generator=generator):
-            pass
-        return z
+        [(_, z0)] = deque(self.trajectory(c, uncond, steps=steps, guidance=guidance, eta=eta, sampler=sampler,
+                                          z_T=z_T, generator=generator), maxlen=1)
+        return z0
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str] | str, negative: str = "", *, steps: int = 50,

@@ -41,14 +41,14 @@ def ddim_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
     s = T // steps, and 0 as the last t_prev. Where steps does not divide T there are a few more;
     beyond T // 2, T - 1 of them. Raises InputError if steps is not in 1 .. T."""
     up = range(1, timesteps, _stride(timesteps, steps))
-    return [(t, t_prev) for t, t_prev in zip(reversed(up), [*reversed(up[:-1]), 0])]
+    return [(t, t_prev) for t, t_prev in zip(reversed(up), [*reversed(up[:-1]), 0], strict=True)]
 
 
 def ddpm_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
     """(t, t_prev) from T - 1 down by T // steps, with -1 as the last t_prev: all of them if steps is T.
     Raises InputError if steps is not in 1 .. T."""
     down = range(timesteps - 1, -1, -_stride(timesteps, steps))
-    return list(zip(down, [*down[1:], -1]))
+    return list(zip(down, [*down[1:], -1], strict=True))
 
 
 def predict_z0(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: int) -> Tensor:

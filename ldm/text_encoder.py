@@ -7,6 +7,8 @@ by default of the vectors in `words`.
 """
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from ldm.attention import attention
@@ -39,17 +41,25 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+class Residual(nn.ModuleList):
+    """x + block(norm(x)); a list, since the checkpoint numbers the two."""
+
+    def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
+        norm, block = self
+        return x + block(norm(x))
+
+
 class Layers(nn.Module):
-    """Attention and feed-forward by turns, each as x + block(norm(x))."""
+    """Attention and feed-forward by turns."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
         blocks = [block(config) for _ in range(config.layers) for block in (SelfAttention, FeedForward)]
-        self.layers = nn.ModuleList(nn.ModuleList([nn.LayerNorm(config.width), block]) for block in blocks)
+        self.layers = nn.ModuleList(Residual([nn.LayerNorm(config.width), block]) for block in blocks)
 
     def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
-        for norm, block in self.layers:
-            x = x + block(norm(x))
+        for layer in self.layers:
+            x = layer(x)
         return x
 
 
@@ -84,7 +94,7 @@ class TextEncoder(nn.Module):
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """embeddings (b n d) -> c (b n d)."""
-        positions = self.pos_emb["emb"].weight[:embeddings.shape[1]]                     # n d
+        positions = cast(nn.Embedding, self.pos_emb["emb"]).weight[:embeddings.shape[1]]         # n d
         return self.norm(self.attn_layers(embeddings + positions))
 
     def forward(self, ids: Tensor) -> Tensor:

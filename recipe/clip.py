@@ -117,7 +117,7 @@ def batch(rng: np.random.Generator, artwork: Artwork, count: int) -> tuple[Tenso
     return pictures_to_x(np.stack(pixels)), [caption(rng, picture.scene) for picture in pictures]
 
 
-def unseen(rng: np.random.Generator, artwork: Artwork, count: int = RIVALS) -> dict[str, Image.Image]:
+def unseen(rng: np.random.Generator, artwork: Artwork, count: int) -> dict[str, Image.Image]:
     """Images by their full captions, all different."""
     pictures: dict[str, Image.Image] = {}
     while len(pictures) < count:
@@ -128,7 +128,7 @@ def unseen(rng: np.random.Generator, artwork: Artwork, count: int = RIVALS) -> d
 
 def own_figure(clip: Clip, artwork: Artwork) -> float:
     """The share of RIVALS images never seen whose right caption ranks first among those of all of them."""
-    pictures = unseen(np.random.default_rng(UNSEEN_SEED), artwork)
+    pictures = unseen(np.random.default_rng(UNSEEN_SEED), artwork, RIVALS)
     similarity = clip.images(list(pictures.values())) @ clip.texts(list(pictures)).T
     right = torch.arange(len(similarity), device=similarity.device)
     return judge.right_first(similarity, right).float().mean().item()

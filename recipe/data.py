@@ -105,6 +105,15 @@ def start_array(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
                                                 "fortran_order": False, "shape": shape})
 
 
+def write_zeros(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    """A .npy file of zeros that takes its space on the disk now, so that it can be mapped and filled later."""
+    rows = np.zeros((1, *shape[1:]), dtype).tobytes() * 1000
+    with path.open("wb") as file:
+        start_array(file, dtype, shape)
+        for start in range(0, shape[0], 1000):
+            file.write(rows[:len(rows) // 1000 * min(1000, shape[0] - start)])
+
+
 def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, folder: Path) -> None:
     """Composes a set. The captions are written last, so that a set without them is one that was cut short."""
     try:

@@ -58,7 +58,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
         partial = LATENTS.with_suffix(".partial")
         try:
             if rank == 0:
-                np.lib.format.open_memmap(partial, "w+", np.float16, shape).flush()
+                data.write_zeros(partial, np.float16, shape)
             meet()
             latents = np.load(partial, mmap_mode="r+")
             shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
@@ -79,11 +79,10 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
     if latents.shape != shape:
-        raise InputError(f"{LATENTS} belongs to other pictures. Delete it; it will be made again.")
+        raise InputError(f"{LATENTS} belongs to other images. Delete it; it will be made again.")
     return latents
 
 
-@torch.no_grad()
 def scale_factor(latents: np.ndarray) -> float:
     """What brings latents to unit variance (Rombach et al. 2021, appendix G)."""
     some = latents[:2000].astype(np.float32)

@@ -30,20 +30,22 @@ import textinv
 import weights
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from recipe import diffusion, evaluate, examples, filters, recognizer, sheets
+from recipe import diffusion, evaluate, examples, filters, recognizer, sheets, shots
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
 from recipe.filters import pick
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
-from recipe.recognizer import INDEX, NAMES, Recognizer, images_to_x
+from recipe.recognizer import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.world import draw
 from textinv.commands import command
 
 COMMAND = "python -m recipe.recognize"
 OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")
+# The held-out objects with examples; their folder, where it has another name.
+FOLDERS = dict.fromkeys(shots.THINGS) | {row.split()[0]: folder for folder, row in shots.MANY.items()}
 HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
 STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
 RESAMPLES, COLUMNS = 1000, 16
@@ -60,14 +62,14 @@ Shares = dict[str, dict[str, Any]]          # prompt -> measure -> share, or sha
 
 @dataclass
 class Row:
-    """What was measured of objects, or of styles, and images of each to look at."""
+    """What was measured of objects, or of styles, and an image of each for every prompt."""
     head: str
     shares: dict[str, Shares] = field(default_factory=dict)
-    samples: dict[str, Drawn] = field(default_factory=dict)
+    samples: dict[str, dict[str, Image.Image]] = field(default_factory=dict)
 
     def add(self, judge: Recognizer, thing: str, drawn: Sequence[Drawn]) -> None:
         """Judges the images of a thing, those of all seeds together."""
-        self.samples[thing] = drawn[0]
+        self.samples[thing] = {prompt: images[0] for prompt, images in drawn[0].items()}
         self.shares[thing] = {
             prompt: shares(judge, sum((some[prompt] for some in drawn), []), {self.head: thing, **asked})
             for prompt, asked in PROMPTS[self.head].items()}
@@ -103,8 +105,12 @@ def seed_of(*parts: str | int) -> int:
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
-def example(name: str) -> Path:
-    return EXAMPLES / name.replace(" ", "-")
+def ordinary(rng: np.random.Generator, names: dict[str, str]) -> Scene:
+    """An ordinary view of what is named, the rest at random."""
+    style = names.get("style") or pick(rng, SEEN_STYLES)
+    return Scene((names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
+                 names.get("background") or pick(rng, tuple(BACKDROPS)),
+                 effect="" if style in STYLES else style)
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,9 @@ class Source:
 
     def real(self, head: str, thing: str) -> Iterator[Drawn]:
         """Ordinary views, composed."""
-        rng, drawn = np.random.default_rng(seed_of(thing)), {}
-        for prompt, asked in PROMPTS[head].items():
-            names = {head: thing, **asked}
-            style = names.get("style") or pick(rng, SEEN_STYLES)
-            drawn[prompt] = [Image.fromarray(draw(rng, Scene(
-                (names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
-                names.get("background") or pick(rng, tuple(BACKDROPS)), effect=style * (style not in STYLES)),
-                self.artwork)) for _ in range(self.images)]
-        yield drawn
+        rng = np.random.default_rng(seed_of(thing))
+        yield {prompt: [Image.fromarray(draw(rng, ordinary(rng, {head: thing, **asked}), self.artwork))
+                        for _ in range(self.images)] for prompt, asked in PROMPTS[head].items()}
 
     @torch.no_grad()
     def decoded(self, head: str, thing: str) -> Iterator[Drawn]:
@@ -146,22 +146,25 @@ class Source:
         """By the name that the model knows."""
         yield self.generated(head, thing, seed_of(thing))
 
-    def word(self, head: str, thing: str) -> Iterator[Drawn]:
-        """By words learned from the folder of examples, or for an object that the model knows from new images
-        of the same kind; these start from another object."""
-        if (folder := example(f"{thing} style" if head == "style" else thing)).is_dir():
-            yield from self.learned(head, thing, folder, HELD_OUT[thing].init if head == "object" else
-                                    SEEN_STYLES[0])
-            return
+    def word_held_out(self, head: str, thing: str) -> Iterator[Drawn]:
+        """By words learned from the folder of examples."""
+        if head == "style":
+            yield from self.learned(head, thing, EXAMPLES / f"{thing}-style", shots.STYLES[thing].init)
+        else:
+            yield from self.learned(head, thing, EXAMPLES / (FOLDERS[thing] or thing), HELD_OUT[thing].init)
+
+    def word_seen(self, head: str, thing: str) -> Iterator[Drawn]:
+        """By words learned from new images, such as the examples are, of an object that the model knows by
+        name; they start from another of its kind."""
         rng = np.random.default_rng(seed_of("word", thing))
-        init = pick(rng, [name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing])
-        style = pick(rng, SEEN_STYLES)
-        backgrounds = (*rng.permutation(list(BACKDROPS))[:len(examples.VIEWS) - 1].tolist(), "")
+        others = tuple(name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing)
+        init, style = pick(rng, others), pick(rng, SEEN_STYLES)
+        backgrounds = (*rng.permutation(list(BACKDROPS))[:len(shots.VIEWS) - 1].tolist(), "")
         with tempfile.TemporaryDirectory() as folder:
-            for i, (background, view) in enumerate(zip(backgrounds, examples.VIEWS, strict=True)):
-                shot = examples.Shot(thing, str(i), thing, style, background, view)
+            for i, (background, view) in enumerate(zip(backgrounds, shots.VIEWS, strict=True)):
+                image = examples.take(shots.Shot(thing, str(i), thing, style, background, view), self.artwork)
                 Path(folder, f"{i}.{'jpg' if view.jpeg else 'png'}").write_bytes(
-                    examples.encode(examples.take(shot, self.artwork), view, orientation=6))
+                    examples.encode(image, view, orientation=6))
             yield from self.learned(head, thing, Path(folder), init)
 
     def learned(self, head: str, thing: str, folder: Path, init: str) -> Iterator[Drawn]:
@@ -178,18 +181,17 @@ class Source:
 def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
             held_out: Sequence[str], styles: Sequence[str] = ()) -> dict[str, Row]:
     """All rows by their names; without artwork, those that need none."""
-    plan = [("by name, seen", "object", named, source.named), ("word, seen", "object", seen, source.word),
-            ("word, held-out", "object", held_out, source.word),
-            ("style by name, seen", "style", (*SEEN_STYLES, *filters.NAMED) * bool(styles), source.named),
-            ("style by word, held-out", "style", styles, source.word)]
-    if source.artwork:
-        plan = [(f"{what}, {of}", head, things, images)
-                for of, head, things in (("seen", "object", named), ("held-out", "object", held_out),
-                                         ("held-out style", "style", styles))
-                for what, images in (("real", source.real), ("autoencoder", source.decoded))] + plan
-    found = {}
+    kinds = [("seen", "object", named), ("held-out", "object", held_out), ("held-out style", "style", styles)]
+    plan = [(f"{what}, {of}", head, things, images) for of, head, things in kinds if source.artwork
+            for what, images in (("real", source.real), ("autoencoder", source.decoded))]
+    plan += [("by name, seen", "object", named, source.named),
+             ("word, seen", "object", seen, source.word_seen),
+             ("word, held-out", "object", held_out, source.word_held_out),
+             ("by name, seen style", "style", (*SEEN_STYLES, *filters.NAMED) if styles else (), source.named),
+             ("word, held-out style", "style", styles, source.word_held_out)]
+    found: dict[str, Row] = {}
     for name, head, things, images in plan:
-        for thing in tqdm(things, name):
+        for thing in tqdm(things, name, leave=False):
             found.setdefault(name, Row(head)).add(judge, thing, list(images(head, thing)))
     return found
 
@@ -217,17 +219,12 @@ def table(found: dict[str, Row], head: str) -> str:
     lines = {f"{name} ({len(row.shares)})": row.summary() for name, row in rows.items()}
     lines |= {f"{name}: {thing}": part for name, row in rows.items() for thing, part in row.shares.items()}
     columns = [(prompt, measure) for prompt, part in next(iter(lines.values())).items() for measure in part]
-    cells = [["", *(f"{prompt}: {measure}" for prompt, measure in columns)],
-             ["---", *["--:"] * len(columns)],
-             *([name, *(percent(part[prompt][measure]) for prompt, measure in columns)]
-               for name, part in lines.items())]
+    cells = [["", *(f"{prompt}: {measure}" for prompt, measure in columns)], ["---", *["--:"] * len(columns)]]
+    for name, part in lines.items():
+        values = [part[prompt][measure] for prompt, measure in columns]
+        cells.append([name, *("{:.0f} ({:.0f} to {:.0f})".format(*(100 * share for share in value))
+                              if isinstance(value, tuple) else f"{100 * value:.0f}" for value in values)])
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def percent(share: float | tuple[float, float, float]) -> str:
-    """A share, or one with its interval."""
-    form = "{:.0f} ({:.0f} to {:.0f})" if isinstance(share, tuple) else "{:.0f}"
-    return form.format(*(100 * value for value in np.atleast_1d(share)))
 
 
 def sheet(found: dict[str, Row]) -> Image.Image:
@@ -235,7 +232,7 @@ def sheet(found: dict[str, Row]) -> Image.Image:
     cells = []
     for name, row in found.items():
         for prompt in PROMPTS[row.head]:
-            line = [(np.asarray(row.samples[thing][prompt][0].resize((SIZE, SIZE))),
+            line = [(np.asarray(row.samples[thing][prompt].resize((SIZE, SIZE))),
                      f"{name}: {fill(prompt, thing)}") for thing in list(row.samples)[:COLUMNS]]
             cells += line + [(np.full((SIZE, SIZE, 3), 255, np.uint8), "")] * (COLUMNS - len(line))
     return sheets.contact_sheet(cells, columns=COLUMNS)
@@ -246,12 +243,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", default="tiny", help="for weights.load, or 'recipe': the checkpoints of "
                         "the stages before (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a handful of objects, 8 images, one seed")
-    parser.add_argument("--images", type=int, default=32, help="images per prompt and seed "
-                        "(default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="words per thing (default: %(default)s)")
-    parser.add_argument("--objects", type=int, default=16, help="seen objects for words; three times as many "
-                        "by name (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a handful of held-out objects, some names")
+    parser.add_argument("--images", type=int, help="images per prompt and seed (default: 32; quick: 8)")
+    parser.add_argument("--seeds", type=int, help="words per thing (default: 3; quick: 1)")
+    parser.add_argument("--objects", type=int, help="seen objects for words; three times as many by name "
+                        "(default: 16; quick: 3)")
     parser.add_argument("--steps", type=int, help="steps of learning a word (default: as textinv)")
     parser.add_argument("--vectors", type=int, help="vectors per word (default: as textinv)")
     parser.add_argument("--init", help="start of all words (default: each object's own init word)")
@@ -259,9 +255,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    if min(options.images, options.seeds, options.objects) < 1:
-        raise InputError("--images, --seeds and --objects: one is below 1. Give 1 or more.")
-    method = {name: getattr(options, name) for name in ("steps", "vectors", "init") if getattr(options, name)}
+    defaults = (8, 1, 3) if options.quick else (32, 3, 16)
+    images, seeds, objects = (default if given is None else given for given, default in zip(
+        (options.images, options.seeds, options.objects), defaults))
+    if min(images, seeds, objects) < 1:
+        raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
+    method = {name: value for name in ("steps", "vectors", "init")
+              if (value := getattr(options, name)) is not None}
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -270,13 +270,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load(options.weights, options.device))
-    if options.quick:
-        found = measure(judge, Source(model, 8, 1, method), (), some_seen(8), HANDFUL)
-    else:
-        found = measure(judge, Source(model, options.images, options.seeds, method, artwork),
-                        some_seen(options.objects), some_seen(3 * options.objects),
-                        [name for name in HELD_OUT if example(name).is_dir()],
-                        [name for name in NAMES["style"] if example(f"{name} style").is_dir()])
+    source, named = Source(model, images, seeds, method, artwork), some_seen(3 * objects)
+    found = (measure(judge, source, (), named, HANDFUL) if options.quick else
+             measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES)))
     record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}
                                                  for name, row in found.items()}}
     text = "\n".join(table(found, head) for head in dict.fromkeys(row.head for row in found.values()))

@@ -20,7 +20,7 @@ from ldm.model import to_images
 from recipe.objects import HELD_OUT
 from textinv.commands import command
 from textinv.grids import grid, save_png
-from textinv.images import read_images as read_pictures
+from textinv.images import read_images
 
 COMMAND = "python -m recipe.showcase"
 EXAMPLES = Path("examples")
@@ -33,7 +33,7 @@ def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
     if name not in HELD_OUT:
         raise InputError(f"{name} is no held-out object: choose from {', '.join(HELD_OUT)}")
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
-    inputs = [to_images(picture.views[0].x[None])[0] for picture in read_pictures(EXAMPLES / name, size)]
+    inputs = [to_images(picture.views[0].x[None])[0] for picture in read_images(EXAMPLES / name, size)]
     start = time.perf_counter()
     config = textinv.InversionConfig(init=HELD_OUT[name].init, steps=steps)
     concept = textinv.invert(model, EXAMPLES / name, config)

@@ -50,9 +50,9 @@ def test_activations():
     assert_close(quick_gelu(x), x / (1 + torch.exp(-1.702 * x)), 1e-12)
     encoder = encoder_of()
     h = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
-    mlp = encoder.encoder["layers"][0].mlp
+    mlp = encoder.encoder.layers[0].mlp
     assert_close(mlp(h), mlp.fc2(quick_gelu(mlp.fc1(h))), 1e-6)
-    exact = encoder_of(CLIPTextConfig(**{**CONFIG.__dict__, "activation": "gelu"})).encoder["layers"][0].mlp
+    exact = encoder_of(CLIPTextConfig(**{**CONFIG.__dict__, "activation": "gelu"})).encoder.layers[0].mlp
     assert_close(exact(h), exact.fc2(torch.nn.functional.gelu(exact.fc1(h))), 1e-6)
 
 
@@ -63,13 +63,13 @@ def test_every_layer_and_the_final_norm_count():
     assert c.mean(dim=-1).abs().max() < 1e-5 and (c.var(dim=-1, correction=0) - 1).abs().max() < 1e-3
     for i in range(2):
         other = copy.deepcopy(encoder)
-        other.encoder["layers"][i].mlp.fc2.weight.mul_(-3)
+        other.encoder.layers[i].mlp.fc2.weight.mul_(-3)
         assert (other(ids) - c).abs().max() > 1e-2
 
 
 def test_learned_words_are_served():
     encoder, vectors = encoder_of(), torch.randn(2, 16)
-    table = encoder.embeddings["token_embedding"].weight
+    table = encoder.embeddings.token_embedding.weight
     assert encoder.table.weight is table and encoder.vocab_size == 11
     encoder.words.add("<a>", vectors[:1])
     encoder.words.add("<b>", vectors[1:])

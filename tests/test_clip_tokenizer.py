@@ -48,7 +48,7 @@ def test_ids_of_the_real_vocabulary(real):
     vocab = real.backend.get_vocab()
     assert (len(vocab), vocab["!"], vocab["!</w>"], vocab["*</w>"], vocab[START], vocab[END]) == (
         49408, 0, 256, 265, 49406, 49407)
-    for prompt, ids in zip(REAL["prompts"], REAL["ids"]):
+    for prompt, ids in zip(REAL["prompts"], REAL["ids"], strict=True):
         assert real(prompt)[0].tolist() == ids, prompt
 
 

@@ -4,11 +4,15 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
+import textinv
 import weights
 from helpers import DATA
 from ldm import InputError, LatentDiffusion
 from textinv import Concept, patch
+from textinv.encoder import FILE, WordEncoder
+from textinv.images import read_images
 from textinv.initialization import initial_vectors, nearest_words, vocabulary_norm
 
 WIDTH = 64
@@ -109,7 +113,8 @@ def test_nearest_words(model):
     words = {word for word, _ in every}
     vocabulary = model.tokenizer.backend.get_vocab()
     marks = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
-    assert words == {word for word in vocabulary if not word.startswith("##")} - marks and "[" in words
+    assert words == {word for word in vocabulary
+                     if not word.startswith("##") and any(map(str.isalnum, word))} - marks
 
 
 def test_weights_in_half_precision():
@@ -140,3 +145,37 @@ def test_cross_initialization_starts_from_the_encoders_output(model):
 def test_the_vocabularys_norm(model):
     norms = model.text_encoder.token_emb.weight.square().sum(dim=1).sqrt()
     assert vocabulary_norm(model) == pytest.approx(norms.mean().item(), rel=1e-5)
+
+
+@pytest.fixture
+def with_encoder(tmp_path):
+    """The embedded model's file as it would be on a disk, with an encoder of random weights next to it."""
+    torch.manual_seed(0)
+    (tmp_path / "model.safetensors").symlink_to(weights.TINY)
+    encoder = WordEncoder()
+    encoder.norm.fill_(1.4)
+    save_file({name: tensor.half() for name, tensor in encoder.state_dict().items()}, tmp_path / FILE)
+    return weights.load(tmp_path / "model.safetensors"), encoder
+
+
+def test_auto_is_read_off_the_images(with_encoder, pictures):
+    model, encoder = with_encoder
+    images = read_images(pictures, 64)
+    v, note = initial_vectors(model, "auto", 2, generator=torch.Generator(), images=images)
+    z = torch.cat([model.config.diffusion.scale_factor * model.autoencoder.encode(image.views[0].x[None]).mean
+                   for image in images])
+    directions = F.normalize(encoder(z), dim=1).mean(dim=0)
+    expected = 1.4 * directions / directions.norm()
+    assert note == "read off 3 images by the encoder, the last 2 times"
+    torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
+    assert textinv.invert(model, pictures, textinv.InversionConfig(init="auto", steps=1)).info["init"] == "auto"
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x"),
+                                    lambda path: save_file({"out.weight": torch.zeros(3, 3)}, path)])
+def test_auto_without_its_encoder_is_one_line(with_encoder, pictures, damage):
+    model, _ = with_encoder
+    damage(model.source.parent / FILE)
+    with pytest.raises(InputError, match="has no encoder|is damaged, or another model's") as error:
+        initial_vectors(model, "auto", 1, generator=torch.Generator(), images=read_images(pictures, 64))
+    assert "\n" not in str(error.value)

@@ -124,7 +124,7 @@ def test_epsilons_of_the_norms(model):
 
 def test_autoencoder_pads_right_and_bottom_only(model):
     """The first output of a stride-2 convolution sees the picture's own corner, the last one sees zeros."""
-    down = model.autoencoder.encoder.down[0]["downsample"]
+    down = model.autoencoder.encoder.down[0].downsample
     x = noise(1, 8, 6, 10)
     expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
     assert down(x).shape == (1, 8, 3, 5) and torch.equal(down(x), expected)
@@ -267,7 +267,7 @@ def test_keys_and_values_are_those_of_the_context(model):
     keys_values = model.unet.keys_values(c)
     layers = [block.attn2 for block in model.unet.modules() if hasattr(block, "attn2")]
     assert len(keys_values) == len(layers) == 2 * (2 + 1 + 3)
-    for (k, v), layer in zip(keys_values, layers):
+    for (k, v), layer in zip(keys_values, layers, strict=True):
         assert torch.equal(k, layer.to_k(c)) and torch.equal(v, layer.to_v(c))
     assert torch.equal(model.unet.denoise(z, t, keys_values), model.unet(z, t, c))
     other = copy.deepcopy(model.unet)

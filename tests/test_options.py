@@ -30,7 +30,11 @@ def test_effective_learning_rate():
 @pytest.mark.parametrize("given, message", [
     ({"steps": 0}, "`steps` is 0. Use 1 or more"), ({"batch": -1}, "`batch` is -1"), ({"lr": 0}, "`lr` is 0"),
     ({"lr": float("nan")}, "`lr` is nan"), ({"lr": float("inf")}, "`lr` is inf"),
-    ({"decay": -1}, "`decay` is -1"), ({"pull": float("inf")}, "`pull` is inf"),
+    ({"decay": -1}, "`decay` is -1"), ({"decay": float("inf")}, "`decay` is inf"),
+    ({"decay": float("nan")}, "`decay` is nan"), ({"lr": "1"}, "`lr` is '1'. Use a number"),
+    ({"steps": 2.5}, "`steps` is 2.5. Use a whole number"), ({"flip": 0}, "`flip` is 0. Use true or false"),
+    ({"batch": True}, "`batch` is True. Use a whole number"), ({"init": None}, "`init` is None. Use text"),
+    ({"pull": float("inf")}, "`pull` is inf"),
     ({"pull": float("nan")}, "`pull` is nan"), ({"vectors": 0}, "`vectors` is 0"),
     ({"accumulate": 0}, "`accumulate` is 0"), ({"eval_every": -1}, "`eval_every` is -1"),
     ({"seed": -1}, "`seed` is -1"), ({"style": True, "templates": "x"}, "`style` and `templates`"),

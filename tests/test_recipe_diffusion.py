@@ -1,6 +1,7 @@
 """Stage 3: slots get the codes of their own sample, noise and mirroring are as said, and the loss is Equation 1."""
 import dataclasses
-import time
+import resource
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,6 +63,8 @@ def test_half_of_the_objects_are_exchanged_for_their_mirror_images(workshop):
     torch.testing.assert_close(got[kept, :2], v[kept, :2])
     torch.testing.assert_close(got[~kept, :2], mirrored[~kept, :2])                 # both objects together
     assert not got[::5, 1].any()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(diffusion.either_side(v, generator()), got)              # in float32 all the same
 
 
 def test_captions_become_ids_with_slots_as_the_first_private_ones(workshop):
@@ -153,18 +156,39 @@ def test_latents_are_written_once_and_fit_their_images(workshop):
         diffusion.read_latents(pixels, None, "cpu")
 
 
-def test_of_several_readers_one_encodes_and_the_others_wait(workshop):
-    pixels, encoded = np.zeros((120, 64, 64, 3), np.uint8), []
+def test_each_process_encodes_its_share(workshop, monkeypatch):
+    pixels = np.random.default_rng(1).integers(0, 256, (350, 64, 64, 3), np.uint8)
+    barrier, rank, encoded = threading.Barrier(2), threading.local(), {0: 0, 1: 0}
+    monkeypatch.setattr(diffusion, "join", lambda: (rank.value, 2))
+    monkeypatch.setattr(diffusion, "meet", barrier.wait)
 
-    class Slow(Halves):
+    class Counting(Halves):
         def encode(self, x):
-            encoded.append(len(x))
-            time.sleep(0.05)
+            encoded[rank.value] += len(x)
             return super().encode(x)
 
-    with ThreadPoolExecutor(3) as pool:
-        read = list(pool.map(lambda _: diffusion.read_latents(pixels, Slow(), "cpu"), range(3)))
-    assert sum(encoded) == len(pixels) and all(np.array_equal(latents, read[0]) for latents in read)
+    def read(own):
+        rank.value = own
+        return diffusion.read_latents(pixels, Counting(), "cpu")
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(read, range(2))
+    assert sum(encoded.values()) == len(pixels) and min(encoded.values()) > 0
+    assert np.array_equal(first, second)
+    expected = (pixels.reshape(350, 16, 4, 16, 4, 3).mean((2, 4, 5)) / 127.5 - 1)
+    assert first[:, 0, 3] == pytest.approx(expected, abs=0.01)
+
+
+def test_no_space_for_latents_is_one_line(workshop):
+    pixels = np.zeros((200, 64, 64, 3), np.uint8)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InputError, match=r"latents.npy cannot be written \(File too large\). Check the free space"):
+            diffusion.read_latents(pixels, Halves(), "cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not diffusion.LATENTS.exists()
 
 
 def test_out_of_order_says_what_to_run(workshop, capsys):

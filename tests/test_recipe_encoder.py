@@ -23,6 +23,8 @@ def test_the_nearer_side_counts(workshop):
     both = torch.stack([F.cosine_similarity(v, side) for side in (code, mirrored)])
     torch.testing.assert_close(encoder.cosine(v, code), both.amax(dim=0))
     assert both.argmax(dim=0).unique().numel() == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(encoder.cosine(v, code), both.amax(dim=0))       # in float32 all the same
 
 
 def test_images_of_one_object_alone_are_used():

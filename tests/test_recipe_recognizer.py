@@ -1,33 +1,19 @@
-"""The judge: its labels, its loss, its calibration, and its file. The sprites are drawn here."""
-import zlib
+"""The judge: its labels, its loss, its calibration, and its file."""
+import argparse
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
-from recipe import artwork, autoencoder, recognizer
+from recipe import autoencoder, recognizer
+from recipe.captions import NAMELESS as WITHOUT_NAME
 from recipe.captions import Scene
-from recipe.objects import OBJECTS, STYLES
+from recipe.objects import NAMELESS, STYLES
 from recipe.recognizer import INDEX, NAMES, UNTOLD, Recognizer
-
-
-@pytest.fixture(scope="module")
-def sprites(tmp_path_factory):
-    """A folder as `artwork.fetch` leaves it, with one ellipse for each object and style."""
-    folder = tmp_path_factory.mktemp("artwork")
-    for style in STYLES:
-        (folder / style).mkdir()
-        for thing in OBJECTS.values():
-            noise = zlib.crc32((thing.name + style).encode())
-            sprite = Image.new("RGBA", (40, 32))
-            ImageDraw.Draw(sprite).ellipse((0, 0, 39, 31), fill=(noise & 255, noise >> 8 & 255, noise >> 16 & 255))
-            sprite.save(folder / style / f"{thing.code}.png")
-    return artwork.Artwork(folder)
 
 
 @pytest.fixture
@@ -77,8 +63,8 @@ def test_an_image_is_judged_the_same_in_any_batch(judge):
 def test_features_are_maps_of_halving_size_that_a_loss_can_use(judge):
     x = x_of(2).requires_grad_()
     maps = judge.features(x)
-    assert [tuple(some.shape) for some in maps] == [(2, 16, 64, 64), (2, 32, 32, 32), (2, 64, 16, 16),
-                                                    (2, 128, 8, 8), (2, 224, 4, 4)]
+    assert [tuple(some.shape) for some in maps] == [(2, 32, 32, 32), (2, 64, 16, 16), (2, 128, 8, 8),
+                                                    (2, 224, 4, 4)]
     sum(some.square().mean() for some in maps).backward()
     assert x.grad.abs().sum() > 0
 
@@ -95,19 +81,21 @@ def test_labels_are_what_an_image_shows():
     assert told(Scene(("fox",), "inked", "beach", look="cropped")) == ["fox", "beach", "inked"]
     assert told(Scene(("cat",), "flat", "red", look="close-up")) == [None, "red", "flat"]
     assert told(Scene(("cat", "car"), "flat", "red", relation="next to")) == [None, "red", "flat"]
-    assert told(Scene(("cat",), "flat", "red", effect="mosaic")) == ["cat", None, "mosaic"]
-    assert told(Scene(("a thing without a name",), "flat", "red")) == [None, "red", "flat"]
+    assert told(Scene(("cat",), "flat", "red", effect="glass")) == ["cat", None, "glass"]
+    assert told(Scene(("cat",), "flat", "red", tint="blue")) == ["cat", "red", "flat"]
+    assert told(Scene(("cat",), "flat", "red", changed=True)) == [None, "red", "flat"]
+    assert told(Scene((NAMELESS[0],), "flat", "red", effect=WITHOUT_NAME)) == [None, None, None]
 
 
-def test_the_batch_holds_everything_with_its_labels(sprites):
+def test_the_batch_holds_everything_with_its_labels(blobs):
     rng = np.random.default_rng(0)
-    x, right = recognizer.batch(rng, sprites, 600)
+    x, right = recognizer.batch(rng, blobs, 600)
     assert x.shape == (600, 3, 64, 64) and -1 <= x.min() < x.max() <= 1
     for column, head in enumerate(NAMES):
         found = set(right[:, column].tolist()) - {UNTOLD}
-        assert len(found) > 0.9 * len(NAMES[head]) and max(found) < len(NAMES[head])
+        assert len(found) > 0.6 * len(NAMES[head]) and max(found) < len(NAMES[head])
     assert 0.02 < (right[:, 0] == UNTOLD).float().mean() < 0.25
-    _, ordinary = recognizer.batch(rng, sprites, 200, recognizer.ORDINARY)
+    _, ordinary = recognizer.batch(rng, blobs, 200, recognizer.ORDINARY)
     assert (ordinary != UNTOLD).all() and ordinary[:, 2].max() < len(STYLES)
 
 
@@ -120,8 +108,8 @@ def test_what_is_untold_has_no_loss(judge):
     assert recognizer.cross_entropy(logits, torch.full((3, 3), UNTOLD)) == 0
 
 
-def test_a_few_steps_learn_a_few_images(judge, sprites):
-    x, right = recognizer.batch(np.random.default_rng(0), sprites, 16)
+def test_a_few_steps_learn_a_few_images(judge, blobs):
+    x, right = recognizer.batch(np.random.default_rng(0), blobs, 16)
     optimizer, losses = torch.optim.AdamW(judge.parameters(), lr=2e-3), []
     for _ in range(25):
         loss = recognizer.cross_entropy(judge(x), right)
@@ -132,20 +120,38 @@ def test_a_few_steps_learn_a_few_images(judge, sprites):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_softened_images_are_decoded_and_changed(monkeypatch):
+def test_a_part_is_decoded_with_noise_on_the_latents():
     x, coder = x_of(20), Negative()
-    before = x.clone()
-    monkeypatch.setattr(recognizer, "CHANGED", 0.0)
-    y = recognizer.soften(x, coder, generator())
-    assert torch.equal(x, before) and len(coder.x) == 3                 # 15 % of the batch
-    assert torch.equal(y[3:], x[3:]) and torch.equal(y[:3], (-coder.z).clamp(-1, 1))
-    noise = (coder.z - x[:3]).flatten(1).std(dim=1) / x[:3].std()
-    assert (noise > 0).all() and noise.max() < 1.05 * recognizer.LATENT_NOISE and len(set(noise.tolist())) == 3
-    monkeypatch.setattr(recognizer, "CHANGED", 0.5)
-    changed = recognizer.soften(x, coder, generator())
-    kept = (changed[3:] == x[3:]).flatten(1).all(dim=1)
-    assert 4 <= kept.sum() <= 15 and changed.abs().max() <= 1
-    assert torch.equal(changed, recognizer.soften(x, coder, generator()))
+    before, count = x.clone(), round(20 * recognizer.DECODED)
+    y = recognizer.decoded(x, coder, generator())
+    assert torch.equal(x, before) and len(coder.x) == count
+    assert torch.equal(y[count:], x[count:]) and torch.equal(y[:count], (-coder.z).clamp(-1, 1))
+    noise = (coder.z - x[:count]).flatten(1).std(dim=1) / x[:count].std()
+    assert (noise > 0).all() and noise.max() < 1.05 * recognizer.LATENT_NOISE
+    assert len(set(noise.tolist())) == count
+
+
+def test_a_part_is_changed():
+    x = x_of(50)
+    y = recognizer.changed(x, generator())
+    kept = (y == x).flatten(1).all(dim=1).float().mean()
+    assert 0.2 < kept < 0.65 and y.abs().max() <= 1         # each change of augment.py spares some as well
+    assert torch.equal(y, recognizer.changed(x, generator()))
+
+
+def test_batches_are_of_a_pool_that_is_renewed(blobs, work, monkeypatch):
+    drawn, counts = [], []
+    monkeypatch.setattr(recognizer, "POOL", 40)
+    monkeypatch.setattr(recognizer, "decoded", lambda x, coder, generator: x)
+    monkeypatch.setattr(recognizer, "changed", lambda x, generator: drawn.append(x) or x)
+    monkeypatch.setattr(recognizer, "batch", lambda rng, artwork, count: counts.append(count) or (
+        torch.full((count, 3, 64, 64), float(len(counts))), torch.zeros(count, 3, dtype=torch.long)))
+    monkeypatch.setattr(recognizer.Training, "run", lambda self, minutes, lr, loss_of_batch, **options: (
+        loss_of_batch(self.generator) for _ in range(15)))
+    recognizer.train(argparse.Namespace(device="cpu", batch=16, minutes=1, lr=1e-3), None, None)
+    assert counts == [16, 16, 16, *[4] * 12]
+    ages = [i + 1 - x[:, 0, 0, 0] for i, x in enumerate(drawn)]
+    assert all(len(x) == 16 for x in drawn) and all(0 <= age.min() and age.max() <= 10 for age in ages)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.5])
@@ -153,8 +159,7 @@ def test_the_best_temperature_is_that_by_which_the_logits_were_too_large(tempera
     logits = 2 * torch.randn(8000, 6, generator=generator())
     right = torch.multinomial(logits.softmax(dim=1), 1, generator=generator())[:, 0]
     p = (temperature * logits).softmax(dim=1)
-    right[:100], p[:100] = UNTOLD, float("nan")                         # must not count
-    p[:100] = 1 / 6
+    right[:2000], p[:2000] = UNTOLD, torch.eye(6)[0]                   # must not count
     assert recognizer.best_temperature(p, right).item() == pytest.approx(temperature, rel=0.05)
 
 
@@ -206,29 +211,30 @@ def test_another_worlds_judge_and_a_damaged_one_are_named(judge, tmp_path, monke
         recognizer.load(path)
 
 
-def test_unseen_images_are_the_same_every_time_and_softened_at_will(sprites):
+def test_unseen_images_are_the_same_every_time_and_softened_at_will(blobs):
     coder = weights.load("tiny").autoencoder
-    x, right = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=False)
-    again, _ = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=False)
-    soft, same = recognizer.unseen(sprites, coder, 120, 6, recognizer.ORDINARY, soft=True)
+    x, right = recognizer.unseen(blobs, coder, 120, 6, recognizer.ORDINARY, soft=False)
+    again, _ = recognizer.unseen(blobs, coder, 120, 6, recognizer.ORDINARY, soft=False)
+    soft, same = recognizer.unseen(blobs, coder, 120, 6, recognizer.ORDINARY, soft=True)
     assert x.shape == (120, 3, 64, 64) and right.shape == (120, 3)
     assert torch.equal(x, again) and torch.equal(right, same) and not torch.equal(x, soft)
 
 
 def test_the_table_counts_right_answers():
-    p = {"object": torch.eye(len(NAMES["object"]))[[4, 4, 7]], "background": torch.full((3, 22), 1 / 22),
+    p = {"object": torch.eye(len(NAMES["object"]))[[4, 4, 7]],
+         "background": F.one_hot(torch.tensor([0, 0, 3]), 10) * 0.4 + 0.06,
          "style": torch.eye(len(NAMES["style"]))[[1, 1, 1]]}
-    right = torch.tensor([[4, 0, 1], [5, 0, UNTOLD], [UNTOLD, 3, 1]])
+    right = torch.tensor([[4, 0, 1], [5, 0, UNTOLD], [UNTOLD, 2, 1]])
     assert recognizer.row("some", p, right).split(" | ") == [
-        "| some", "3", "50.0%", "50.0%", "0.500", "66.7%", "0.0%", "0.621", "100.0%", "100.0%", "0.000 |"]
+        "| some", "3", "50.0%", "50.0%", "0.500", "66.7%", "0.0%", "0.207", "100.0%", "100.0%", "0.000 |"]
     nothing = recognizer.row("none", p, torch.full((3, 3), UNTOLD))
     assert nothing.startswith("| none | 3 |") and "nan" not in nothing
 
 
-def test_trained_calibrated_written_and_measured(sprites, work, capsys):
-    folder = ["--artwork", str(sprites.folder)]
+def test_trained_calibrated_written_and_measured(blobs, work, capsys):
+    folder = ["--artwork", str(blobs.folder)]
     assert recognizer.main(["--minutes", "0", *folder]) == 2
-    assert "run python -m recipe.recognizer first" in capsys.readouterr().err
+    assert "Run python -m recipe.recognizer first" in capsys.readouterr().err
     assert recognizer.main(["--minutes", "0.01", "--batch", "8", "--images", "30", *folder]) == 0
     out = capsys.readouterr().out
     for name in ("ordinary views", "ordinary views, softened", "all looks and filters", "held-out objects",

@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 
-from weights.vocabularies import read_vocabulary
 from recipe import filters, vocabulary, world
 from recipe.captions import SLOTS
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
+from weights.vocabularies import read_vocabulary
 
 
 @pytest.fixture(scope="module")

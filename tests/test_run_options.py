@@ -34,7 +34,7 @@ def test_auto_is_a_fixed_rule(monkeypatch):
         assert [resolve_dtype(dtype, "cpu") for dtype in ("float32", "bfloat16")] == ["float32", "bfloat16"]
     for has_it, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda has_it=has_it: has_it)
-        assert resolve_device("auto") == device and resolve_device("cuda:1") == "cuda:1"
+        assert resolve_device("auto") == device
 
 
 @pytest.mark.parametrize("names, has_it", [

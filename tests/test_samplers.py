@@ -1,6 +1,7 @@
 """Sampler steps and timesteps: against the original code's numbers, and against cases whose answer is
 known in closed form: a point mass, whose noise prediction is exact, and Gaussian data, whose
 probability-flow ODE can be solved."""
+import itertools
 import math
 
 import numpy as np
@@ -157,10 +158,10 @@ def test_ddim_inversion_and_back():
     deviation, denoise = gaussian(0.5)
     times = range(-1, 1000)
     z = clean = torch.tensor([0.8, -0.1], dtype=torch.float64)
-    for t, t_next in zip(times, times[1:]):
+    for t, t_next in itertools.pairwise(times):
         z = ddim_step(ALPHAS, z, denoise(z, max(t, 0)), t, t_next)
     assert_close(z / deviation(times[-1]), clean / 0.5, 0.02)
-    for t, t_prev in zip(reversed(times), reversed(times[:-1])):
+    for t, t_prev in itertools.pairwise(reversed(times)):
         z = ddim_step(ALPHAS, z, denoise(z, max(t, 0)), t, t_prev)
     assert_close(z, clean, 0.01)
     there = ddim_step(ALPHAS, clean, clean, 300, 400)
@@ -173,7 +174,7 @@ def test_steps_leave_their_arguments_alone():
     ddim_step(ALPHAS, z, eps_hat, 601, 501, 0.5, noise)
     ddpm_step(ALPHAS, z, eps_hat, 601, 501, noise)
     dpm_solver_step(ALPHAS, z, eps_hat, 601, 501, (noise, 701))
-    assert all(torch.equal(x, copy) for x, copy in zip((z, eps_hat, noise), copies))
+    assert all(torch.equal(x, copy) for x, copy in zip((z, eps_hat, noise), copies, strict=True))
 
 
 def test_noise_of_a_sample_does_not_depend_on_its_batch():

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import safetensors
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ldm import InputError, LatentDiffusion
+
+FILE = "encoder.safetensors"            # next to a model's weights
 
 
 class Residual(nn.Module):
@@ -52,3 +58,19 @@ class WordEncoder(nn.Module):
     def word(self, z: Tensor) -> Tensor:
         """One vector (1 d) for what n images (n c h w) show: the mean direction of theirs."""
         return self.norm * F.normalize(self(z).mean(dim=0, keepdim=True), dim=-1)
+
+
+def load_encoder(model: LatentDiffusion) -> WordEncoder:
+    """The encoder that lies next to the model's weights, in fp32 on its device.
+    Raises InputError if there is none, or if it is damaged or another model's."""
+    folder = None if model.source is None else model.source if model.source.is_dir() else model.source.parent
+    if folder is None or not (path := folder / FILE).is_file():
+        raise InputError("`init` is auto, but this model has no encoder that reads a word off images. Give a "
+                         "word for what the images show, such as 'cup'.")
+    encoder = WordEncoder(model.config.autoencoder.embed_dim, model.text_encoder.config.width)
+    try:
+        encoder.load_state_dict(load_file(path))
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged, or another model's ({type(error).__name__}). Restore it, or give "
+                         "a word as `init`.") from error
+    return encoder.eval().requires_grad_(False).to(model.device)

@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,7 @@ def _token(word: Word) -> int:
     token = word.info.get("token")
     if isinstance(token, int) and 0 <= token < 2 ** 31:
         return token
-    star = 265 if word.vectors.shape[1] == 768 else 1008
+    star = 265 if word.vectors.shape[1] in (768, 1024) else 1008
     return star if word.placeholder == "*" else -1
 
 
@@ -193,18 +194,19 @@ def write(path: str | Path, words: Sequence[Word], format: str) -> None:
 
     Raises InputError if they do not go into one file of that format, or it cannot be written.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if format not in FORMATS:
-        raise InputError(f"format {format!r}: give one of {', '.join(FORMATS)}")
+        raise InputError(f"format is {format!r}. Use {' or '.join(FORMATS)}.")
     layout = FORMATS[format]
     if path.suffix not in layout.suffixes:
         raise InputError(f"{path}: a file of {format} format ends in {' or '.join(layout.suffixes)}")
     names = [word.placeholder for word in words]
     if len(names) != 1 and not (names and layout.several):
         raise InputError(f"{path}: a file of {format} format holds one word, not {len(names)} "
-                         f"({', '.join(names)}): write each to a file of its own")
+                         f"({', '.join(names)}). Choose one of them: FILE:WORD on the command line.")
     if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{path}: two words of one name ({', '.join(names)}): give one another placeholder")
+        raise InputError(f"{path}: two words of one name ({', '.join(names)}). Give one another: FILE=NAME "
+                         "on the command line.")
     if len(widths := {word.vectors.shape[1] for word in words}) > 1:
         raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
                          "wide: write them to different files")

@@ -25,6 +25,11 @@ def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
+def enlarged(image: Image.Image, scale: int) -> Image.Image:
+    """The image with each pixel a square of that side."""
+    return image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
+
+
 def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = None) -> None:
     """Write the image atomically, with its recipe as JSON in a text chunk.
     Raises InputError if it cannot be written."""

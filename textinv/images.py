@@ -8,6 +8,8 @@ the middle square is cut out.
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm import InputError
-from textinv.decoding import TURN, alpha, decode, reason, to_rgb, without_alpha
+from textinv.decoding import TURN, alpha, decode, is_flat, one_line, reason, to_rgb, without_alpha
 
 MAX_FILES = 1000        # they are all held in memory
 CROPS = ("center", "stretch", "random")
@@ -46,7 +48,7 @@ class TrainingImage:
 
 def print_warning(line: str) -> None:
     """Print to stderr, above a progress bar if there is one."""
-    tqdm.write(f"warning: {line}", file=sys.stderr)
+    tqdm.write(f"warning: {one_line(line)}", file=sys.stderr)
 
 
 def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: str = "center",
@@ -58,7 +60,8 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
     crop: "center", the middle square; "stretch", all of it squashed; "random", eight squares along the longer
     side, sampled from `generator` (on the CPU; None: torch's own), or one if the image is square.
     alpha_mask: images without a mask file take their alpha channel as mask.
-    warn: called with one line for each file skipped and each caption ignored.
+    warn: called with one line for each file skipped, each caption ignored, and each image that can hardly be
+    what the user means.
     Raises InputError for a source without any image, and for a mask that does not fit or is black.
     """
     if crop not in CROPS:
@@ -79,6 +82,8 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
         except Exception as error:   # decoders fail on broken files with nearly every type of exception
             warn(f"{path}: skipped, {reason(error)}")
             continue
+        for oddity in _oddities(image, rgb, size):
+            warn(f"{path}: {oddity}")
         mask, mask_path = _find_mask(path, rgb.size, orientation), _companion(path, ".mask.png")
         if mask is None and alpha_mask:
             mask, mask_path = opacity, path
@@ -105,14 +110,31 @@ def latent_mask(mask: Tensor, factor: int) -> Tensor:
 
 def _list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
     files = []
-    for path in map(Path, [source] if isinstance(source, (str, Path)) else source):
+    for name in [source] if isinstance(source, (str, Path)) else source:
+        if not str(name):
+            raise InputError("`images` is empty. Give a folder of images, or one image.")
+        if re.match(r"\w+://", str(name)):
+            raise InputError(f"{name} is an address. Download the images first, and give their folder.")
+        path = Path(os.path.expanduser(name))
+        if not os.path.exists(path):        # unlike Path.exists, False for names that no file can have
+            raise InputError(f"{path}: no such file or folder")
         try:
             files += sorted(path.iterdir(), key=lambda file: file.name) if path.is_dir() else [path]
         except OSError as error:
             raise InputError(f"{path}: cannot list this folder, {reason(error)}") from None
-        if not path.exists():
-            raise InputError(f"{path}: no such file or folder")
     return files
+
+
+def _oddities(image: Image.Image, rgb: Image.Image, size: int) -> list[str]:
+    """What makes an image of little use, a clause each."""
+    oddities = []
+    if 2 * min(rgb.size) < size:
+        oddities.append(f"only {rgb.width} x {rgb.height} pixels, a blur at the model's {size} x {size}")
+    if is_flat(rgb):
+        oddities.append("one flat color, from which nothing can be learned")
+    if image.info.get("animated"):
+        oddities.append("an animation, of which the first frame is used")
+    return oddities
 
 
 def _companion(path: Path, ending: str) -> Path:

@@ -6,37 +6,48 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
+from ldm import InputError, LatentDiffusion, TextConfig
 from textinv.concept import Concept, check_fits
+from textinv.dataset import encode
+from textinv.encoder import load_encoder
+from textinv.images import TrainingImage
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
-                    cross_init: bool = False) -> tuple[Tensor, str]:
+                    cross_init: bool | None = None,
+                    images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
     """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
 
     init: a word or phrase; the path of a learned word (anything with a slash or the suffix of such a file);
-        or "random": directions sampled from `generator`, with the mean norm of the vocabulary.
+        "random": directions sampled from `generator`, with the mean norm of the vocabulary;
+        or "auto": what the model's encoder reads off the images (textinv/encoder.py).
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
-        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: with the BERT-style
+        encoder alone, since CLIP's output is of another length than its embeddings, and which of them is the
+        better start has not been measured.
 
-    Raises InputError if init is empty, if a word of it is not in the vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, no word, or auto on a model without an encoder, if a word of it is not
+    in the vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
-    is_file = "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
-    if is_file:
+    if init == "auto":
+        z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
+        return _spread(load_encoder(model).word(z).cpu(), [f"read off {len(images)} images by the encoder"], k)
+    if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
@@ -47,11 +58,22 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     ids = model.tokenizer.tokenize(init)
     if not ids:
         raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
+    words = {i for word, i in model.tokenizer.whole_words.items() if any(map(str.isalnum, word))}
+    if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
+        raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
+                         "as 'cup'; what stands for the new word in prompts is `placeholder`.")
+    if cross_init is None:
+        cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
-        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
+        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start mark
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
+
+
+def names_file(init: str) -> bool:
+    """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
+    return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:
@@ -61,9 +83,10 @@ def vocabulary_norm(model: LatentDiffusion) -> float:
 
 @torch.no_grad()
 def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[list[tuple[str, float]]]:
-    """For each vector of (k d) the n whole words of the vocabulary that are nearest by cosine, with the
-    cosine, best first."""
-    words = list(model.tokenizer.whole_words.items())
+    """For each vector of (k d) the n whole words of the vocabulary, signs apart, that are nearest by cosine,
+    with the cosine, best first."""
+    words = [(word, i) for word, i in model.tokenizer.whole_words.items()
+             if any(map(str.isalnum, word))]
     weight = model.text_encoder.table.weight
     table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
     cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import numbers
+import os
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,32 +18,51 @@ from textinv.images import CROPS
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
+    # of diffusers' example for Stable Diffusion: an effective learning rate of 0.002
+    "sd": {"steps": 3000, "batch": 1, "accumulate": 4, "lr": 0.0005, "decay": 0.01, "cross_init": False},
 }
+
+MAX_SEED = 2 ** 63 - 1          # what every generator takes
+MAX_LR = 1000.0                 # far beyond any use, and far from an overflow
+
+# annotation of a field -> what it takes, in words
+_KINDS: dict[str, tuple[Any, str]] = {
+    "int": (numbers.Integral, "a whole number"), "float": (numbers.Real, "a number"),
+    "bool": (bool, "true or false"), "str": ((str, os.PathLike), "text")}
 
 T = TypeVar("T")
 
 
-def option(default: Any, help: str, *, minimum: float | None = None, choices: tuple[str, ...] | None = None,
-           metavar: str | None = None, may_change: bool = False) -> Any:
+def option(default: Any, help: str, *, minimum: float | None = None, maximum: float = math.inf,
+           choices: tuple[str, ...] | None = None, metavar: str | None = None,
+           may_change: bool = False) -> Any:
     """A dataclass field with what a command line, and `check`, have to know about it.
 
-    minimum: the least value. choices: the only values.
+    minimum, maximum: the least and the largest value. choices: the only values.
     may_change: whether a run may be resumed with another value, since no step that is done depends on it.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "minimum": minimum, "choices": choices,
-                                                        "metavar": metavar, "may_change": may_change})
+    return dataclasses.field(default=default, metadata={
+        "help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "metavar": metavar,
+        "may_change": may_change})
 
 
 def check(options: Any) -> None:
-    """Raises InputError if a field of an options dataclass is under its minimum, not finite, or none of its
-    choices."""
+    """Raises InputError if a field of an options dataclass has a value of another type, beyond its limits,
+    not finite, or none of its choices."""
     for field in dataclasses.fields(options):
-        value, minimum, choices = (getattr(options, field.name), field.metadata["minimum"],
-                                   field.metadata["choices"])
+        value, minimum, maximum, choices = (getattr(options, field.name), *(
+            field.metadata[rule] for rule in ("minimum", "maximum", "choices")))
+        name = str(field.type).removesuffix(" | None")
+        if value is None and name != field.type:
+            continue
+        kind, wanted = _KINDS.get(name, (object, ""))
+        if not isinstance(value, kind) or name in ("int", "float") and isinstance(value, bool):
+            raise InputError(f"`{field.name}` is {value!r:.50}. Use {wanted}.")
         if choices is not None and value not in choices:
             raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
-        if minimum is not None and not minimum <= value < math.inf:
-            raise InputError(f"`{field.name}` is {value}. Use {minimum} or more.")
+        if minimum is not None and not (minimum <= value <= maximum and value < math.inf):
+            raise InputError(f"`{field.name}` is {value}. Use {minimum} "
+                             + ("or more." if maximum == math.inf else f"to {maximum}."))
 
 
 def _with_presets(cls: type[T]) -> type[T]:
@@ -63,7 +84,8 @@ class InversionConfig:
 
     Raises InputError on values without meaning.
     """
-    init: str = option("", "word or phrase to start from, a learned word's file, or 'random'")
+    init: str = option("", "word or phrase to start from, a learned word's file, 'auto' to read it off the "
+                      "images where the model has an encoder, or 'random'")
     placeholder: str = option("*", "what stands for the new word in prompts; change it to use several words "
                               "in one prompt")
     vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",
@@ -76,7 +98,8 @@ class InversionConfig:
     flip: bool = option(True, "train on mirrored images too; turn it off for text and asymmetric things")
     alpha_mask: bool = option(False, "weight the loss by the images' alpha channel; for cut-out images")
     preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps from the init word's "
-                         "embedding", choices=tuple(PRESETS))
+                         "embedding; sd: those of diffusers' example for Stable Diffusion, 3,000 steps",
+                         choices=tuple(PRESETS))
     steps: int = option(200, "optimizer steps; more where the word is not yet recognizable", minimum=1,
                         may_change=True)
     batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
@@ -86,21 +109,23 @@ class InversionConfig:
                        "lower it if the loss jumps")
     decay: float = option(0.0, "weight decay of AdamW on the word's vectors; the paper's code has 0.01",
                           minimum=0)
-    seed: int = option(0, "seed of everything random; the same seed gives the same word", minimum=0)
+    seed: int = option(0, "seed of everything random; the same seed gives the same word", minimum=0,
+                       maximum=MAX_SEED)
     fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm; for words "
                             "that drown out the rest of a prompt")
     pull: float = option(0.0, "regularization weight of |v - v0|^2 / |v0|^2, added to the loss; raise it to "
                          "stay near the init word", minimum=0)
-    cross_init: bool = option(True, "start from the text encoder's output for the init word, not from its "
-                              "embedding; turn it off to start as the paper does")
+    cross_init: bool | None = option(None, "start from the text encoder's output for the init word, not from "
+                                     "its embedding; turn it off to start as the paper does (default: on, "
+                                     "but off with Stable Diffusion, where it has not been measured)")
     eval_every: int = option(25, "steps between measurements of the evaluation loss; 0 for none", minimum=0)
     stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for runs of many steps",
                        choices=("never", "dvar"))
 
     def __post_init__(self) -> None:
         check(self)
-        if not 0 < self.lr < math.inf:
-            raise InputError(f"`lr` is {self.lr}. Use a number above 0.")
+        if not 0 < self.lr <= MAX_LR:
+            raise InputError(f"`lr` is {self.lr}. Use a number above 0 and up to {MAX_LR:g}.")
         if self.stop == "dvar" and not self.eval_every:
             raise InputError("`stop` is dvar, which needs the evaluation loss. Set `eval_every` above 0.")
         if self.style and self.templates:

@@ -3,9 +3,15 @@ styles), a user's own, or the captions next to the images.
 """
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from ldm import InputError
+from ldm.tokenizer import BaseTokenizer
+
+PUNCTUATION = ".,;:!?'\"()[]<>/&-_"
+_PLACEHOLDER = re.compile(r"(?<!\S)(?:\*|<[^\s<>]+>)")      # what is meant as a learned word, learned or not
 
 OBJECT = (
     "a photo of a {}",
@@ -59,24 +65,45 @@ STYLE = (
 )
 
 
-def read_templates(path: str | Path) -> tuple[str, ...]:
+def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]:
     """One template a line, each with one {} for the placeholder; empty lines are skipped.
 
-    Raises InputError naming the file and the line that is none.
+    kind: what the user calls them. Raises InputError naming the file and the line that is none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"templates {path}: cannot be read ({error}): "
-                         "give a text file, one template a line") from error
+        raise InputError(f"{kind} {path}: cannot be read ({error}). Give a text file, one a line."
+                         ) from error
     for number, line in enumerate(lines, 1):
         if line.strip() and line.count("{}") != 1:
-            raise InputError(f"templates {path}, line {number}: {line.strip()!r} holds "
-                             f"{line.count('{}')} times {{}}: write it once, where the placeholder goes")
+            raise InputError(f"{kind} {path}, line {number}: {line.strip()!r} holds "
+                             f"{line.count('{}')} times {{}}. Write it once, where the placeholder goes.")
     templates = tuple(line.strip() for line in lines if line.strip())
     if not templates:
-        raise InputError(f"templates {path}: holds none: write one a line, such as 'a photo of a {{}}'")
+        raise InputError(f"{kind} {path}: holds none. Write one a line, such as 'a photo of a {{}}'.")
     return templates
+
+
+def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool = True) -> list[str]:
+    """What of a prompt the model will not see as its author means it, a clause each. The tokenizer is to know
+    the words that were learned; expects_word: whether one of them belongs into the prompt."""
+    ids, room, unknown = tokenizer.tokenize(prompt), tokenizer.length - 2, tokenizer.unknown_words(prompt)
+    learned = [i >= tokenizer.words.vocab_size for i in ids]
+    problems = []
+    if not prompt.strip():
+        problems.append("is empty: the images will show anything")
+    elif expects_word and not any(learned) and len(tokenizer.words):
+        problems.append(f"contains no learned word: write {' or '.join(tokenizer.words)} where it goes")
+    elif expects_word and not any(learned) and (match := _PLACEHOLDER.search(prompt)):
+        problems.append(f"contains {match[0]}, which the model has not learned: give its file with `concept`")
+    if len(ids) > room:
+        problems.append(f"has {len(ids)} tokens, but the model reads {room}: its end"
+                        + ", with a learned word," * any(learned[room:]) + " is cut off")
+    if unknown:
+        problems.append("has words that the model does not know and reads letter by letter: "
+                        + ", ".join(dict.fromkeys(unknown)))
+    return problems
 
 
 def use_prompts(placeholder: str, style: bool) -> tuple[str, str]:

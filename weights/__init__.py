@@ -50,9 +50,9 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
     if not dtype.is_floating_point:
         raise InputError(f"dtype is {dtype}: weights are float32, bfloat16 or float16")
     path = _locate(source)
-    if path.is_dir():
-        return _load_folder(path, device, dtype, vocab)
-    return _load_file(path, device, dtype, vocab)
+    model = (_load_folder if path.is_dir() else _load_file)(path, device, dtype, vocab)
+    model.source = path
+    return model
 
 
 def save(model: LatentDiffusion, path: str | Path) -> None:
@@ -136,9 +136,10 @@ class _Uninitialized(TorchFunctionMode):
     imports symbolic mathematics for more than a second."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if getattr(function, "__module__", None) == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def _blank(read_config: Callable[[], LDMConfig], tensors: Mapping[str, LazyTensor], path: Path

@@ -56,32 +56,48 @@ def is_zip(path: Path) -> bool:
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Context manager: write to the temporary file that it yields; at the end of the block that file is
-    renamed to `path`. Until then, or if the block fails, what was there stays.
+    renamed to `path`, or to what a symbolic link there points to. Until then, or if the block fails, what was
+    there stays.
 
-    Raises InputError if the file cannot be written.
+    Raises InputError if the file cannot be written, and before the block if `path` is a folder, a device or
+    anything else that a rename would destroy.
     """
-    partial = path.with_name(path.name + ".partial")
+    target = Path(os.path.realpath(path))
+    if os.path.exists(target) and not target.is_file():
+        raise InputError(f"{path} is {'a folder' if target.is_dir() else 'a device or a pipe'}. "
+                         "Give the name of a file.")
+    partial = target.with_name(target.name + ".partial")
     try:
         yield partial
-        # the rights of any new file: safetensors gives them to the owner alone
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
+        # safetensors gives its files to the owner alone
+        partial.chmod(target.stat().st_mode if target.exists() else _new_file_mode(partial))
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        partial.replace(target)
     except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink()
         if isinstance(error, (OSError, safetensors.SafetensorError)):
-            raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}): "
-                             "check the folder and the free space") from error
+            raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}). "
+                             "Check the folder and the free space.") from error
         raise
+
+
+def _new_file_mode(partial: Path) -> int:
+    """The mode of a new file in that folder. To ask the process for its umask is to change it, for all
+    threads."""
+    probe = partial.with_name(partial.name + ".mode")
+    try:
+        probe.open("xb").close()
+        return probe.stat().st_mode
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _read_head(path: Path) -> bytes:
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file: check the path")
+        why = "is not a regular file" if os.path.exists(path) else "there is no such file"
+        raise InputError(f"{path}: {why}: check the path")
     try:
         with path.open("rb") as file:
             return file.read(512)

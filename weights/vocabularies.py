@@ -59,9 +59,9 @@ def _read_clip(path: Path) -> tokenizers.Tokenizer:
     if path.suffix != ".json":
         raise InputError(f"vocabulary {path}: this model's is CLIP's, not BERT's. Give {CLIPTokenizer.needs}")
     model, tokens = _tokens(path, CLIPTokenizer, "CLIP")
-    merges = model.get("merges") if model is not None else _read_merges(path.with_name("merges.txt"))
-    return byte_pair_encoding(tokens, [tuple(merge.split(" ") if isinstance(merge, str) else merge)
-                                       for merge in merges])
+    merges = _read_merges(path.with_name("merges.txt")) if model is None else model["merges"]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return byte_pair_encoding(tokens, [(first, second) for first, second in pairs])
 
 
 def _read_merges(path: Path) -> list[str]:

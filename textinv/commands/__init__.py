@@ -1,29 +1,56 @@
 """The command line, one file a command, each also a command of the one program `textinv`."""
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 
 from ldm import InputError
+from textinv.decoding import one_line
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     """Decorate the main function of a command line. What it returns is the exit status: 0; 2 after an
-    InputError, of which the one line is printed; 130, as in a shell, where the user interrupted it."""
+    InputError or a file that cannot be read or written, of which one line is printed; as in a shell, 130
+    where the user interrupted it, and 141 where nobody reads its output any more, as after `| head`."""
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> int:
+        for stream in (sys.stdout, sys.stderr):         # whatever the locale's encoding lacks
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(argv)
+            sys.stdout.flush()
         except InputError as error:
-            print(f"error: {dashed(str(error))}", file=sys.stderr)
-            return 2
+            return _report(dashed(str(error)))
+        except BrokenPipeError:
+            _discard_output()
+            return 141
+        except OSError as error:
+            if error.filename is None:
+                _discard_output()
+            return _report(f"{error.filename or 'standard output'}: {error.strerror or error}. "
+                           "Check the name and the free space.")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
         return 0
     return wrapper
+
+
+def _report(message: str) -> int:
+    print(f"error: {one_line(message)}", file=sys.stderr)
+    return 2
+
+
+def _discard_output() -> None:
+    """Python writes what is left of standard output at its end, which would fail once more."""
+    with contextlib.suppress(OSError, ValueError):      # not a stream of the system
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dashed(message: str) -> str:

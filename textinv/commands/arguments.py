@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,20 +13,26 @@ import torch
 
 import weights
 from ldm import InputError, LatentDiffusion
+from textinv.options import MAX_SEED, check, option
 from textinv.running.options import resolve_device, resolve_dtype
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error, and whose help shows every default."""
+    """A parser whose errors are one line, like every other error, and whose help shows every default and
+    ends with an example: the arguments of one."""
 
-    def __init__(self, name: str, description: str | None, **options: Any):
+    def __init__(self, name: str, description: str | None, *, example: str = "", **options: Any):
         script = Path(sys.argv[0]).name
-        super().__init__(prog=script if script == f"{name}.py" else f"textinv {name}".strip(),
-                         description=(description or "").split("\n\n")[0], **options)
+        prog = script if script == f"{name}.py" else f"textinv {name}".strip()
+        self.example = f"{'python ' * (prog == script)}{prog} {example}"
+        if example:
+            options |= {"epilog": f"example:\n  {self.example}",
+                        "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(prog=prog, description=(description or "").split("\n\n")[0], **options)
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError."""
-        raise InputError(f"{message}. See {self.prog} --help.")
+        raise InputError(f"{message}. See {self.prog} --help, or try: {self.example.strip()}")
 
 
 def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
@@ -34,11 +41,12 @@ def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
     group = parser.add_argument_group(title)
     for field in dataclasses.fields(cls):
         help, kind = field.metadata["help"], str(field.type)
+        is_switch = kind.startswith("bool")
         if field.default not in ("", None):
-            shown = field.default if kind != "bool" else "on" if field.default else "off"
+            shown = field.default if not is_switch else "on" if field.default else "off"
             help += f" (default: {shown})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help.replace("%", "%%")}
-        if kind == "bool":
+        if is_switch:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= {"type": {"int": int, "float": float}.get(kind, str),
@@ -55,12 +63,14 @@ def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:
     group = parser.add_argument_group("the model")
     group.add_argument("--weights", metavar="SOURCE", help="'tiny', a checkpoint, a folder in Hugging Face "
                        f"layout, or a hub id (default: {default})")
-    group.add_argument("--vocab", metavar="FILE", help="vocab.txt, for a checkpoint that has none")
+    group.add_argument("--vocab", metavar="FILE", help="vocab.txt, or for Stable Diffusion vocab.json "
+                       "with merges.txt next to it, for a checkpoint that has none")
     group.add_argument("--dtype", default="float32", choices=("auto", "float32", "bfloat16"),
                        help="of the weights; bfloat16 is faster where the hardware multiplies it, as auto "
                        "finds out, and halves the memory (default: %(default)s)")
     group.add_argument("--device", default="auto",
-                       help="cpu, cuda, ...; auto is cuda where there is one (default: %(default)s)")
+                       help="cpu, cuda, mps, ...; auto is cuda or mps where there is one "
+                       "(default: %(default)s)")
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, batch: int) -> None:
@@ -77,14 +87,32 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, batch: int)
                        "(default: %(default)s)")
 
 
-def check_positive(options: argparse.Namespace, *names: str) -> None:
-    """Raises InputError if one of these options is under 1."""
-    for name in names:
-        if getattr(options, name) < 1:
-            raise InputError(f"`{name}` is {getattr(options, name)}. Use 1 or more.")
+def value(**rules: Any) -> Any:
+    """A dataclass field that has to be given, with the rules by which `check` judges it."""
+    return option(dataclasses.MISSING, "", **rules)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """The values of `add_sampling_options`. Raises InputError on values without meaning."""
+    n: int = value(minimum=1)
+    seed: int = value(minimum=0, maximum=MAX_SEED)
+    steps: int = value(minimum=1)
+    guidance: float = value(minimum=-1000, maximum=1000)
+    batch: int = value(minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check_sampling(options: argparse.Namespace) -> None:
+    """Raises InputError if a sampling option has a value without meaning."""
+    SamplingOptions(**{field.name: getattr(options, field.name)
+                       for field in dataclasses.fields(SamplingOptions)})
 
 
 def load_model(source: str, vocab: str | None, dtype: str, device: str) -> LatentDiffusion:
     """The model of the command line's options, in which "auto" may stand for device and dtype."""
     device = resolve_device(device)
+    vocab = None if vocab is None else os.path.expanduser(vocab)
     return weights.load(source, device, getattr(torch, resolve_dtype(dtype, device)), vocab)

@@ -1,4 +1,8 @@
-"""Show the learned words of files, in any tool's format; merge or export them: `textinv concept FILE...`."""
+"""Show the learned words of files, in any tool's format; merge, rename, split or export them:
+`textinv concept FILE...`.
+
+FILE:WORD is one word of a file, FILE=NAME its word under another name; both together are FILE:WORD=NAME.
+"""
 from __future__ import annotations
 
 import argparse
@@ -11,17 +15,21 @@ from ldm import InputError, LatentDiffusion
 from textinv import formats
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.concept import Concept, load_all, save_all
+from textinv.concept import Concept, find_words, save_all
 from textinv.initialization import nearest_words
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = Parser("concept", __doc__)
-    p.add_argument("files", nargs="+", metavar="FILE", help="file of learned words, or the folder of a run")
+    p = Parser("concept", __doc__, example='runs/fox "runs/teapot=<pot>" --merge words.safetensors')
+    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the "
+                   "folder of a run; :WORD picks one of its words, =NAME gives it another name")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
-    p.add_argument("--merge", metavar="OUT", help="write all words to one file: .safetensors, "
+    p.add_argument("--vocab", metavar="FILE", help="the vocabulary of a checkpoint that has none")
+    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of "
+                   "--weights or else of tiny (default: off)")
+    p.add_argument("--merge", metavar="OUT", help="write the words, one or more, to one file: .safetensors, "
                    "or .pt for the official code")
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
                    help=f"write for another tool, to --out: {', '.join(formats.FORMATS)}")
@@ -41,17 +49,21 @@ def show(concept: Concept, model: LatentDiffusion | None) -> str:
     if model is not None and not fits:
         lines.append(f"    no near words: the model's words are {model.words.width} wide")
     # what a file says about itself is JSON again, so that no sign of it can act on the terminal
-    lines += [f"    {json.dumps(key)[1:-1]}: {json.dumps(value)}" for key, value in concept.info.items()]
+    lines += [f"    {json.dumps(key)[1:-1]}: {json.dumps(value)}" for key, value in concept.info.items()
+              if not isinstance(value, (list, dict))]      # vectors and hashes are for programs
     return "\n".join(lines)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
     if (args.export is None) != (args.out is None):
         raise InputError("`export` FORMAT and `out` PATH go together.")
-    concepts_of = {name: load_all(name) for name in args.files}
+    if not args.files and not args.vocabulary:
+        p.error("no FILE given")
+    concepts_of = {name: find_words(name)[1] for name in args.files}
     concepts = [concept for words in concepts_of.values() for concept in words]
     if args.merge is not None:
         _write(args.merge, concepts, formats.by_suffix(args.merge))
@@ -59,12 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
-    model = None if args.weights is None else weights.load(args.weights)
+    model = weights.load(args.weights or "tiny", vocab=args.vocab) if args.weights or args.vocabulary else None
+    if args.vocabulary:
+        print(*(word for word in model.tokenizer.whole_words if any(sign.isalnum() for sign in word)))
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
 
 
 def _write(path: str, concepts: Sequence[Concept], format: str) -> None:
+    path = os.path.expanduser(path)
     if os.path.lexists(path):
         raise InputError(f"{path} exists already. Give another name, or remove it.")
     save_all(path, concepts, format)

@@ -6,6 +6,7 @@ textinv/evaluation/scores.py defines the numbers. The report of a run shows the 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,24 +19,24 @@ from textinv.commands.arguments import (
     Parser,
     add_model_options,
     add_sampling_options,
-    check_positive,
+    check_sampling,
     load_model,
 )
-from textinv.concept import Concept, fingerprint, learned_elsewhere, model_hash, patch, unpatch
+from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, patch, unpatch
 from textinv.evaluation.evaluate import EDITS, PUBLIC_CLIP, SMALL_CLIP, SampleSpec, Sampling, evaluate, write
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
 from textinv.prompts import read_templates
 from textinv.running import report
 from textinv.running.folder import read_record
-from textinv.running.options import resolve_device
 from weights import clip
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = Parser("evaluate", __doc__)
-    p.add_argument("--concept", required=True, metavar="PATH", help="the run's folder, or the word's file")
+    p = Parser("evaluate", __doc__, example="--concept runs/fox -n 16 --baseline")
+    p.add_argument("--concept", required=True, metavar="PATH[:WORD][=NAME]",
+                   help="the run's folder, or the word's file")
     p.add_argument("--images", metavar="DIR", help="the training images (default: those of the run)")
     p.add_argument("--prompts", metavar="FILE",
                    help="other prompts for the editability, with {} for the word")
@@ -53,31 +54,34 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    check_positive(options, "n", "batch", "steps")
-    path = Path(options.concept)
-    concept = Concept.load(path)
-    templates = read_templates(options.prompts) if options.prompts else EDITS
+    check_sampling(options)
+    path, words = find_words(options.concept)
+    if len(words) > 1:
+        raise InputError(f"{path}: contains {len(words)} words "
+                         f"({', '.join(one.placeholder for one in words)}). Choose one of them: FILE:WORD.")
+    concept = words[0]
+    templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
     source = options.weights or concept.info.get("model", "tiny")
     images = options.images or (read_record(path)["images"] if path.is_dir() else None)
     if images is None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
-    evaluator = clip.load(options.clip or (SMALL_CLIP if source == "tiny" else PUBLIC_CLIP),
-                          resolve_device(options.device))
     model = load_model(source, options.vocab, options.dtype, options.device)
+    evaluator = clip.load(os.path.expanduser(options.clip) if options.clip else
+                          SMALL_CLIP if source == "tiny" else PUBLIC_CLIP, model.device)
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     training = to_images(torch.stack([image.views[0].x for image in read_images(images, size)]))
-    beside = path if path.is_dir() else path.with_suffix("")
-    out = Path(options.out) if options.out else beside / "evaluation"
+    out = (Path(os.path.expanduser(options.out)) if options.out else
+           (path if path.is_dir() else path.with_suffix("")) / "evaluation")
 
-    words: dict[str, str | None] = {concept.placeholder: fingerprint(concept)}
+    hashes: dict[str, str | None] = {concept.placeholder: fingerprint(concept)}
     if options.baseline:
-        words[plain_words(model, concept)] = None
+        hashes[plain_words(model, concept)] = None
     results, sheets, hash_of_model = {}, [list(training[:8])], model_hash(model)
     patch(model, concept)
-    for word, word_hash in words.items():
+    for word, word_hash in hashes.items():
         spec = SampleSpec("", word_hash, hash_of_model, str(model.dtype).removeprefix("torch."),
                           steps=options.steps, guidance=options.guidance, seed=options.seed)
         results[word], generated = evaluate(

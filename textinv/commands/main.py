@@ -16,6 +16,13 @@ COMMANDS = {"train": (train.main, "learn a new word from images"),
             "evaluate": (evaluate.main, "measure how good a word is"),
             "concept": (concept.main, "show, merge and export the files of learned words"),
             "report": (report.main, "write the report of a run again")}
+MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
+  textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
+  textinv sample "a * on the beach" --concept runs/fox          use it
+  open runs/fox/report.html                                     see how it came about
+  textinv evaluate --concept runs/fox --baseline                measure it against its init word
+  textinv concept --vocabulary                                  the words that the small model knows
+Trouble? README.md has a section of that name."""
 ROOT = Path(textinv.__file__).parents[1]
 
 
@@ -43,7 +50,7 @@ def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help and --version. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in commands().items())
     parser = Parser("", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog=f"commands:\n{listed}\n\n`textinv COMMAND --help` lists the options of one.")
+                    epilog=f"commands:\n{listed}\n\n{MAP}")
     parser.add_argument("--version", action="version", version=f"textinv {textinv.__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=list(commands()), help="one of those below")
     parser.parse_args(argv)

@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,6 @@ from textinv.running.report import write
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser("report", __doc__)
-    parser.add_argument("folder", type=Path, help="folder of the run")
-    print(write(parser.parse_args(argv).folder))
+    parser = Parser("report", __doc__, example="runs/fox")
+    parser.add_argument("folder", help="folder of the run")
+    print(write(Path(os.path.expanduser(parser.parse_args(argv).folder))))

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import glob
 import itertools
+import os
 import re
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -17,179 +18,156 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
-from textinv.commands import command
-from textinv.commands.arguments import (
-    Parser,
-    add_model_options,
-    add_sampling_options,
-    check_positive,
-    load_model,
-)
-from textinv.concept import Concept, fingerprint, learned_elsewhere, patch
-from textinv.grids import grid, read_recipe, save_png
-from textinv.running.options import resolve_device, resolve_dtype
+from textinv.commands import command, dashed
+from textinv.commands.arguments import Parser, add_model_options, add_sampling_options, load_model
+from textinv.commands.recipe import Recipe, recipe_from_options, recipe_from_png
+from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, patch
+from textinv.decoding import is_flat
+from textinv.grids import enlarged, grid, read_recipe, save_png
+from textinv.images import print_warning
+from textinv.prompts import prompt_problems
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    p = Parser("sample", __doc__)
-    p.add_argument("text", nargs="*", metavar="PROMPT", help="what to show; several prompts give a row each")
+    p = Parser("sample", __doc__, example='"a photo of a * on the beach" --concept runs/fox -n 8')
+    p.add_argument("text", nargs="*", metavar="PROMPT", type=utf8,
+                   help="what to show; several prompts give a row each")
     p.add_argument("--prompts", metavar="FILE", help="file of prompts, one a line")
-    p.add_argument("--concept", action="append", default=[], metavar="PATH[=WORD]",
-                   help="learned word: a run's folder or a file; =WORD gives it another placeholder. "
-                        "Repeatable")
-    p.add_argument("--strength", type=float, default=1.0,
-                   help="of the words: 0 is the init word, 1 the learned one, 1.5 goes beyond; lower it if "
-                        "prompts lose their hold (default: %(default)s)")
-    p.add_argument("--negative", default="", help="what not to show (default: nothing)")
+    p.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
+                   help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME gives "
+                        "it another placeholder. Repeatable")
+    p.add_argument("--strength", action="append", default=[], metavar="[WORD=]NUMBER",
+                   help="of all words, or of one: 0 is the init word, 1 the learned one, 1.5 goes beyond; "
+                        "lower it if prompts lose their hold (default: 1.0). Repeatable")
+    p.add_argument("--negative", default="", type=utf8, help="what not to show (default: nothing)")
     add_sampling_options(p, n=4, batch=8)
     p.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpm++; dpm++ needs fewer steps, ddpm all "
                                                      "1,000 (default: %(default)s)")
     p.add_argument("--eta", type=float, default=0.0,
                    help="noise that ddim adds in each step, 0 to 1 (default: %(default)s)")
+    p.add_argument("--scale", type=int, default=1, help="enlarge the images, each pixel to a square of this "
+                                                        "side (default: %(default)s)")
     add_model_options(p, "those that the first word was learned on, or tiny")
-    p.add_argument("--out", metavar="FILE.png",
-                   help="the grid, or the only image (default: a new one in samples/)")
+    p.add_argument("--out", metavar="FILE.png", help="the grid, or the only image; replaces what this "
+                   "command wrote there before. A folder: a new file in it (default: a new file in samples/)")
     p.add_argument("--from", dest="source", metavar="FILE.png",
-                   help="repeat this image; all other options but --out and --device are its own")
+                   help="repeat this image; all other options but --out and --device are its own, and a "
+                        "model other than tiny must be given as --weights")
     return p
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that an image depends on. `index` is its place among all images of the command, None
-    for the grid."""
-    prompts: list[str]
-    n: int
-    concepts: list[dict[str, str]]          # path, placeholder, hash of the vectors
-    strength: float
-    negative: str
-    seed: int
-    sampler: str
-    steps: int
-    guidance: float
-    eta: float
-    batch: int
-    weights: str
-    vocab: str | None
-    dtype: str
-    index: int | None = None
+def utf8(text: str) -> str:
+    """An argument as the user typed it, also where the locale's encoding is ASCII."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    recipe = recipe_from_png(Path(options.source)) if options.source else recipe_from_options(options)
-    model = load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device)
-    out = Path(options.out) if options.out else next_free_path(recipe)
-    for path in generate(teach(model, recipe), recipe, out):
-        print(path)
-
-
-def recipe_from_options(options: argparse.Namespace) -> Recipe:
-    """The recipe of a command line. Raises InputError on values without meaning."""
-    prompts = [*options.text, *(read_prompts(options.prompts) if options.prompts else [])]
-    if not prompts:
-        raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
-    check_positive(options, "n", "batch")
-    concepts, source = [], options.weights
-    for text in options.concept:
-        path, word = split_concept(text)
-        concept = Concept.load(path)
-        source = source or concept.info.get("model")
-        concepts.append({"path": path, "placeholder": word or concept.placeholder,
-                         "hash": fingerprint(concept)})
-    for prompt in prompts:
-        if concepts and not any(one["placeholder"].lower() in prompt.lower() for one in concepts):
-            print(f"warning: {prompt!r} contains no learned word: write "
-                  f"{' or '.join(one['placeholder'] for one in concepts)} where it goes", file=sys.stderr)
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
-              if hasattr(options, field.name)}
-    return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny",
-                     "dtype": resolve_dtype(options.dtype, resolve_device(options.device))})
-
-
-def split_concept(text: str) -> tuple[str, str]:
-    """PATH or PATH=WORD -> path and word, "" if there is none. A path that exists may contain "=" itself."""
-    path, _, word = text.rpartition("=")
-    return (text, "") if not path or Path(text).expanduser().exists() else (path, word)
-
-
-def recipe_from_png(path: Path) -> Recipe:
-    """The recipe that a PNG carries. Raises InputError if it is none of this version."""
+    recipe = recipe_from_png(options) if options.source else recipe_from_options(options)
+    out = path_of(options.out, recipe)
+    model = teach(load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device), recipe)
+    texts = [*dict.fromkeys(recipe.prompts), *([recipe.negative] if recipe.negative else [])]
+    for text in texts:
+        for problem in prompt_problems(model.tokenizer, text, expects_word=text in recipe.prompts):
+            print_warning(dashed(f"prompt {text!r} {problem}"))
+    written: list[Path] = []
     try:
-        return Recipe(**read_recipe(path))
-    except TypeError as error:
-        raise InputError(f"{path}: its recipe is of another version of sample.py ({error})") from error
-
-
-def read_prompts(path: str) -> list[str]:
-    """The lines of a file that are not empty. Raises InputError if it cannot be read."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts {path}: cannot be read ({error}). Give a text file, one prompt a line."
-                         ) from error
-    return [line.strip() for line in lines if line.strip()]
+        for path in generate(model, recipe, out):
+            written.append(path)
+    finally:
+        for path in written:
+            print(path)
 
 
 def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
     """The model, taught the recipe's words. Raises InputError if a word's file is not what it was."""
     for entry in recipe.concepts:
-        concept = Concept.load(entry["path"])
-        if fingerprint(concept) != entry["hash"]:
-            raise InputError(f"{entry['path']}: contains another word than the one that this image "
-                             "was made with")
+        path, words = find_words(entry["path"])
+        concept = next((word for word in words if fingerprint(word) == entry["hash"]), None)
+        if concept is None:
+            raise InputError(f"{path}: contains another word than the one that this image was made with. "
+                             "Give the file as it was.")
         if learned_elsewhere(concept, model):
-            print(f"warning: {entry['path']}: this word was learned on another model "
-                  f"({concept.info.get('model')})", file=sys.stderr)
-        patch(model, Concept(entry["placeholder"], at_strength(concept, recipe.strength, entry["path"])))
+            print_warning(f"{path}: this word was learned on another model ({concept.info.get('model')})")
+        strength = entry.get("strength", recipe.strength)
+        try:
+            patch(model, Concept(entry["placeholder"], at_strength(concept, strength)))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     return model
 
 
-def at_strength(concept: Concept, strength: float, path: str) -> torch.Tensor:
+def at_strength(concept: Concept, strength: float) -> torch.Tensor:
     """Vectors (k d) on the line from the init word (0) through the learned one (1)."""
     if strength == 1:
         return concept.vectors
     if "init_vectors" not in concept.info:
-        raise InputError(f"{path}: does not say where its word started, so `strength` must be 1")
+        raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
     start = torch.tensor(concept.info["init_vectors"])
     return start + strength * (concept.vectors - start)
 
 
-def generate(model: LatentDiffusion, recipe: Recipe, out: Path) -> list[Path]:
-    """Generate and write the images, the grid last. A single image of a command is generated within its
-    batch, as it was: the size of a batch decides the last bits of rounding."""
-    texts = [prompt for prompt in recipe.prompts for _ in range(recipe.n)]
-    starts = range(0, len(texts), recipe.batch)
-    if recipe.index is not None:
-        first = recipe.index // recipe.batch * recipe.batch
-        starts = range(first, first + 1)
-    images: dict[int, Image.Image] = {}
-    for start in tqdm(starts, unit="batch", disable=len(starts) == 1):
-        batch = model.generate(texts[start:start + recipe.batch], negative=recipe.negative,
-                               steps=recipe.steps, guidance=recipe.guidance, eta=recipe.eta,
-                               sampler=recipe.sampler, seed=recipe.seed + start, batch=recipe.batch)
-        images.update(enumerate(batch, start))
-    if recipe.index is not None:
-        return [save(images[recipe.index], out, recipe)]
-    if len(images) == 1:
-        return [save(images[0], out, dataclasses.replace(recipe, index=0))]
-    singles = [save(image, out.with_name(f"{out.stem}-{i:03d}.png"), dataclasses.replace(recipe, index=i))
-               for i, image in images.items()]
-    columns = recipe.n if len(recipe.prompts) > 1 else min(recipe.n, 4 if recipe.n <= 16 else 8)
-    return [*singles, save(grid(list(images.values()), columns), out, recipe)]
+def generate(model: LatentDiffusion, recipe: Recipe, out: Path) -> Iterator[Path]:
+    """Generate the images and write each as it comes, the grid last; yields their paths. A single image of
+    a command is generated within its batch, as it was: the size of a batch decides the last bits of rounding.
+    """
+    count, only = recipe.n * len(recipe.prompts), recipe.index
+    first = 0 if only is None else only // recipe.batch * recipe.batch
+    starts = range(first, count if only is None else first + 1, recipe.batch)
+    images: list[Image.Image] = []
+    total = count if only is None else min(recipe.batch, count - first)
+    with tqdm(total=total, unit="image", dynamic_ncols=True) as bar:
+        for start in starts:
+            texts = [recipe.prompts[i // recipe.n] for i in range(start, min(start + recipe.batch, count))]
+            batch = model.generate(texts, negative=recipe.negative, steps=recipe.steps,
+                                   guidance=recipe.guidance, eta=recipe.eta, sampler=recipe.sampler,
+                                   seed=recipe.seed + start, batch=recipe.batch)
+            bar.update(len(batch))
+            for i, image in enumerate(batch, start):
+                if only in (None, i):
+                    path = out if only == i or count == 1 else out.with_name(f"{out.stem}-{i:03d}.png")
+                    images.append(enlarged(image, recipe.scale))
+                    yield save(images[-1], path, dataclasses.replace(recipe, index=i))
+    if len(images) > 1:
+        columns = recipe.n if len(recipe.prompts) > 1 else min(recipe.n, 4 if recipe.n <= 16 else 8)
+        yield save(grid(images, columns), out, recipe)
 
 
 def save(image: Image.Image, path: Path, recipe: Recipe) -> Path:
     """Write an image with its recipe; returns the path."""
+    if is_flat(image):
+        print_warning(f"{path}: one flat color. The word or the settings are out of the model's range: try "
+                      "less --guidance, or another word")
     save_png(image, path, dataclasses.asdict(recipe))
     return path
 
 
-def next_free_path(recipe: Recipe) -> Path:
-    """A new file in samples/, named after the first prompt."""
+def path_of(out: str | None, recipe: Recipe) -> Path:
+    """Where the grid goes, or the only image. Raises InputError where that is not a PNG, or where one of the
+    files is one that this command has not written."""
+    path = Path(os.path.expanduser(out or "samples"))
+    if out is None or os.path.isdir(path):
+        return next_free_path(path, recipe)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"`out` is {out}, but images are written as PNG, which carries their recipe. Give a "
+                         "name that ends in .png, or a folder that exists.")
+    singles = path.parent.glob(f"{glob.escape(path.stem)}-[0-9][0-9][0-9]*.png")
+    for file in (path, *(singles if recipe.n * len(recipe.prompts) > 1 else ())):
+        if file.is_file():
+            try:
+                read_recipe(file)
+            except InputError as error:
+                raise InputError(f"{file} exists, and this command has not written it. Give another name."
+                                 ) from error
+    return path
+
+
+def next_free_path(folder: Path, recipe: Recipe) -> Path:
+    """A new file in the folder, named after the first prompt; its single images are new as well."""
     slug = re.sub(r"[^a-z0-9]+", "-", recipe.prompts[0].lower()).strip("-")[:60] or "sample"
     names = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(2)))
-    return next(path for name in names if not (path := Path("samples") / f"{name}.png").exists())
+    return next(path for name in names if not (path := folder / f"{name}.png").exists()
+                and not any(folder.glob(f"{name}-[0-9][0-9][0-9]*.png")))

@@ -38,7 +38,7 @@ class Concept:
 
     def __post_init__(self) -> None:
         word, vectors = self.placeholder, self.vectors
-        if not 0 < len(word) <= 100 or " " in word or not word.isprintable():
+        if not _is_usable(word):
             raise InputError(f"`placeholder` is {ascii(word[:100])}. Use 1 to 100 printable characters, "
                              "no spaces.")
         if (word.upper() in Tokenizer.marks or word.lower() in CLIPTokenizer.marks
@@ -64,7 +64,7 @@ class Concept:
         concepts = load_all(path)
         if len(concepts) > 1:
             some = ", ".join(concept.placeholder for concept in concepts[:5]) + ", ..." * (len(concepts) > 5)
-            raise InputError(f"{path}: holds {len(concepts)} words ({some}) where one is expected. "
+            raise InputError(f"{path}: contains {len(concepts)} words ({some}) where one is expected. "
                              "Use a file of one word.")
         return concepts[0]
 
@@ -76,15 +76,54 @@ class Concept:
 
 def load_all(path: str | Path) -> list[Concept]:
     """The words, one or more, of a file in any known format, or of a run's folder. Raises InputError."""
+    return _concepts(path, _read(path))
+
+
+def find_words(text: str) -> tuple[Path, list[Concept]]:
+    """The words that a command line names, and the path: PATH, all words of a file or the word of a run's
+    folder; PATH:WORD, one of them; PATH=NAME or PATH:WORD=NAME, one under another name. The longest path that
+    exists counts, since it may contain either sign. Raises InputError."""
+    text = os.path.expanduser(text)
+    ends = [i for i, sign in enumerate(text) if sign in ":="] + [len(text)]
+    end = next((end for end in reversed(ends) if os.path.exists(text[:end])), len(text))
+    path, rest = text[:end], text[end:]
+    words = {word.placeholder: word for word in _read(path)}
+    names = ", ".join(words)
+    if rest.startswith(":"):
+        named = [word for word in words if rest[1:] == word or rest[1:].startswith(f"{word}=")]
+        if not named:
+            raise InputError(f"{path}: contains no word {rest[1:]!r}. It contains {names}.")
+        picked = max(named, key=len)
+        words, rest = {picked: words[picked]}, rest[1 + len(picked):]
+    if rest and len(words) > 1:
+        raise InputError(f"{path}: contains {len(words)} words ({names}) for one name. Choose one of them: "
+                         "FILE:WORD=NAME.")
+    return Path(path), _concepts(path, [word._replace(placeholder=rest[1:]) if rest else word
+                                        for word in words.values()])
+
+
+def _read(path: str | Path) -> list[formats.Word]:
     path = Path(os.path.expanduser(path))
     file = path / RUN_FILE if os.path.isdir(path) else path
     if not os.path.exists(file):                # unlike Path.exists, False for names that no file can have
         raise InputError(f"{file}: no such file. Give a file of learned words, or the folder of a run.")
-    words = formats.read(file)
+    return formats.read(file)
+
+
+def _concepts(path: str | Path, words: Sequence[formats.Word]) -> list[Concept]:
+    for word in words:
+        if word.placeholder and not _is_usable(word.placeholder):
+            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which no "
+                             "prompt can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on "
+                             "the command line gives it another name.")
     try:
         return [Concept(*word) for word in words]
     except InputError as error:
-        raise InputError(f"{file}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
+
+
+def _is_usable(word: str) -> bool:
+    return 0 < len(word) <= 100 and " " not in word and word.isprintable()
 
 
 def save_all(path: str | Path, concepts: Sequence[Concept], format: str) -> None:
@@ -114,7 +153,7 @@ def check_fits(model: LatentDiffusion, concept: Concept) -> None:
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width
     if width != ours:
         raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use "
-                         "it with its own model (1280: LDM, 768: Stable Diffusion 1).")
+                         "it with its own model (1280: LDM, 768: Stable Diffusion 1, 1024: version 2).")
     if k > (room := model.tokenizer.length - 2):
         raise InputError(f"word {word!r} has {k} vectors, but a prompt of this model has room for {room}. "
                          "Learn it with fewer.")

@@ -19,32 +19,26 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import filelock
-import safetensors
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm import InputError
 from textinv.concept import RUN_FILE, Concept
 from textinv.grids import save_png
 from textinv.inversion import Progress
+from textinv.running.state import PREVIOUS, STATE, SavedState, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
-STATE, PREVIOUS, BEST_FILE = "state.safetensors", "state.previous.safetensors", "best.safetensors"
-
-
-@dataclass(frozen=True)
-class SavedState:
-    """A state that a run can be resumed from, and the bytes of metrics.jsonl that belong to it."""
-    name: str
-    tensors: dict[str, Tensor]
-    metrics_bytes: int
+BEST_FILE = "best.safetensors"
+# what a config.json must have for a run to be resumed, evaluated and reported; its options check themselves
+RECORD = {"images": str, "steps": int, "model_hash": str, "processes": int, "image_hashes": dict}
+CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # the same of a line of metrics
+MEASURED = {"eval_loss": float, "nearest": list}                            # and what only some lines have
 
 
 class ReadOnlyFolder:
@@ -62,19 +56,15 @@ class ReadOnlyFolder:
         process is writing it."""
         return read_record(self.path)
 
-    def states(self) -> Iterator[SavedState]:
-        """The saved states that can be read, the newest first."""
-        for name in (STATE, PREVIOUS):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
-                with safetensors.safe_open(self.path / name, "pt") as file:
-                    tensors = {key: file.get_tensor(key) for key in file.keys()}
-                    size = int(file.metadata()["metrics_bytes"])
-                if (self.path / "metrics.jsonl").stat().st_size >= size:
-                    yield SavedState(name, tensors, size)
+    def states(self) -> list[str]:
+        """The names of the saved states, the newest first; empty if none was ever saved."""
+        if (self.path / PREVIOUS).exists():
+            return [STATE, PREVIOUS]
+        return [STATE] if (self.path / STATE).exists() else []
 
-    def has_states(self) -> bool:
-        """Whether any state was saved, readable or not."""
-        return any((self.path / name).exists() for name in (STATE, PREVIOUS))
+    def has_preview(self, step: int) -> bool:
+        """Whether the grid of previews of a step needs no writing."""
+        return True
 
     def resume(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
         """Continue the run after a step, with these settings; what metrics.jsonl has beyond is dropped."""
@@ -85,8 +75,8 @@ class ReadOnlyFolder:
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         """Write a grid of previews."""
 
-    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]]
-             ) -> None:
+    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]],
+             identity: Mapping[str, Any]) -> None:
         """Write words, metrics and state."""
 
     def close(self) -> None:
@@ -131,11 +121,14 @@ class RunFolder(ReadOnlyFolder):
                     self._board.add_scalar(name, line[name], progress.step)
         self._logged = progress.step
 
-    def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
-        save_png(generate(), self.path / "previews" / f"step-{step:06d}.png")
+    def has_preview(self, step: int) -> bool:
+        return self._preview(step).exists()
 
-    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]]
-             ) -> None:
+    def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
+        save_png(generate(), self._preview(step))
+
+    def save(self, word: Concept, best: Concept | None, step: int, state: Callable[[], dict[str, Tensor]],
+             identity: Mapping[str, Any]) -> None:
         """After a step that broke off before it was logged, as when another process dies while the
         evaluation loss is measured, words alone are written: a state that counted this step would leave a
         gap in the metrics for ever, so the one before it stands."""
@@ -148,17 +141,16 @@ class RunFolder(ReadOnlyFolder):
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
             size = self._metrics.tell()
-        path = self.path / STATE
-        with atomic_write(path) as partial:
-            save_file(state(), partial, {"metrics_bytes": str(size)})
-            if path.exists():
-                path.replace(self.path / PREVIOUS)
+        write_state(self.path, SavedState(state(), identity, size))
 
     def close(self) -> None:
-        self._metrics.close()
-        if self._board is not None:
-            self._board.close()
-        self._lock.release()
+        try:
+            with self._writing():           # what is still in their buffers
+                self._metrics.close()
+                if self._board is not None:
+                    self._board.close()
+        finally:
+            self._lock.release()
 
     def _open(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
         with atomic_write(self.path / "config.json") as partial:
@@ -170,6 +162,9 @@ class RunFolder(ReadOnlyFolder):
         self._logged = step
         if self._new_board is not None:         # what a killed run wrote beyond its state is hidden
             self._board = self._new_board(str(self.path / "tensorboard"), purge_step=step + 1)
+
+    def _preview(self, step: int) -> Path:
+        return self.path / "previews" / f"step-{step:06d}.png"
 
     def _refuse_another_run(self) -> None:
         if (self.path / "config.json").exists() or (self.path / RUN_FILE).exists():
@@ -195,25 +190,43 @@ class RunFolder(ReadOnlyFolder):
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The settings in a run's config.json. Raises InputError if there is none."""
+    """The settings in a run's config.json. Raises InputError if there is none, or it is not one."""
     path = folder / "config.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return dict(record)
     except OSError as error:
         raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path, "
                          "or start one without `resume`.") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). Start another run with `out`.") from error
+    if wrong := _wrong_entry(record, RECORD):
+        raise InputError(f"{path}: damaged ({wrong}). Start another run with `out`.")
+    return record
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """A run's metrics, one dict per step. Raises InputError if they cannot be read."""
+    path = folder / "metrics.jsonl"
     try:
-        return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/metrics.jsonl: cannot be read ({error}). Give the folder of a run."
-                         ) from error
+        metrics = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). Give the folder of a run.") from error
+    for number, line in enumerate(metrics, 1):
+        if wrong := _wrong_entry(line, CURVES) or _wrong_entry(line, MEASURED, required=False):
+            raise InputError(f"{path}: cannot be read (line {number}: {wrong}). Give the folder of a run.")
+    return metrics
+
+
+def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True) -> str | None:
+    """Which entry of a JSON object is missing or of another type than its kind, in words; None if none is."""
+    if not isinstance(entries, dict):
+        return "not a JSON object"
+    for name, kind in kinds.items():
+        value = entries.get(name)
+        if (required or name in entries) and (isinstance(value, bool) or not isinstance(
+                value, (int, float) if kind is float else kind)):
+            return f"{name} is {'of another type' if name in entries else 'missing'}"
+    return None
 
 
 def summary_writer() -> type:

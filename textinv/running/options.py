@@ -4,6 +4,7 @@ And the options of a run that is resumed, which are the run's own.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,14 @@ from textinv.running.folder import read_record
 class RunOptions:
     """Options of `textinv train` besides those of `InversionConfig`. Raises InputError on values without
     meaning."""
-    images: str = option("", "folder of images, or one image", may_change=True)
+    images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
-    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
+                               "it, for a checkpoint that has none", metavar="FILE")
     out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
                              metavar="DIR", may_change=True)
-    device: str = option("auto", "cpu, cuda, ...; auto is cuda where there is one", may_change=True)
+    device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one",
+                         may_change=True)
     dtype: str = option("auto", "of the frozen weights; auto is bfloat16 where the hardware multiplies it, "
                         "else float32", choices=("auto", "float32", "bfloat16"))
     preview_every: int = option(50, "steps between grids of previews; 0 for none, which saves time",
@@ -43,8 +46,8 @@ class RunOptions:
     def folder(self) -> Path:
         """Where the run is kept: by default named after the images' folder, or the image."""
         if self.out:
-            return Path(self.out)
-        path = Path(self.images).resolve()
+            return Path(os.path.expanduser(self.out))
+        path = Path(os.path.expanduser(self.images)).resolve()
         return Path("runs") / (path.stem if path.is_file() else path.name)
 
 
@@ -62,11 +65,15 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     if not given.get("out") and not given.get("images"):
         raise InputError("`resume`: which run? Give its folder as `out`, or its `images`.")
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
-    recorded = as_dict(*split(read_record(folder)))
-    may_change = [field.name for cls in (RunOptions, InversionConfig) for field in dataclasses.fields(cls)
-                  if field.metadata["may_change"]]
+    record = read_record(folder)
+    try:
+        own = split(record)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from error
+    recorded, may_not = as_dict(*own), fixed(*own)
+    may_change = [name for name in recorded if name not in may_not]
     differ = [f"`{name}` {value} (was {recorded[name]})" for name, value in given.items()
-              if name not in may_change and value != recorded[name]]
+              if name in may_not and value != recorded[name]]
     if differ:
         raise InputError(f"{folder}: cannot resume with {', '.join(differ)}. Drop that, or start a new run "
                          "with `out`; what may change: "
@@ -79,17 +86,35 @@ def as_dict(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
     return {**dataclasses.asdict(options), **dataclasses.asdict(config)}
 
 
+def fixed(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
+    """The options by name that a run must be resumed with unchanged: those that the word depends on."""
+    return {field.name: getattr(part, field.name) for part in (options, config)
+            for field in dataclasses.fields(part) if not field.metadata["may_change"]}
+
+
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for."""
-    return device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    """The device that "auto" stands for, or the one that is asked for.
+    Raises InputError if there is none of that name here, or it computes nothing, as "meta"."""
+    if device == "auto":
+        return ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:          # torch has another type for nearly every device that is not there
+        raise InputError(f"`device` {device} is not available here ({str(error).splitlines()[0]}). "
+                         "Use cpu or auto.") from error
+    return device
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
     """The precision that "auto" stands for on a device, by a fixed rule: bfloat16 on an accelerator, and on a
-    CPU that multiplies it in hardware; others emulate it at a fraction of float32's speed."""
+    CPU that multiplies it in hardware; others emulate it at a fraction of float32's speed, and so may Apple's
+    MPS."""
     if dtype != "auto":
         return dtype
-    return "bfloat16" if torch.device(device).type != "cpu" or cpu_has_bfloat16() else "float32"
+    kind = torch.device(device).type
+    has_bfloat16 = cpu_has_bfloat16() if kind == "cpu" else kind != "mps"
+    return "bfloat16" if has_bfloat16 else "float32"
 
 
 def cpu_has_bfloat16() -> bool:

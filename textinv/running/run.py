@@ -4,7 +4,7 @@ states, and resuming. `invert` is a run that is kept nowhere.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept, model_hash, patch, unpatch
@@ -21,23 +22,31 @@ from textinv.images import read_images
 from textinv.initialization import initial_vectors, nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
-from textinv.running.folder import PREVIOUS, ReadOnlyFolder
+from textinv.running.comparison import LOW_PSNR, TINY, WARNING, reconstruction_psnr
+from textinv.running.folder import ReadOnlyFolder
+from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
+from textinv.running.state import check_metrics, mismatch, read_state
 from textinv.running.stopping import Dvar, EvaluationLoss
 from textinv.variants import make_variants
 
 MANY = 30               # images of one thing
+LOSSES = "evaluation.losses"            # the one tensor of a state that grows
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
 
 
-def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
-           config: InversionConfig) -> Concept:
+def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig, *,
+           progress: Callable[[Progress], object] | None = None) -> Concept:
     """Learn a word from images: a folder, or a list of paths. The model is left as it was; teach it the word
-    with `patch`. Raises InputError on whatever the images, the prompts or the init word lack."""
-    with Run(model, images, config) as run:
-        for _ in run.learn():
-            pass
+    with `patch`. progress: called after each step with what it did; by default a bar is shown where standard
+    error is a terminal. Raises InputError on whatever the images, the prompts or the init word lack."""
+    with Run(model, images, config) as run, tqdm(total=config.steps, unit="step", dynamic_ncols=True,
+                                                 disable=True if progress else None) as bar:
+        for step in run.learn():
+            bar.update()
+            if progress is not None:
+                progress(step)
         return run.inversion.concept()
 
 
@@ -55,12 +64,18 @@ class Run:
                  folder: ReadOnlyFolder | None = None, processes: Processes = Processes()):
         self.config, self.options = config, options or RunOptions()
         self.folder = folder or ReadOnlyFolder()
+        if config.vectors > (room := model.tokenizer.length - 2):
+            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for {room}. "
+                             "Use fewer.")
+        if config.stop == "dvar" and config.steps < (first := Dvar(config.eval_every).first):
+            raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
+                             f"{config.steps}. Use more steps, such as 5000, or drop it.")
         generator = torch.Generator().manual_seed(config.seed)
         size = model.config.diffusion.latent_size * model.config.autoencoder.factor
         self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
                                   generator=generator)
         v0, self.init_note = initial_vectors(model, config.init, config.vectors, generator=generator,
-                                             cross_init=config.cross_init)
+                                             cross_init=config.cross_init, images=self.images)
         variants, v0 = make_variants(model, v0, config)
         info = {**({"model": options.weights} if options else {}), "model_hash": model_hash(model),
                 "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
@@ -74,9 +89,13 @@ class Run:
             self.inversion = Inversion(model, build_dataset(model, self.images, config), start, config,
                                        variants=variants, processes=processes)
             self.evaluation = EvaluationLoss(self.inversion) if config.eval_every else None
+            self.facts = collect_facts(self.inversion, self.images)
+            self.identity = identity(config, self.options, self.facts)
         except BaseException:
             unpatch(model, config.placeholder)
             raise
+        # of a run that is kept nowhere nobody reads it
+        self.psnr = None if options is None else reconstruction_psnr(model, self.images)
         model.autoencoder.to("cpu")             # until a preview needs it
 
     def __enter__(self) -> Run:
@@ -86,9 +105,12 @@ class Run:
         model = self.inversion.model
         unpatch(model, self.config.placeholder)
         model.autoencoder.to(model.device)
-        self.folder.close()
-        if error_type is None:                  # else others may wait for this process or be gone
+        if error_type is None:
+            self.folder.close()
             self.inversion.processes.close()
+        else:                       # that error is told; other processes may wait for this one or be gone
+            with contextlib.suppress(InputError):
+                self.folder.close()
 
     def notes(self) -> list[str]:
         """What the user may want to know about the set-up, a line each."""
@@ -105,6 +127,10 @@ class Run:
         if n > MANY:
             notes.append(f"{n} images: the word will be what they all share; "
                          "3 to 5 of one thing are enough")
+        if self.psnr is not None and self.psnr < LOW_PSNR:
+            notes.append(WARNING.format(f"its autoencoder alone changes them to {self.psnr:.1f} dB PSNR"))
+        if self.options.weights == "tiny":
+            notes.append(TINY)
         return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
@@ -119,16 +145,14 @@ class Run:
         says so and that loss has plateaued. What there is is saved also where an error ends it."""
         options, inversion = self.options, self.inversion
         try:
-            if options.preview_every and inversion.step == 0:
-                self.folder.preview(0, self.previews)
+            self._preview()             # of step 0, or one that a full disk has prevented
             for progress in () if self.converged() else inversion:
                 if self.evaluation is not None and progress.step % self.config.eval_every == 0:
                     near = nearest_words(inversion.model, inversion.v.detach(), 1)
                     progress = replace(progress, eval_loss=self.evaluation.measure(),
                                        nearest=[words[0][0] for words in near])
                 self.folder.log(progress, inversion.lr)
-                if options.preview_every and progress.step % options.preview_every == 0:
-                    self.folder.preview(progress.step, self.previews)
+                self._preview()
                 if progress.step % options.save_every == 0:
                     self.save()
                 yield progress
@@ -144,7 +168,8 @@ class Run:
 
     def save(self) -> None:
         """Write the word, the best word and the state."""
-        self.folder.save(self.inversion.concept(), self.best(), self.inversion.step, self.state)
+        self.folder.save(self.inversion.concept(), self.best(), self.inversion.step, self.state,
+                         self.identity)
 
     def best(self) -> Concept | None:
         """The word with the smallest evaluation loss; None before the first measurement."""
@@ -154,22 +179,17 @@ class Run:
         return Concept(start.placeholder, evaluation.best_v,
                        {**start.info, "step": evaluation.best_step, "eval_loss": evaluation.best_loss})
 
-    def previews(self, columns: int = 4) -> Image.Image:
-        """A row of images for each preview prompt, from the same seeds every time."""
+    def previews(self, columns: int = 4, *, word: str | None = None) -> Image.Image:
+        """A row of images for each preview prompt, from the same seeds every time; word: what stands in the
+        place of the placeholder."""
         model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
         self.inversion.teach()
         model.autoencoder.to(model.device)
         images = [image for prompt in prompts for image in model.generate(
-            [prompt.format(self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
+            [prompt.format(word or self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
             batch=columns)]
         model.autoencoder.to("cpu")
         return grid(images, columns)
-
-    def facts(self) -> dict[str, Any]:
-        """What the word depends on besides the options."""
-        return {"effective_lr": self.inversion.lr, "model_hash": self.inversion.start.info["model_hash"],
-                "processes": self.inversion.processes.world_size,
-                "image_hashes": {str(image.path): image.sha256 for image in self.images}}
 
     def state(self) -> dict[str, Tensor]:
         """All that the remaining steps depend on."""
@@ -178,24 +198,29 @@ class Run:
                 **{f"evaluation.{name}": tensor for name, tensor in evaluation.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned. Raises KeyError or RuntimeError if it is another run's."""
+        """Continue from what `state` returned. Raises InputError, with nothing changed, if it is not of this
+        run's shapes and dtypes."""
+        expected = self.state()
+        if LOSSES in expected:
+            expected[LOSSES] = expected[LOSSES].new_empty(0)
+        if wrong := mismatch(state, expected):
+            raise InputError(f"the state is damaged: {wrong}")
         self.inversion.restore(state)
         if self.evaluation is not None:
             self.evaluation.restore({name.removeprefix("evaluation."): tensor
                                      for name, tensor in state.items()})
 
+    def _preview(self) -> None:
+        """Write the previews of the last step if they are due and not there yet."""
+        every, step = self.options.preview_every, self.inversion.step
+        if every and step % every == 0 and not self.folder.has_preview(step):
+            self.folder.preview(step, self.previews)
+
     def _settings(self) -> dict[str, Any]:
-        return {**as_dict(self.config, self.options), "resume": False, **self.facts()}
+        return {**as_dict(self.config, self.options), "resume": False, **self.facts}
 
     def _resume(self) -> str:
         folder, record = self.folder, self.folder.reopen()
-        for name, value in self.facts().items():
-            # images may have moved: what counts is what is in them
-            same = (list(record.get(name, {}).values()) == list(value.values()) if name == "image_hashes" else
-                    record.get(name) == value)
-            if not same:
-                raise InputError(f"{folder.path}: cannot resume: {name} is not as it was when the run "
-                                 "began. Use the same model, images and number of processes.")
         note, metrics_bytes = self._restore_newest()
         step = self.inversion.step
         if step > self.config.steps:
@@ -207,16 +232,23 @@ class Run:
         return note
 
     def _restore_newest(self) -> tuple[str, int]:
-        """Restore the newest state that is whole; a run that was killed before its first state starts anew.
-        Returns a note, and the bytes of metrics.jsonl that belong to the state."""
-        if not self.folder.has_states():
+        """Restore the newest state that is whole and this run's; one that was killed before its first state
+        starts anew. Returns a note, and the bytes of metrics.jsonl that belong to the state. Raises
+        InputError, with nothing written, if no state can be used."""
+        names, reasons = self.folder.states(), []
+        if not names:
             return "no saved state yet; starting from step 0", 0
-        for saved in self.folder.states():
-            with contextlib.suppress(KeyError, RuntimeError):
+        for name in names:
+            try:
+                saved = read_state(self.folder.path / name)
+                if differ := differences(self.identity, saved.identity):
+                    raise InputError(differ)
+                check_metrics(self.folder.path / "metrics.jsonl", saved.metrics_bytes)
                 self.restore(saved.tensors)
-                note = f"resumed after step {self.inversion.step}"
-                if saved.name == PREVIOUS:
-                    note = f"the newest state is damaged or missing: {note}, from the one before it"
-                return note, saved.metrics_bytes
-        raise InputError(f"{self.folder.path}: contains no state that can be read. Start another run with "
-                         "`out`.")
+            except InputError as error:
+                reasons.append(str(error))
+                continue
+            note = f"resumed after step {self.inversion.step}"
+            return (f"{reasons[0]}; {note}, from the state before" if reasons else note), saved.metrics_bytes
+        raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Put that "
+                         "right, or start another run with `out`.")

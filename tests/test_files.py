@@ -1,0 +1,61 @@
+"""Writing files atomically: what a rename would destroy is refused, and what was there keeps its rights."""
+import os
+import threading
+
+import pytest
+
+from ldm import InputError
+from weights.files import atomic_write, open_tensors
+
+
+def write(path, content=b"new"):
+    with atomic_write(path) as partial:
+        partial.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind, what", [("device", "a device or a pipe"), ("pipe", "a device or a pipe"),
+                                        ("folder", "a folder"), ("link to a folder", "a folder")])
+def test_what_is_no_file_is_left_as_it_is(kind, what, tmp_path):
+    path = tmp_path / "there"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:               # a link keeps the device itself out of danger, should the code be wrong
+        path.symlink_to("/dev/null" if kind == "device" else tmp_path)
+    before = path.lstat()
+    with pytest.raises(InputError, match=f"there is {what}. Give the name of a file"):
+        with atomic_write(path) as partial:
+            raise AssertionError(f"{partial} was to be written")
+    assert (path.lstat().st_mode, path.lstat().st_ino) == (before.st_mode, before.st_ino)
+
+
+def test_links_are_written_through(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("old", "none yet"):
+        (tmp_path / name).symlink_to(f"folder/{name}")
+    (tmp_path / "folder/old").write_bytes(b"old")
+    for name in ("old", "none yet"):
+        write(tmp_path / name)
+        assert (tmp_path / name).is_symlink() and (tmp_path / "folder" / name).read_bytes() == b"new"
+    assert sorted(path.name for path in (tmp_path / "folder").iterdir()) == ["none yet", "old"]
+
+
+def test_a_file_that_is_replaced_keeps_its_rights(tmp_path):
+    path = tmp_path / "private"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    write(path)
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_rights_of_other_threads_files_are_left_alone(tmp_path, monkeypatch):
+    changes = []
+    monkeypatch.setattr(os, "umask", lambda mask: changes.append(threading.current_thread()) or 0o022)
+    write(tmp_path / "x")
+    assert changes == [] and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_is_read_must_be_a_file(tmp_path):
+    with pytest.raises(InputError, match="/dev/zero: is not a regular file"):
+        open_tensors(type(tmp_path)("/dev/zero"))

@@ -1,0 +1,111 @@
+"""Where a word looks: the weights that are collected are those that attention uses, and on the embedded default a
+learned word looks at its object."""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import textinv
+import weights
+from ldm.attention import attention, observe_attention
+from textinv.inside.attention import attend, attend_to_image, collect_cross_attention, cross_attentions
+from textinv.inside.overlays import overlay, sheet
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The embedded default with a word for the fox, learned with the default options. Tests must not change it."""
+    model = weights.load("tiny")
+    config = textinv.InversionConfig(init="wolf", eval_every=0)
+    textinv.patch(model, textinv.invert(model, "examples/fox", config))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("causal", [False, True])
+def test_observed_weights_are_those_in_use(dtype, causal):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 6, 8).to(dtype) for _ in range(3))
+    seen = []
+    plain = attention(q, k, v, heads=2, causal=causal)
+    with observe_attention(seen.append):
+        observed = attention(q, k, v, heads=2, causal=causal)
+    after = attention(q, k, v, heads=2, causal=causal)
+    assert torch.equal(plain, observed) and torch.equal(plain, after)
+    (weights_,) = seen                                                       # not called before or after
+    assert weights_.shape == (2, 2, 6, 6)
+    by_hand = weights_.float() @ v.float().reshape(2, 6, 2, 4).transpose(1, 2)           # b heads n d
+    torch.testing.assert_close(by_hand.transpose(1, 2).reshape(2, 6, 8), plain.float(),
+                               rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_only_cross_attentions_are_collected(tiny):
+    c = tiny.context(["a photo of a *"])
+    z, t = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    plain = tiny.unet(z, t, c)
+    with collect_cross_attention(tiny) as calls:
+        tiny.context(["a dog"])                                              # the text encoder's own is not
+        observed = tiny.unet(z, t, c)
+    assert torch.equal(plain, observed)
+    assert len(calls) == len(cross_attentions(tiny))
+    assert all(call.shape[2] == c.shape[1] for call in calls)
+    assert all(torch.allclose(call.sum(dim=-1), torch.ones(())) for call in calls)
+    tiny.unet(z, t, c)
+    assert len(calls) == len(cross_attentions(tiny))                         # the block is over
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in cross_attentions(tiny))
+
+
+def test_attend_is_generate_with_maps(tiny):
+    prompt = "a photo of a * on the beach"
+    attended = attend(tiny, prompt, steps=4, seed=3)
+    assert attended.image.tobytes() == tiny.generate(prompt, steps=4, seed=3)[0].tobytes()
+    assert attended.maps.shape == (4, 32, 16, 16)
+    assert attended.tokens[attended.own] == prompt.split()
+    torch.testing.assert_close(attended.maps.sum(dim=1), torch.ones(4, 16, 16))
+
+
+def test_maps_of_guidance_are_the_prompts(tiny):
+    """The first step sees the same noise with and without guidance; the empty prompt's maps are others."""
+    with_guidance = attend(tiny, "a photo of a *", steps=2, guidance=5.0).maps[0]
+    without = attend(tiny, "a photo of a *", steps=2, guidance=1).maps[0]
+    torch.testing.assert_close(with_guidance, without, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(attend(tiny, "", steps=2, guidance=1).maps[0], without, atol=1e-3)
+
+
+def test_sheet(tiny):
+    attended = attend(tiny, "a photo of a *", steps=4)
+    one, three = sheet(attended), sheet(attended, over_steps=3)
+    assert one.width == three.width and three.height > 2.5 * one.height
+    assert sheet(attended, over_steps=9).height > sheet(attended, over_steps=4).height - 1   # at most a row a step
+
+
+def test_overlay_is_bright_where_the_token_looks():
+    light = torch.zeros(4, 4)
+    light[:2] = 1
+    lit = np.asarray(overlay(Image.new("RGB", (64, 64), "white"), light, side=64), dtype=float)
+    assert lit[:20].mean() > 240 and lit[-20:].mean() < 60
+
+
+def test_the_word_looks_at_its_object(tiny):
+    """On 20 images of a cut-out at known places: the word's attention per position within the object over that
+    outside is, on average, above 1.2 and above that of every other token."""
+    cutout, rng = Image.open("examples/fox/cutout.png"), np.random.default_rng(0)
+    focus = []
+    for _ in range(20):
+        side = int(rng.integers(28, 48))
+        place = tuple(int(i) for i in rng.integers(0, 64 - side, 2))
+        image = Image.new("RGB", (64, 64), tuple(int(i) for i in rng.integers(40, 255, 3)))
+        small, mask = cutout.resize((side, side)), Image.new("L", (64, 64))
+        image.paste(small, place, small)
+        mask.paste(small.getchannel("A"), place)
+        x = torch.tensor(np.array(image)).permute(2, 0, 1) / 127.5 - 1
+        inside = F.avg_pool2d(torch.tensor(np.array(mask))[None].float() / 255, 4)[0]    # h w
+        attended = attend_to_image(tiny, x, "a photo of a * on a red background")
+        maps = attended.mean()[attended.own]                                             # n h w
+        focus.append((maps * inside).sum(dim=(1, 2)) / inside.sum()
+                     / ((maps * (1 - inside)).sum(dim=(1, 2)) / (1 - inside).sum()))
+    mean = torch.stack(focus).mean(dim=0)
+    word = attended.tokens[attended.own].index("*")
+    others = torch.cat([mean[:word], mean[word + 1:]])
+    assert mean[word] > 1.2 and mean[word] > others.max()

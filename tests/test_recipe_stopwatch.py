@@ -1,0 +1,34 @@
+"""What the embedded default costs, measured in a process of its own."""
+import json
+
+import numpy as np
+import torch
+
+import ldm
+import weights
+from recipe import evaluate, stopwatch, vocabulary
+from recipe.sizes import CONFIG
+from weights.vocabularies import read_vocabulary
+
+
+def test_peak_memory_is_in_gigabytes():
+    ballast = np.ones(50_000_000)               # 0.4 GB
+    assert ballast.nbytes / 1e9 <= stopwatch.peak_gb() < 32
+
+
+def test_stopwatch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stopwatch, "STEPS", 1)
+    monkeypatch.setattr(stopwatch, "CORES", torch.get_num_threads())
+    vocabulary.write(tmp_path / "vocab.txt")
+    model = ldm.LatentDiffusion(CONFIG)
+    model.tokenizer.read_from(lambda: read_vocabulary(tmp_path / "vocab.txt"))
+    weights.save(model, tmp_path / "model.safetensors")
+    assert stopwatch.main([str(tmp_path / "model.safetensors")]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert set(measured) <= set(evaluate.FIGURES) and all(value > 0 for value in measured.values())
+
+
+def test_bad_input(capsys):
+    assert stopwatch.main(["nowhere.safetensors"]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere.safetensors" in error and error.count("\n") == 1

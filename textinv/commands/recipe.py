@@ -1,0 +1,122 @@
+"""The recipe of an image: all that it depends on, as the command line says it, and as each PNG carries it."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ldm import InputError
+from textinv.commands.arguments import SamplingOptions, value
+from textinv.concept import find_words, fingerprint
+from textinv.grids import read_recipe
+from textinv.options import option
+from textinv.running.options import resolve_device, resolve_dtype
+
+SAMPLERS = ("ddim", "ddpm", "dpm++")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(SamplingOptions):
+    """All that an image depends on. `index` is its place among all images of the command, None for the grid.
+    Raises InputError on values without meaning."""
+    prompts: list[str] = value()
+    concepts: list[dict[str, Any]] = value()      # path as in `find_words`, placeholder, hash, strength?
+    strength: float = value(minimum=-1000, maximum=1000)
+    negative: str = value()
+    sampler: str = value(choices=SAMPLERS)
+    eta: float = value(minimum=0, maximum=1)
+    weights: str = value()
+    vocab: str | None = value()
+    dtype: str = value(choices=("float32", "bfloat16"))
+    scale: int = option(1, "", minimum=1, maximum=64)
+    index: int | None = option(None, "", minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (isinstance(self.prompts, list) and self.prompts
+                and all(isinstance(prompt, str) for prompt in self.prompts)):
+            raise InputError(f"`prompts` is {self.prompts!r}. Give one text or more.")
+        if not isinstance(self.concepts, list):
+            raise InputError(f"`concepts` is {self.concepts!r}. Give a list.")
+        for entry in self.concepts:
+            if not (isinstance(entry, dict) and isinstance(entry.get("strength", 1.0), (int, float)) and all(
+                    isinstance(entry.get(name), str) for name in ("path", "placeholder", "hash"))):
+                raise InputError(f"`concept` {entry!r} does not describe a word. Give the file of one.")
+        if self.index is not None and self.index >= len(self.prompts) * self.n:
+            raise InputError(f"`index` is {self.index} of {len(self.prompts) * self.n} images. "
+                             "Give a smaller one.")
+
+
+def recipe_from_options(options: argparse.Namespace) -> Recipe:
+    """The recipe of a command line. Raises InputError on values without meaning."""
+    prompts = [*options.text, *(read_prompts(options.prompts) if options.prompts else [])]
+    if not prompts:
+        raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
+    concepts, source = [], options.weights
+    for text in options.concept:
+        path, words = find_words(text)
+        for concept in words:
+            source = source or concept.info.get("model")
+            concepts.append({"path": text if len(words) == 1 else f"{path}:{concept.placeholder}",
+                             "placeholder": concept.placeholder, "hash": fingerprint(concept)})
+    names = [entry["placeholder"].lower() for entry in concepts]
+    if twice := [entry for entry in concepts if names.count(entry["placeholder"].lower()) > 1]:
+        raise InputError(f"two words are called {twice[1]['placeholder']!r}. Give one another name: "
+                         f"`concept` {twice[1]['path']}=NAME.")
+    strength = set_strengths(options.strength, concepts)
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
+              if hasattr(options, field.name)}
+    dtype = resolve_dtype(options.dtype, resolve_device(options.device))
+    return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny",
+                     "strength": strength, "dtype": dtype})
+
+
+def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float:
+    """Write each WORD=NUMBER into the entry of its word; returns the NUMBER for all others, 1 by default.
+    Raises InputError if a word is not there, or a number is none."""
+    strength = 1.0
+    for text in texts:
+        word, _, number = text.rpartition("=")
+        entry = next((entry for entry in concepts if entry["placeholder"].lower() == word.lower()), None)
+        try:
+            if not -1000 <= (parsed := float(number)) <= 1000 or word and entry is None:
+                raise ValueError
+        except ValueError as error:
+            raise InputError(f"`strength` is {text!r}. Use a number from -1000 to 1000, or WORD=NUMBER with "
+                             "a word that `concept` gives.") from error
+        if entry is None:
+            strength = parsed
+        else:
+            entry["strength"] = parsed
+    return strength
+
+
+def recipe_from_png(options: argparse.Namespace) -> Recipe:
+    """The recipe that the PNG of --from carries. It may be a stranger's, so every value is checked, and it
+    alone makes nothing else than the embedded model be loaded. Raises InputError."""
+    path = Path(os.path.expanduser(options.source))
+    try:
+        recipe = Recipe(**read_recipe(path))
+    except (TypeError, InputError) as error:
+        why = str(error) if isinstance(error, InputError) else "it is of another version"
+        raise InputError(f"{path}: its recipe cannot be used ({why.removesuffix('.')}). Give a PNG that this "
+                         "version has written.") from error
+    given = {"weights": options.weights, "vocab": options.vocab}
+    for name, default in (("weights", "tiny"), ("vocab", None)):
+        if getattr(recipe, name) != default and given[name] is None:
+            raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is loaded only "
+                             "if you say so. Add that option if you trust it.")
+    return dataclasses.replace(recipe, **{name: one for name, one in given.items() if one is not None})
+
+
+def read_prompts(path: str) -> list[str]:
+    """The lines of a file that are not empty. Raises InputError if it cannot be read."""
+    try:
+        lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompts {path}: cannot be read ({error}). Give a text file, one prompt a line."
+                         ) from error
+    return [line.strip() for line in lines if line.strip()]

@@ -1,0 +1,94 @@
+"""The audit: one real training step told stage by stage, and every claim that this project makes about it put to
+the test, on any weights. `audit` measures and checks; audit_text.py and audit_page.py show.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ldm import LatentDiffusion
+from textinv.inside import checks
+from textinv.inside.checks import Check
+from textinv.inside.stages import Stage, Teller
+from textinv.inside.step import Step, tell_step
+from textinv.options import InversionConfig
+from textinv.running.run import Run
+
+LARGE = 200_000_000             # parameters, from which fewer directions and sampler steps are tried
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The story of one training step, and the checks."""
+    facts: dict[str, str]       # about the model and the step, name -> value
+    stages: list[Stage]
+    checks: list[Check]
+    step: Step                  # the values of the stages
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds."""
+        return all(check.passed for check in self.checks)
+
+
+def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, init: str,
+          placeholder: str = "*", batch: int = 4, seed: int = 0,
+          progress: Callable[[str], None] = lambda line: None) -> Audit:
+    """Audit the first training step of a word. The model is left as it was.
+
+    images: a folder, a file, or a list of either. progress is called with a line now and then.
+    Raises InputError on whatever the images or the init word lack.
+    """
+    config = InversionConfig(init=init, placeholder=placeholder, batch=batch, seed=seed, steps=1, flip=False,
+                             eval_every=0)
+    size = sum(parameter.numel() for parameter in model.parameters())
+    progress("reading every tensor of the model")
+    digests = checks.digests(model)
+    with torch.no_grad():
+        context = model.context([placeholder])
+    with Run(model, images, config) as run:
+        model.autoencoder.to(model.device)
+        start, told = run.inversion.state(), []
+        # the first is the check that the second repeats it, and warms up; the counter calls other kernels
+        for line, counting in (("one training step", False), ("the same step, timed", False),
+                               ("the same step, counting operations", True)):
+            progress(line)
+            teller = Teller(model.device, counting)
+            told.append((tell_step(run, teller), teller.stages))
+            run.inversion.restore(start)
+        (_, first), (step, timed), (_, counted) = told
+        done = []
+        for check in _of_the_step(run, step, large=size > LARGE):
+            progress(f"{'ok' if check.passed else 'FAILED':6} {check.claim}")
+            done.append(check)
+    done += [checks.repeats(first, timed), checks.forgotten(model, placeholder, context), checks.frozen(model, digests)]
+    stages = [replace(a, flops=b.flops) for a, b in zip(timed, counted, strict=True)]
+    return Audit(_facts(model, run, size), stages, done, step)
+
+
+def _of_the_step(run: Run, step: Step, *, large: bool) -> Iterator[Check]:
+    model, inversion = run.inversion.model, run.inversion
+    yield checks.is_the_loops(inversion, step)
+    yield checks.prompts_are_the_batch(step)
+    yield checks.gradient_at_eps_hat(step)
+    yield checks.gradient_at_v(step, model.text_encoder.vocab_size)
+    yield from checks.gradient_in_float64(inversion, step, directions=2 if large else 8)
+    yield checks.adamw(inversion, step)
+    yield checks.only_v_is_trained(inversion)
+    yield checks.schedule(model)
+    yield checks.moments(model, step)
+    yield checks.attention_sums(model, step)
+    yield checks.guidance_1(model, step)
+    yield checks.sampling_repeats(model, step, steps=2 if large else 10)
+
+
+def _facts(model: LatentDiffusion, run: Run, size: int) -> dict[str, str]:
+    config = run.config
+    return {"model": f"{size:,} parameters, {run.inversion.start.info['model_hash']}",
+            "precision": str(model.dtype).removeprefix("torch."), "device": str(model.device),
+            "torch": torch.__version__, "images": f"{len(run.images)}",
+            "word": f"{config.placeholder} from {config.init}", "batch": f"{config.batch}",
+            "seed": f"{config.seed}"}

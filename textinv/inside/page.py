@@ -1,0 +1,55 @@
+"""Pages of one file that need no network, readable in light and dark and on a phone: the style, and the few pieces
+of HTML that the pages of this folder share.
+"""
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+
+from PIL import Image
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2430; --soft: #5d6675; --paper: #fbfaf8; --card: #ffffff;
+        --line: #e3e0da; --accent: #b93a08; --good: #1a7f37; --bad: #c01c28; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e3; --soft: #a0a6b0; --paper: #16181d; --card: #1f2228; --line: #363a43;
+          --accent: #ff9b6a; --good: #5fd38a; --bad: #ff8080; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       margin: 0 auto; max-width: 70rem; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .7rem; }
+p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); } .small { font-size: .85rem; }
+code, .mono { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
+img { display: block; border-radius: 6px; max-width: 100%; } figure { margin: 0; }
+figcaption { font-size: .85rem; color: var(--soft); margin-top: .25rem; }
+.row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem;
+        margin: .5rem 0; }
+.good { color: var(--good); } .bad { color: var(--bad); } .accent { color: var(--accent); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: .6rem 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+"""
+
+
+def document(title: str, body: str, style: str = "") -> str:
+    """A whole page; `style` is CSS of its own."""
+    return (f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style>\n<body>\n{body}\n</body></html>\n")
+
+
+def figure(image: Image.Image, caption: str, width: int) -> str:
+    """A <figure> that contains its image, `width` CSS pixels wide."""
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    text, data = html.escape(caption), base64.b64encode(file.getvalue()).decode()
+    return (f'<figure style="width:{width}px"><img alt="{text}" width="{width}" '
+            f'src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>')
+
+
+def facts(pairs: Mapping[str, str]) -> str:
+    """Names and values."""
+    return "<dl>" + "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>"
+                            for name, value in pairs.items()) + "</dl>"

@@ -1,0 +1,156 @@
+"""One step of the inversion, taken apart: the functions that `textinv.inversion.Inversion` calls, one at a time and
+in the order of the papers, so that everything between the image and the new v can be looked at. The audit checks
+that v ends where the loop's own step puts it, bit for bit.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm import LatentDiffusion
+from ldm.samplers import predict_z0
+from ldm.unet import TransformerBlock
+from textinv.dataset import tokenize_prompts
+from textinv.images import read_images
+from textinv.inside.attention import token_names
+from textinv.inside.stages import Teller
+from textinv.inversion import Batch, sample_batch, step_generator
+from textinv.prompts import OBJECT
+from textinv.running.run import Run
+
+# the papers
+LDM, TI, DDPM = "Rombach et al. 2021", "Gal et al. 2022", "Ho et al. 2020"
+DDIM, ADAMW = "Song et al. 2020", "Loshchilov & Hutter 2019"
+
+
+@dataclass(frozen=True)
+class Step:
+    """The values of one step that the checks and the page need. Tensors of the graph are detached."""
+    batch: Batch
+    x: Tensor                           # 3 H W, the first sample's image
+    mean: Tensor                        # 1 c h w, unscaled, of its posterior
+    prompts: list[str]                  # b
+    tokens: list[str]                   # n, of the first prompt
+    ids: Tensor                         # b n, as the tokenizer gives them
+    is_v: Tensor                        # b n, whether v stands there
+    embeddings: Tensor                  # b n d
+    z_t: Tensor                         # b c h w
+    target: Tensor                      # b c h w, of the prediction: eps, or v of a model that predicts v
+    eps_hat: Tensor                     # b c h w, the prediction
+    loss: Tensor
+    gradients: dict[str, Tensor]        # of "eps_hat", "c", "embeddings", "v"
+    v_before: Tensor                    # k d
+    v_after: Tensor                     # k d
+
+    def predicted_z0(self, model: LatentDiffusion) -> Tensor:
+        """The first sample's clean latent (1 c h w), as eps_hat implies it."""
+        t, z_t = int(self.batch.t[0]), self.z_t[:1].float()
+        eps_hat = model.schedule.predicted_eps(self.eps_hat[:1].float(), z_t, t)
+        return predict_z0(model.schedule.alphas_cumprod.tolist(), z_t, eps_hat, t)
+
+
+def tell_step(run: Run, tell: Teller) -> Step:
+    """Take the run's first step. It must be of one batch per step, without variants, and of images without
+    mirrored or second views."""
+    inversion, config = run.inversion, run.config
+    model, dataset, v = inversion.model, inversion.dataset, inversion.v
+    text, unet, T = model.text_encoder, model.unet, model.schedule.timesteps
+
+    views = torch.randint(len(dataset.mean), (config.batch,), generator=step_generator(config.seed, 0, 1))
+    image = run.images[int(views[0])]
+    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    x = tell("x", "image in [-1, 1]", f"{TI}, section 4.1", read_images,
+             lambda: read_images(image.path, size)[0].views[0].x, note=image.path.name)
+    posterior = tell("mean of q(z | x)", "q(z | x) = N(mean, std^2)", f"{LDM}, section 3.1",
+                     model.autoencoder.encode,
+                     lambda: model.autoencoder.encode(x[None].to(model.device, model.dtype)),
+                     show=lambda q: q.mean, note=lambda q: f"std {q.std.min():.3g} ... {q.std.max():.3g}")
+    batch = tell("z0", "s (mean + std noise)", f"{LDM}, section 3.1, appendix G", sample_batch,
+                 lambda: sample_batch(dataset, T, config.batch, step_generator(config.seed, 0, 1)),
+                 show=lambda b: b.z0,
+                 note=f"s = {model.config.diffusion.scale_factor:.5g}; views {views.tolist()} of the images")
+    tell("eps", "N(0, 1)", f"{LDM}, equation 1", sample_batch, lambda: batch.eps, note="sampled with z0")
+    z_t = tell("z_t", "sqrt(a_t) z0 + sqrt(1 - a_t) eps", f"{DDPM}, equation 4", model.schedule.add_noise,
+               lambda: model.schedule.add_noise(batch.z0, batch.eps, batch.t),
+               note=f"t = {batch.t.tolist()}")
+
+    prompts = tell("prompt", "a template with the word", f"{TI}, appendix D", tokenize_prompts,
+                   lambda: _texts(run, batch), note=lambda texts: texts[0])
+    ids = tell("ids", "[CLS] text [SEP] [PAD] ...", f"{TI}, figure 2", model.tokenizer.__call__,
+               lambda: model.tokenizer(prompts), note=lambda ids: _spliced(ids, text.vocab_size))
+    rows = tell("v", "the vectors being learned", f"{TI}, equation 2", model.words.replaced,
+                lambda: inversion.rows(1), note=run.init_note)
+    embeddings = tell("embeddings", "rows of the table, v for the word", f"{TI}, section 3", text.embed,
+                      lambda: text.embed(ids.to(model.device), rows),
+                      note=lambda e: f"{int((ids >= text.vocab_size).sum())} of {ids.numel()} rows are v's")
+    c = tell("c", "c(prompt)", f"{TI}, equation 1", text.encode, lambda: text.encode(embeddings))
+    pairs = tell("K, V", "K = W_K c, V = W_V c", f"{LDM}, section 3.3", unet.keys_values,
+                 lambda: unet.keys_values(c.to(model.dtype)), show=_flat,
+                 note=lambda pairs: f"of {len(pairs)} cross-attentions")
+    keys_values = [tensor for pair in pairs for tensor in pair]
+    target = model.schedule.target(batch.z0, batch.eps, batch.t)
+    eps_hat = tell("eps_hat", "eps_theta(z_t, t, c)", f"{LDM}, equation 3", unet.denoise,
+                   lambda: unet.denoise(z_t.to(model.dtype), batch.t, pairs))
+    loss = tell("loss", "mean (eps - eps_hat)^2", f"{TI}, equation 2", model.loss,
+                lambda: _loss(target, batch, eps_hat))
+
+    grads = {}
+    grads["eps_hat"], = tell("dL/d eps_hat", "2 (eps_hat - eps) / n", "chain rule", model.loss,
+                             lambda: torch.autograd.grad(loss, eps_hat), show=_only)
+    through_unet = tell("dL/dK, dL/dV", "through the UNet", "chain rule", unet.denoise,
+                        lambda: torch.autograd.grad(eps_hat, keys_values, grads["eps_hat"]), show=_flat)
+    for name, pair in zip(layer_names(model), zip(through_unet[::2], through_unet[1::2]), strict=True):
+        tell("  of one layer", "dL/dK, dL/dV", "chain rule", unet.denoise, lambda pair=pair: pair,
+             show=torch.stack, note=name)
+    grads["c"], = tell("dL/dc", "sum over the layers' W_K, W_V", "chain rule", unet.keys_values,
+                       lambda: torch.autograd.grad(keys_values, c, through_unet), show=_only)
+    grads["embeddings"], = tell("dL/d embeddings", "through the text encoder", "chain rule", text.encode,
+                                lambda: torch.autograd.grad(c, embeddings, grads["c"]), show=_only)
+    grads["v"], = tell("dL/dv", "sum over v's rows", "chain rule", text.embed,
+                       lambda: torch.autograd.grad(embeddings, v, grads["embeddings"]), show=_only)
+
+    before = v.detach().clone()
+    v.grad = grads["v"]
+    tell("update of v", "v' - v of AdamW", f"{ADAMW}, algorithm 2", inversion.optimizer.step,
+         inversion.optimizer.step, show=lambda _: v.detach() - before,
+         note=f"effective rate {inversion.lr:g}, weight decay {config.decay:g}")
+    return Step(batch, x, posterior.mean.detach(), prompts, token_names(model, ids[0].tolist()), ids,
+                ids >= text.vocab_size,
+                embeddings.detach(), z_t, target, eps_hat.detach(), loss.detach(), grads, before, v.detach().clone())
+
+
+def layer_names(model: LatentDiffusion) -> list[str]:
+    """The names of the UNet's cross-attentions, in the order of `keys_values`."""
+    return [f"{name}.attn2" for name, block in model.unet.named_modules()
+            if isinstance(block, TransformerBlock)]
+
+
+def _loss(target: Tensor, batch: Batch, eps_hat: Tensor) -> Tensor:
+    error = (target.float() - eps_hat.float()).square()
+    return (error if batch.loss_weights is None else batch.loss_weights * error).mean()
+
+
+def _texts(run: Run, batch: Batch) -> list[str]:
+    """The prompts whose ids the batch holds."""
+    texts = [template.replace("{}", run.config.placeholder) for template in OBJECT]
+    texts += [image.caption for image in run.images if image.caption is not None]
+    known = {tuple(ids): text for text, ids in
+             zip(texts, run.inversion.model.tokenizer(texts).tolist(), strict=True)}
+    return [known[tuple(ids)] for ids in batch.ids.tolist()]
+
+
+def _spliced(ids: Tensor, vocab_size: int) -> str:
+    places = (ids[0] >= vocab_size).nonzero().flatten().tolist()
+    return f"private ids {ids[0][places].tolist()} at positions {places} of the first"
+
+
+def _flat(tensors: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    parts = [part for tensor in tensors for part in (tensor if isinstance(tensor, tuple) else (tensor,))]
+    return torch.cat([part.detach().flatten() for part in parts])
+
+
+def _only(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0]

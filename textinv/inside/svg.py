@@ -1,0 +1,135 @@
+"""Charts as SVG inside a page: lines, dots and labels in a frame with ticks. They take their colors from the page's
+style (page.py), so they follow light and dark, and need no library, so a plain install has its curves.
+"""
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from textinv.inside import page
+
+WIDTH, HEIGHT = 480, 300
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40               # margins around the frame
+TEXT = 12                                               # pixels, of all text
+
+CSS = """
+.charts { display: grid; gap: 1rem 1.5rem;
+          grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
+svg.chart { width: 100%; max-width: 36rem; height: auto; display: block; }
+svg.chart text { font: 12px system-ui, sans-serif; fill: var(--soft); }
+svg.chart text.label { fill: var(--ink); } svg.chart .frame { stroke: var(--line); fill: none; }
+svg.chart .ink { stroke: var(--ink); fill: var(--ink); } svg.chart .soft { stroke: var(--soft); fill: var(--soft); }
+svg.chart .accent { stroke: var(--accent); fill: var(--accent); }
+svg.chart polyline { fill: none !important; stroke-width: 1.8; } svg.chart circle { stroke: none; }
+svg.chart .leader { stroke: var(--line); }
+"""
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass
+class Chart:
+    """Collects marks, then writes them. `kind` of a mark is ink, soft or accent. Points that are not finite are
+    left out."""
+    x_name: str
+    y_name: str
+    equal: bool = False                                 # one unit as long on either axis
+    marks: list[tuple[str, str, Points]] = field(default_factory=list)
+    labels: list[tuple[float, float, str]] = field(default_factory=list)
+
+    def line(self, points: Points, kind: str = "ink") -> None:
+        """Add points joined in order."""
+        self.marks.append(("line", kind, _finite(points)))
+
+    def dots(self, points: Points, kind: str = "ink") -> None:
+        """Add single points."""
+        self.marks.append(("dots", kind, _finite(points)))
+
+    def label(self, x: float, y: float, text: str) -> None:
+        """Add text to the right of a point; a label that would cover another is moved down, with a line to
+        its point."""
+        self.labels.append((x, y, text))
+
+    def svg(self) -> str:
+        """The <svg> element."""
+        points = [point for _, _, some in self.marks for point in some] or [(0.0, 0.0)]
+        x_range, y_range = (_widened(values) for values in zip(*points, strict=True))
+        width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        if self.equal:
+            unit = max((x_range[1] - x_range[0]) / width, (y_range[1] - y_range[0]) / height)
+            x_range, y_range = _grown(x_range, unit * width), _grown(y_range, unit * height)
+
+        def place(x: float, y: float) -> tuple[float, float]:
+            return (LEFT + (x - x_range[0]) / (x_range[1] - x_range[0]) * width,
+                    TOP + height - (y - y_range[0]) / (y_range[1] - y_range[0]) * height)
+
+        parts = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{width}" height="{height}"/>']
+        for value in ticks(*x_range):
+            parts.append(_text(place(value, 0)[0], TOP + height + 16, f"{value:g}", anchor="middle"))
+        for value in ticks(*y_range):
+            parts.append(_text(LEFT - 6, place(0, value)[1] + 4, f"{value:g}", anchor="end"))
+        parts.append(_text(LEFT + width / 2, HEIGHT - 6, self.x_name, anchor="middle"))
+        parts.append(f'<text transform="translate(12 {TOP + height / 2}) rotate(-90)" text-anchor="middle">'
+                     f"{html.escape(self.y_name)}</text>")
+        parts += self._labels([(*place(x, y), text) for x, y, text in self.labels])
+        for shape, kind, some in self.marks:
+            places = [place(*point) for point in some]
+            if shape == "line":
+                parts.append(f'<polyline class="{kind}" points="'
+                             + " ".join(f"{x:.1f},{y:.1f}" for x, y in places) + '"/>')
+            else:
+                parts += [f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places]
+        return (f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+                f'aria-label="{html.escape(f"{self.y_name} over {self.x_name}")}">{"".join(parts)}</svg>')
+
+    @staticmethod
+    def _labels(placed: list[tuple[float, float, str]]) -> list[str]:
+        """From the top down, each below those it would cover; left of its point where it would leave the
+        frame."""
+        parts, taken = [], []
+        for x, y, text in sorted(placed, key=lambda item: item[1]):
+            top, wide = y, 0.58 * TEXT * len(text)
+            left = x + 8 if x + 8 + wide < WIDTH - RIGHT else x - 8 - wide
+            while clash := [other for start, other, end in taken
+                            if left < end and start < left + wide and abs(other - top) < TEXT]:
+                top = max(clash) + TEXT
+            taken.append((left, top, left + wide))
+            if top != y:
+                parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{left - 1:.1f}" y2="{top:.1f}"/>')
+            parts.append(f'<text class="label" x="{left:.1f}" y="{top + 4:.1f}">{html.escape(text)}</text>')
+        return parts
+
+
+def standalone(chart: Chart) -> str:
+    """The chart as a file of its own, in the colors of a page."""
+    style = f"<style>{page.STYLE.split('* {')[0]}{CSS} svg {{ background: var(--paper); }}</style>"
+    return chart.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from low to high, at most `most`: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * power for size in (1, 2, 5, 10, 20) if (high - low) / (size * power) < most)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _finite(points: Points) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+
+
+def _widened(values: Sequence[float]) -> tuple[float, float]:
+    """The range of the values with a twentieth on either side; never empty."""
+    low, high = min(values), max(values)
+    margin = (high - low) / 20 or max(abs(low) / 20, 1e-3)
+    return low - margin, high + margin
+
+
+def _grown(span: tuple[float, float], to: float) -> tuple[float, float]:
+    middle = (span[0] + span[1]) / 2
+    return middle - to / 2, middle + to / 2
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'

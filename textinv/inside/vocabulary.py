@@ -1,0 +1,83 @@
+"""Inside the vocabulary: how a vector being learned moves among the words that the model knows. Its path in the
+plane of its own two principal components, with words for landmarks; the nearest words over time; and its norm next
+to theirs, since plain inversion tends to leave the shell in which they lie (as Directional Textual Inversion, arXiv
+2512.13672, observes).
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ldm import InputError, LatentDiffusion
+
+TIE = 1e-3              # weight of the words in the choice of the plane: they decide where the path alone does not
+
+
+@dataclass(frozen=True)
+class VocabularyMap:
+    """One vector's way through the vocabulary, s points of it."""
+    steps: list[int]                            # s
+    path: Tensor                                # s 2, in the plane
+    words: list[str]                            # m landmarks: the words nearest to some point of the path
+    places: Tensor                              # m 2, in the plane
+    explained: tuple[float, float]              # parts of the path's variance along either axis
+    nearest: list[list[tuple[str, float]]]      # of each point: words and cosines, best first
+    norms: Tensor                               # s, of the vector
+    word_norms: Tensor                          # of all words, ascending
+
+    @property
+    def rank(self) -> float:
+        """The part of the words whose norm is smaller than the vector's last one: near 1 it has left their
+        shell."""
+        return (self.word_norms < self.norms[-1]).float().mean().item()
+
+    def changes(self) -> list[tuple[int, str, float]]:
+        """Step, nearest word and cosine, where the nearest word is another than before."""
+        found: list[tuple[int, str, float]] = []
+        for step, words in zip(self.steps, self.nearest, strict=True):
+            if not found or words[0][0] != found[-1][1]:
+                found.append((step, *words[0]))
+        return found
+
+
+def word_table(model: LatentDiffusion) -> tuple[list[str], Tensor]:
+    """The vocabulary's whole words of two letters or more, and their embeddings (m d) in fp32 on the CPU."""
+    ids = {word: i for word, i in model.tokenizer.whole_words.items() if len(word) > 1 and word.isalpha()}
+    weight = model.text_encoder.table.weight
+    return list(ids), weight[torch.tensor(list(ids.values()), device=weight.device)].detach().float().cpu()
+
+
+def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *,
+                   near: int = 5) -> VocabularyMap:
+    """The map of a path (s d), the vector at each of `steps`, with the `near` nearest words of every point.
+
+    The axes are the principal components of the path. Raises InputError if it has fewer than two points or
+    not the width of this model's words.
+    """
+    names, table = word_table(model)
+    path = path.detach().float().cpu()
+    if path.ndim != 2 or len(path) < 2 or path.shape[1] != table.shape[1]:
+        raise InputError(f"the path has shape {list(path.shape)}. A map needs [2 or more, {table.shape[1]}]: "
+                         "the vector at each of several steps")
+    cosines = F.normalize(path, dim=1) @ F.normalize(table, dim=1).T                     # s m
+    best = cosines.topk(min(near, len(names)), dim=1)
+    nearest = [[(names[i], cosine) for i, cosine in zip(*row, strict=True)]
+               for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+    landmarks = _landmarks(best.indices)
+    center = path.mean(dim=0)
+    centered, places = path - center, table[landmarks] - center
+    axes = torch.linalg.svd(torch.cat([centered, TIE * places]), full_matrices=False).Vh[:2]     # 2 d
+    variance = (centered @ axes.T).square().sum(dim=0) / centered.square().sum().clamp(min=1e-30)
+    return VocabularyMap(list(steps), centered @ axes.T, [names[i] for i in landmarks], places @ axes.T,
+                         (variance[0].item(), variance[1].item()), nearest, path.norm(dim=1),
+                         table.norm(dim=1).sort().values)
+
+
+def _landmarks(nearest: Tensor, most: int = 8) -> list[int]:
+    """The words to show: some near the first and the last point, then those met on the way, nearest first."""
+    order = [*nearest[0].tolist()[:2], *nearest[-1].tolist()[:3], *nearest.T.flatten().tolist()]
+    return list(dict.fromkeys(order))[:most]

@@ -1,0 +1,57 @@
+"""What a run's word depends on: the options that may not change, and the facts besides. A saved state carries
+it, so that a run is never resumed as another one, whatever was edited or exchanged in the meantime. None of
+it differs between devices.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from textinv.concept import Concept, fingerprint
+from textinv.images import TrainingImage
+from textinv.initialization import names_file
+from textinv.inversion import Inversion
+from textinv.options import InversionConfig
+from textinv.running.options import RunOptions, fixed
+
+FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model's weights",
+         "processes": "the number of processes", "image_hashes": "the images",
+         "init_hash": "the init word's file", "masks_hash": "the masks",
+         "prompts_hash": "the prompts (captions, templates or vocabulary)"}
+
+
+def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict[str, Any]:
+    """What the word depends on besides the options, by the names in FACTS."""
+    init, dataset = inversion.config.init, inversion.dataset
+    masks = dataset.loss_weights
+    return {"effective_lr": inversion.lr, "model_hash": inversion.start.info["model_hash"],
+            "processes": inversion.processes.world_size,
+            "image_hashes": {str(image.path): image.sha256 for image in images},
+            "init_hash": fingerprint(Concept.load(init)) if names_file(init) else None,
+            "prompts_hash": _hash(dataset.prompts), "masks_hash": None if masks is None else _hash([masks])}
+
+
+def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the word depends on, as JSON has it. Images may have moved: what counts is what is in them."""
+    whole = {**fixed(config, options), **facts, "image_hashes": list(facts["image_hashes"].values())}
+    return json.loads(json.dumps(whole))
+
+
+def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
+    """The options in which an identity differs from a saved one, in words, or else the facts, some of which
+    follow from options; None if nothing differs."""
+    differ = [name for name, value in now.items() if value != saved.get(name)]
+    options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
+               for name in differ if name not in FACTS]
+    return ", ".join(options or [f"{FACTS[name]} changed" for name in differ]) or None
+
+
+def _hash(tensors: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

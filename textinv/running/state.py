@@ -1,0 +1,98 @@
+"""A saved state: the tensors that the remaining steps depend on, and what tells whether they may be believed:
+everything that they depend on themselves, and a checksum over all of it. The file is a safetensors file with
+one entry of metadata, a JSON object.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ldm import InputError
+from weights.files import atomic_write
+
+STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
+KEY = "state"           # of the metadata's only entry: their order in the file would be random
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A state that a run can be resumed from. `identity` is what the run's word depends on, by name, as JSON
+    has it; the first `metrics_bytes` bytes of metrics.jsonl belong to it."""
+    tensors: dict[str, Tensor]
+    identity: Mapping[str, Any]
+    metrics_bytes: int
+
+
+def write_state(folder: Path, state: SavedState) -> None:
+    """Write the state atomically; the one that is there becomes the one before. Raises InputError if it
+    cannot be written."""
+    about = {"identity": state.identity, "metrics_bytes": state.metrics_bytes}
+    metadata = json.dumps({**about, "sha256": checksum(state.tensors, about)}, sort_keys=True)
+    path = folder / STATE
+    with atomic_write(path) as partial:
+        save_file(state.tensors, partial, {KEY: metadata})
+        if path.exists():
+            path.replace(folder / PREVIOUS)
+
+
+def read_state(path: Path) -> SavedState:
+    """The state in a file. Raises InputError where it is missing, damaged or of another version."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        about = json.loads(metadata.get(KEY, "{}"))
+        is_whole = about.pop("sha256", None) == checksum(tensors, about)
+    except FileNotFoundError as error:
+        raise InputError(f"{path.name} is missing") from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError
+            ) as error:
+        raise InputError(f"{path.name} is damaged") from error
+    if "metrics_bytes" in metadata:
+        raise InputError(f"{path.name} was saved by an older version, which kept no checksum; finish the run "
+                         "with that version")
+    if not is_whole:
+        raise InputError(f"{path.name} is damaged: its checksum is not that of its content")
+    return SavedState(tensors, about["identity"], about["metrics_bytes"])
+
+
+def check_metrics(path: Path, size: int) -> None:
+    """Raises InputError if metrics.jsonl lacks lines that belong to a state, `size` bytes."""
+    try:
+        with path.open("rb") as metrics:
+            metrics.seek(max(0, size - 1))
+            last = metrics.read(1)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read ({error.strerror})") from error
+    if size and last != b"\n":
+        raise InputError(f"{path.name} was cut or edited: it lacks lines that belong to the state")
+
+
+def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
+    """A SHA-256 of names, dtypes, shapes and bytes of the tensors, and of what is said about them."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
+    """What is wrong with the first tensor whose name, dtype or shape is not as expected, in words; None if
+    nothing is. A length that is 0 in `expected` may be any."""
+    for name in sorted(tensors.keys() | expected.keys()):
+        got, wanted = tensors.get(name), expected.get(name)
+        if got is None or wanted is None:
+            return f"{name} is {'missing' if got is None else 'unexpected'}"
+        if got.dtype != wanted.dtype or got.ndim != wanted.ndim or any(
+                b not in (a, 0) for a, b in zip(got.shape, wanted.shape, strict=True)):
+            return f"{name} is {got.dtype} {list(got.shape)} instead of {wanted.dtype} {list(wanted.shape)}"
+    return None
