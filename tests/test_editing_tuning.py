@@ -171,7 +171,7 @@ def test_files_that_are_no_delta(tmp_path):
 
 @pytest.mark.parametrize("values, message", [({"steps": 0}, "`steps` is 0"), ({"rank": 0}, "`rank` is 0"),
                                              ({"prior_images": 0}, "`prior_images` is 0"),
-                                             ({"lr": float("nan")}, "`lr` is nan")])
+                                             ({"lr": float("nan")}, "`lr` is nan"), ({"lr": 0}, "`lr` is 0")])
 def test_values_without_meaning(values, message):
     with pytest.raises(InputError, match=message):
         TuningConfig(**values)
@@ -179,6 +179,10 @@ def test_values_without_meaning(values, message):
 
 def test_a_loss_that_diverges_ends_it(model, images):
     before = state(model)
-    with pytest.raises(InputError, match="not finite at step"):
-        tune(model, images, ["*"], TuningConfig(steps=30, lr=1e20))
+    tuning = Tuning(model, images, ["*"], TuningConfig(steps=3))
+    steps = iter(tuning)
+    next(steps)
+    tuning.mean[:] = float("inf")
+    with pytest.raises(InputError, match="not finite at step 2"):
+        next(steps)
     assert_unchanged(model, before)

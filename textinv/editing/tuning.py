@@ -20,7 +20,7 @@ from ldm import InputError, LatentDiffusion
 from textinv.concept import model_hash
 from textinv.editing.deltas import Delta, matrices
 from textinv.editing.inputs import image_size, to_x
-from textinv.options import check, option
+from textinv.options import MAX_LR, MAX_SEED, check, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,18 @@ class TuningConfig:
     steps: int = option(200, "optimizer steps; more are closer to the images, and obey prompts less",
                         minimum=1)
     batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
-    lr: float = option(1e-3, "learning rate of AdamW on the factors", minimum=0)
+    lr: float = option(1e-3, "learning rate of AdamW on the factors; lower it if the loss jumps")
     rank: int = option(4, "of the change of each matrix; more can change more, in a larger file", minimum=1)
     prior: str = option("", "prompt whose images shall stay as they are, such as 'a photo of a wolf'")
     prior_weight: float = option(1.0, "of these images' loss, next to that of yours", minimum=0)
     prior_images: int = option(16, "how many of them", minimum=1)
     flip: bool = option(True, "tune on mirrored images too; turn it off for text and asymmetric things")
-    seed: int = option(0, "seed of everything random in tuning", minimum=0)
+    seed: int = option(0, "seed of everything random in tuning", minimum=0, maximum=MAX_SEED)
 
     def __post_init__(self) -> None:
         check(self)
+        if not 0 < self.lr <= MAX_LR:
+            raise InputError(f"`lr` is {self.lr}. Use a number above 0 and up to {MAX_LR:g}.")
 
 
 class Tuning:
