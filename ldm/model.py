@@ -37,7 +37,8 @@ def _no_vocabulary():
 
 class LatentDiffusion(nn.Module):
     """Random weights at the sizes of `config`; `weights.load` gives trained ones and sets `source`, the path
-    they came from. `words` are those that the model was taught, shared by its tokenizer and its text encoder."""
+    they came from. `words` are those that the model was taught, shared by its tokenizer and its text
+    encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()

@@ -36,7 +36,8 @@ def test_a_picture_can_be_repeated_exactly(learned, tmp_path):
                 "--strength", 0.5, "--sampler", "dpm++", "--negative", "dark", "--guidance", 3,
                 "--out", out) == 0
     for name in ("x.png", "x-000.png", "x-003.png", "x-005.png"):
-        assert sample.main(["--from", str(tmp_path / name), "--weights", MODEL, "--out", str(tmp_path / "again/y.png")]) == 0
+        assert sample.main(["--from", str(tmp_path / name), "--weights", MODEL,
+                            "--out", str(tmp_path / "again/y.png")]) == 0
         assert np.array_equal(pixels(tmp_path / "again/y.png"), pixels(tmp_path / name))
         assert read_recipe(tmp_path / "again/y.png") == read_recipe(tmp_path / name)
 
@@ -89,7 +90,8 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
 @pytest.mark.parametrize("argv, message", [
     ([], "no prompt"), (["*", "-n", "0"], "-n is 0"), (["*", "--batch", "0"], "--batch is 0"),
     (["*", "--prompts", "nowhere.txt"], "cannot be read"), (["*", "--concept", "nowhere"], "nowhere"),
-    (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim or ddpm or dpm++"), (["*", "--steps", "0"], "--steps is 0"),
+    (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim or ddpm or dpm++"),
+    (["*", "--steps", "0"], "--steps is 0"),
     (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "carries no recipe")])
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2

@@ -25,8 +25,8 @@ def test_notebook_is_the_text(book):
 
 
 def test_notebook_runs(book, tmp_path, monkeypatch, capsys):
-    """All of it, in a folder of its own: every image is made, every answer is accepted. Its own assertion says
-    that the loop by hand gives the word of textinv.invert, bit for bit."""
+    """All of it, in a folder of its own: every image is made, every answer is accepted. Its own assertion
+    says that the loop by hand gives the word of textinv.invert, bit for bit."""
     (tmp_path / "examples").symlink_to(walkthrough.ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     code = [walkthrough.shortened(cell.source) for cell in book.cells if cell.cell_type == "code"]

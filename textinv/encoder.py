@@ -34,12 +34,13 @@ class Residual(nn.Module):
 
 class WordEncoder(nn.Module):
     """Scaled latents z (b c h w) of images -> vectors (b d), all of the norm `norm`."""
+    norm: Tensor
 
     def __init__(self, latent_channels: int = 4, width: int = 192, channels: Sequence[int] = (48, 96, 176)):
         super().__init__()
         self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
         self.stages = nn.ModuleList()
-        for before, after in zip([channels[0], *channels[:-1]], channels):
+        for before, after in zip([channels[0], *channels[:-1]], channels, strict=True):
             down = (nn.Identity() if before == after else
                     nn.Conv2d(before, after, 3, stride=2, padding=1))           # halves h and w
             self.stages.append(nn.Sequential(down, Residual(after), Residual(after)))
@@ -71,6 +72,6 @@ def load_encoder(model: LatentDiffusion) -> WordEncoder:
     try:
         encoder.load_state_dict(load_file(path))
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged, or another model's ({type(error).__name__}). Restore it, or give "
-                         "a word as `init`.") from error
+        raise InputError(f"{path} is damaged, or another model's ({type(error).__name__}). Restore it, or "
+                         "give a word as `init`.") from error
     return encoder.eval().requires_grad_(False).to(model.device)

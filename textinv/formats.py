@@ -206,8 +206,8 @@ def write(path: str | Path, words: Sequence[Word], format: str) -> None:
         raise InputError(f"{path}: a file of {format} format holds one word, not {len(names)} "
                          f"({', '.join(names)}). Choose one of them: FILE:WORD on the command line.")
     if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{path}: two words of one name ({', '.join(names)}). Give one another: FILE=NAME on the "
-                         "command line.")
+        raise InputError(f"{path}: two words of one name ({', '.join(names)}). Give one another: FILE=NAME "
+                         "on the command line.")
     if len(widths := {word.vectors.shape[1] for word in words}) > 1:
         raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
                          "wide: write them to different files")

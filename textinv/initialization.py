@@ -44,7 +44,8 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
-        return _spread(load_encoder(model).word(z).cpu(), [f"read off {len(images)} images by the encoder"], k)
+        name = f"read off {len(images)} images by the encoder"
+        return _spread(load_encoder(model).word(z).cpu(), [name], k)
     if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ldm import InputError
-from ldm.tokenizer import Tokenizer
+from ldm.tokenizer import BaseTokenizer
 
 _PLACEHOLDER = re.compile(r"(?<!\S)(?:\*|<[^\s<>]+>)")      # what is meant as a learned word, learned or not
 
@@ -84,7 +84,7 @@ def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]
     return templates
 
 
-def prompt_problems(tokenizer: Tokenizer, prompt: str, *, expects_word: bool = True) -> list[str]:
+def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool = True) -> list[str]:
     """What of a prompt the model will not see as its author means it, a clause each. The tokenizer is to know
     the words that were learned; expects_word: whether one of them belongs into the prompt."""
     ids, room, unknown = tokenizer.tokenize(prompt), tokenizer.length - 2, tokenizer.unknown_words(prompt)

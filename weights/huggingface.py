@@ -161,7 +161,8 @@ def open_folder(folder: Path) -> dict[str, LazyTensor]:
                                  "Save them as one")
             raise InputError(f"{folder}: holds no {sub}/{' or '.join(names[:2])}: "
                              "download the folder again, whole")
-        tensors |= {f"{sub}/{modern_name(name)}": tensor for name, tensor in open_tensors(file).tensors.items()
+        tensors |= {f"{sub}/{modern_name(name)}": tensor
+                    for name, tensor in open_tensors(file).tensors.items()
                     if not name.endswith("embeddings.position_ids")}            # 0 .. 76, of older versions
     return tensors
 

@@ -5,7 +5,6 @@ FILE:WORD is one word of a file, FILE=NAME its word under another name; both tog
 """
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -19,15 +18,15 @@ from textinv.concept import Concept, find_words, save_all
 from textinv.initialization import nearest_words
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command's options."""
     p = Parser("concept", __doc__, example='runs/fox "runs/teapot=<pot>" --merge words.safetensors')
-    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the folder "
-                   "of a run; :WORD picks one of its words, =NAME gives it another name")
+    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the "
+                   "folder of a run; :WORD picks one of its words, =NAME gives it another name")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
-    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of --weights "
-                   "or else of tiny (default: off)")
+    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of "
+                   "--weights or else of tiny (default: off)")
     p.add_argument("--merge", metavar="OUT", help="write the words, one or more, to one file: .safetensors, "
                    "or .pt for the official code")
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
@@ -56,12 +55,12 @@ def show(concept: Concept, model: LatentDiffusion | None) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    p = parser()
-    args = p.parse_args(argv)
+    command_line = parser()
+    args = command_line.parse_args(argv)
     if (args.export is None) != (args.out is None):
         raise InputError("`export` FORMAT and `out` PATH go together.")
     if not args.files and not args.vocabulary:
-        raise InputError(f"no file. Give one or more, such as: {p.example}")
+        raise InputError(f"no file. Give one or more, such as: {command_line.example}")
     concepts_of = {name: find_words(name)[1] for name in args.files}
     concepts = [concept for words in concepts_of.values() for concept in words]
     if args.merge is not None:
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.merge is not None or args.export is not None:
         return
     model = weights.load(args.weights or "tiny") if args.weights or args.vocabulary else None
-    if args.vocabulary:
+    if model is not None and args.vocabulary:
         print(*(word for word in model.tokenizer.whole_words if any(sign.isalnum() for sign in word)))
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")

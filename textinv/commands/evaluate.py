@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_sampling(options)
     path, words = find_words(options.concept)
     if len(words) > 1:
-        raise InputError(f"{path}: contains {len(words)} words ({', '.join(one.placeholder for one in words)}). "
-                         "Choose one of them: FILE:WORD.")
+        names = ", ".join(one.placeholder for one in words)
+        raise InputError(f"{path}: contains {len(words)} words ({names}). Choose one of them: FILE:WORD.")
     concept = words[0]
     templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
     source = options.weights or concept.info.get("model", "tiny")

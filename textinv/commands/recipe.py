@@ -69,8 +69,9 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     strength = set_strengths(options.strength, concepts)
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
               if hasattr(options, field.name)}
+    dtype = resolve_dtype(options.dtype, resolve_device(options.device))
     return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny",
-                     "strength": strength, "dtype": resolve_dtype(options.dtype, resolve_device(options.device))})
+                     "strength": strength, "dtype": dtype})
 
 
 def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float:
@@ -106,8 +107,8 @@ def recipe_from_png(options: argparse.Namespace) -> Recipe:
     given = {"weights": options.weights, "vocab": options.vocab}
     for name, default in (("weights", "tiny"), ("vocab", None)):
         if getattr(recipe, name) != default and given[name] is None:
-            raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is loaded only if "
-                             "you say so. Add that option if you trust it.")
+            raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is loaded only "
+                             "if you say so. Add that option if you trust it.")
     return dataclasses.replace(recipe, **{name: one for name, one in given.items() if one is not None})
 
 

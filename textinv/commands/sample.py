@@ -35,11 +35,11 @@ def parser() -> argparse.ArgumentParser:
                    help="what to show; several prompts give a row each")
     p.add_argument("--prompts", metavar="FILE", help="file of prompts, one a line")
     p.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
-                   help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME gives it "
-                        "another placeholder. Repeatable")
+                   help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME gives "
+                        "it another placeholder. Repeatable")
     p.add_argument("--strength", action="append", default=[], metavar="[WORD=]NUMBER",
-                   help="of all words, or of one: 0 is the init word, 1 the learned one, 1.5 goes beyond; lower "
-                        "it if prompts lose their hold (default: 1.0). Repeatable")
+                   help="of all words, or of one: 0 is the init word, 1 the learned one, 1.5 goes beyond; "
+                        "lower it if prompts lose their hold (default: 1.0). Repeatable")
     p.add_argument("--negative", default="", type=utf8, help="what not to show (default: nothing)")
     add_sampling_options(p, n=4, batch=8)
     p.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpm++; dpm++ needs fewer steps, ddpm all "
@@ -49,11 +49,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--scale", type=int, default=1, help="enlarge the images, each pixel to a square of this "
                                                         "side (default: %(default)s)")
     add_model_options(p, "those that the first word was learned on, or tiny")
-    p.add_argument("--out", metavar="FILE.png", help="the grid, or the only image; replaces what this command "
-                   "wrote there before. A folder: a new file in it (default: a new file in samples/)")
+    p.add_argument("--out", metavar="FILE.png", help="the grid, or the only image; replaces what this "
+                   "command wrote there before. A folder: a new file in it (default: a new file in samples/)")
     p.add_argument("--from", dest="source", metavar="FILE.png",
-                   help="repeat this image; all other options but --out and --device are its own, and a model "
-                        "other than tiny must be given as --weights")
+                   help="repeat this image; all other options but --out and --device are its own, and a "
+                        "model other than tiny must be given as --weights")
     return p
 
 
@@ -69,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = recipe_from_png(options) if options.source else recipe_from_options(options)
     out = path_of(options.out, recipe)
     model = teach(load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device), recipe)
-    for text in dict.fromkeys([*recipe.prompts, *([recipe.negative] if recipe.negative else [])]):
+    texts = [*recipe.prompts, *([recipe.negative] if recipe.negative else [])]
+    for text in list(dict.fromkeys(texts)):
         for problem in prompt_problems(model.tokenizer, text, expects_word=text in recipe.prompts):
             print_warning(dashed(f"prompt {text!r} {problem}"))
     written: list[Path] = []
@@ -111,7 +112,8 @@ def at_strength(concept: Concept, strength: float) -> torch.Tensor:
 
 def generate(model: LatentDiffusion, recipe: Recipe, out: Path) -> Iterator[Path]:
     """Generate the images and write each as it comes, the grid last; yields their paths. A single image of a
-    command is generated within its batch, as it was: the size of a batch decides the last bits of rounding."""
+    command is generated within its batch, as it was: the size of a batch decides the last bits of
+    rounding."""
     count, only = recipe.n * len(recipe.prompts), recipe.index
     first = 0 if only is None else only // recipe.batch * recipe.batch
     starts = range(first, count if only is None else first + 1, recipe.batch)
@@ -137,8 +139,8 @@ def generate(model: LatentDiffusion, recipe: Recipe, out: Path) -> Iterator[Path
 def save(image: Image.Image, path: Path, recipe: Recipe) -> Path:
     """Write an image with its recipe; returns the path."""
     if is_flat(image):
-        print_warning(f"{path}: one flat color. The word or the settings are out of the model's range: try less "
-                      "--guidance, or another word")
+        print_warning(f"{path}: one flat color. The word or the settings are out of the model's range: try "
+                      "less --guidance, or another word")
     save_png(image, path, dataclasses.asdict(recipe))
     return path
 

@@ -112,9 +112,9 @@ def _read(path: str | Path) -> list[formats.Word]:
 def _concepts(path: str | Path, words: Sequence[formats.Word]) -> list[Concept]:
     for word in words:
         if word.placeholder and not _is_usable(word.placeholder):
-            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which no prompt "
-                             "can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on the command "
-                             "line gives it another name.")
+            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which no "
+                             "prompt can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on "
+                             "the command line gives it another name.")
     try:
         return [Concept(*word) for word in words]
     except InputError as error:

@@ -8,6 +8,7 @@ pixel.
 """
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterator, Sequence
 
@@ -55,7 +56,8 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
 
     Of an image that is not square the middle square is used. The result has the model's size, and outside
     the mask differs from the image as the autoencoder's reconstruction does; with keep_background it has the
-    image's size, and there equals it exactly (in between, gray mixes the two). Image i has the seed `seed` + i.
+    image's size, and there equals it exactly (in between, gray mixes the two). Image i has the seed `seed` +
+    i.
 
     Raises InputError if the mask has another size than the image or is black, and on values without meaning.
     """
@@ -85,6 +87,5 @@ def paste(image: Image.Image, edited: Image.Image, mask: Image.Image) -> Image.I
 @torch.no_grad()
 def _last(model: LatentDiffusion, trajectory: Iterator[tuple[int, Tensor]]) -> Tensor:
     """The images x (b 3 H W) of a trajectory's end."""
-    for _, z in trajectory:
-        pass
+    _, z = collections.deque(trajectory, maxlen=1).pop()
     return model.decode(z.to(model.dtype))

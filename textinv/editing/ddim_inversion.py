@@ -7,6 +7,7 @@ section 4.3; Dhariwal & Nichol 2021, arXiv 2105.05233, appendix F).
 """
 from __future__ import annotations
 
+import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,9 +45,8 @@ def invert_latents(model: LatentDiffusion, z0: Tensor, c: Tensor, *, steps: int 
     """The noise z_T (b c h w) of latents z0 (b c h w) under contexts c (b n d), without guidance: with it
     the way up and the way down part."""
     z_T = z0.to(model.device, torch.float32)
-    for _, z_T in inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z_T, steps, refine):
-        pass
-    return z_T
+    trajectory = inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z_T, steps, refine=refine)
+    return collections.deque(trajectory, maxlen=1).pop()[1]
 
 
 @dataclass(frozen=True)

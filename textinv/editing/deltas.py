@@ -28,8 +28,8 @@ def matrices(weight: Tensor) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """For each name of a UNet's weight W the factors A (r columns) and B (rows r) of W + B A. They are kept as
-    float16 on the CPU, so that a file and what was saved to it act alike, bit for bit.
+    """For each name of a UNet's weight W the factors A (r columns) and B (rows r) of W + B A. They are kept
+    as float16 on the CPU, so that a file and what was saved to it act alike, bit for bit.
 
     model: the hash of the model that it was tuned on. info: what made it, as a JSON object.
     """

@@ -1,10 +1,10 @@
-"""Pivotal tuning (Roich et al. 2021, arXiv 2106.05744; Gal et al. 2022, Appendix A and Figure 11): the learned
-word stays as it is, the pivot, and the UNet is tuned until "a photo of *" gives the few images back.
+"""Pivotal tuning (Roich et al. 2021, arXiv 2106.05744; Gal et al. 2022, Appendix A and Figure 11): the
+learned word stays as it is, the pivot, and the UNet is tuned until "a photo of *" gives the few images back.
 
 What is tuned is a low-rank change of each of the UNet's matrices, convolutions among them (Hu et al. 2021,
-arXiv 2106.09685): as a full copy of the public model's UNet it would be a file of 1.7 GB for one word, at rank
-4 it is one of 9 MB, and so few numbers forget less of what the model knew. Optionally the model is held to
-what it shows for another prompt (prior preservation: Ruiz et al. 2022, arXiv 2208.12242, section 3.2).
+arXiv 2106.09685): as a full copy of the public model's UNet it would be a file of 1.7 GB for one word, at
+rank 4 it is one of 9 MB, and so few numbers forget less of what the model knew. Optionally the model is held
+to what it shows for another prompt (prior preservation: Ruiz et al. 2022, arXiv 2208.12242, section 3.2).
 """
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class TuningConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}. Use 1 or more.")
         if not self.lr > 0 or not self.prior_weight > 0:
-            raise InputError(f"`lr` is {self.lr} and `prior_weight` {self.prior_weight}. Use numbers above 0.")
+            raise InputError(f"`lr` is {self.lr} and `prior_weight` {self.prior_weight}. Use numbers above "
+                             "0.")
 
 
 class Tuning:
@@ -144,8 +145,8 @@ class _Loss(nn.Module):
 
 def tune(model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
          config: TuningConfig = TuningConfig()) -> Delta:
-    """Tune a copy of the UNet on images, under prompts with a word that the model has learned. The model stays
-    as it is; `deltas.applied` tunes it for a while. Raises InputError on values without meaning."""
+    """Tune a copy of the UNet on images, under prompts with a word that the model has learned. The model
+    stays as it is; `deltas.applied` tunes it for a while. Raises InputError on values without meaning."""
     tuning = Tuning(model, images, prompts, config)
     for _ in tuning:
         pass

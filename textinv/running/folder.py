@@ -63,7 +63,7 @@ class ReadOnlyFolder:
         return [STATE] if (self.path / STATE).exists() else []
 
     def read_state(self, name: str) -> SavedState:
-        """A saved state. Raises InputError if it, or what metrics.jsonl has up to it, is missing or damaged."""
+        """A saved state. Raises InputError if it, or metrics.jsonl up to it, is missing or damaged."""
         saved = read_state(self.path / name)
         try:
             with (self.path / "metrics.jsonl").open("rb") as metrics:
@@ -246,5 +246,5 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it.") from error
+        raise InputError("`tensorboard` is not installed. Run pip install tensorboard.") from error
     return SummaryWriter

@@ -26,7 +26,8 @@ class RunOptions:
     vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
     out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
                              metavar="DIR", may_change=True)
-    device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one", may_change=True)
+    device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one",
+                         may_change=True)
     dtype: str = option("auto", "of the frozen weights; auto is bfloat16 where the hardware multiplies it, "
                         "else float32", choices=("auto", "float32", "bfloat16"))
     preview_every: int = option(50, "steps between grids of previews; 0 for none, which saves time",
@@ -94,7 +95,8 @@ def resolve_device(device: str) -> str:
     """The device that "auto" stands for, or the one that is asked for.
     Raises InputError if there is none of that name here, or it computes nothing, as "meta"."""
     if device == "auto":
-        return ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        mps = torch.backends.mps.is_available()
+        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:          # torch has another type for nearly every device that is not there
