@@ -63,12 +63,12 @@ def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
                                for key, value in model.state_dict().items()}}, folder / "model.ckpt")
     sources = {"this project, .safetensors": ["ours", str(folder / "model.safetensors")],
                "this project, .ckpt": ["ours", str(folder / "model.ckpt")]}
-    if has_diffusers():
+    if has_diffusers(model.config):
         diffusers_pipeline(model).save_pretrained(folder / "huggingface")
         sources["this project, Hugging Face"] = ["ours", str(folder / "huggingface")]
         sources["diffusers"] = ["diffusers", str(folder / "huggingface")]
     else:
-        print("diffusers is not installed: this project alone")
+        print("without diffusers (not installed, or not for this model): this project alone")
     return sources
 
 

@@ -9,9 +9,19 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
+import tokenizers
 import torch
 
-from ldm import AutoencoderConfig, DiffusionConfig, LatentDiffusion, LDMConfig, TextConfig, UNetConfig
+from ldm import (
+    AutoencoderConfig,
+    CLIPTextConfig,
+    DiffusionConfig,
+    LatentDiffusion,
+    LDMConfig,
+    TextConfig,
+    UNetConfig,
+)
+from ldm.clip_tokenizer import BYTES, END, START, WORD_END, byte_pair_encoding
 from weights import huggingface_names
 from weights.vocabularies import read_vocabulary
 
@@ -31,13 +41,15 @@ SIZES = {
         text=TextConfig(vocab_size=1000, width=512, layers=8, ff_dim=2048),
         diffusion=DiffusionConfig(latent_size=32)),
     "text2img-large": LDMConfig.text2img_large(),
+    "sd1": LDMConfig.stable_diffusion_1(),
 }
 PROMPTS = ["a photo of a cat on the beach", "an oil painting of a teapot", "a small dog",
            "the moon over a city"]
 
 
-def has_diffusers() -> bool:
-    return (importlib.util.find_spec("diffusers") is not None
+def has_diffusers(config: LDMConfig) -> bool:
+    """Whether `diffusers_pipeline` can be called: diffusers is there, and the model of the paper's kind."""
+    return (isinstance(config.text, TextConfig) and importlib.util.find_spec("diffusers") is not None
             and importlib.util.find_spec("transformers") is not None)
 
 
@@ -46,7 +58,7 @@ def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
     config = SIZES[size]
     torch.manual_seed(0)
     model = LatentDiffusion(config).eval().requires_grad_(False).to(device, dtype)
-    model.tokenizer.read_from(lambda: _vocabulary(config.text.vocab_size))
+    model.tokenizer.read_from(lambda: _vocabulary(config.text))
     return model
 
 
@@ -109,7 +121,10 @@ def _write_vocabulary(path: Path, size: int) -> None:
     path.write_text("\n".join(tokens + [f"[unused{i}]" for i in range(size - len(tokens))]) + "\n")
 
 
-def _vocabulary(size: int):
+def _vocabulary(text: TextConfig | CLIPTextConfig) -> tokenizers.Tokenizer:
+    if isinstance(text, CLIPTextConfig):
+        tokens = [*BYTES, *(sign + WORD_END for sign in BYTES), START, END]
+        return byte_pair_encoding({token: i for i, token in enumerate(tokens)}, [])
     with tempfile.TemporaryDirectory() as folder:
-        _write_vocabulary(Path(folder) / "vocab.txt", size)
+        _write_vocabulary(Path(folder) / "vocab.txt", text.vocab_size)
         return read_vocabulary(Path(folder) / "vocab.txt")

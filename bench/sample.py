@@ -45,7 +45,7 @@ def _compare(size: str, args: argparse.Namespace) -> None:
         return rearrange((x.float() + 1) / 2, "b c h w -> b h w c").clamp(0, 1).cpu().numpy()
 
     runs = {"this project, float32": lambda: ours(model), "this project, bfloat16": lambda: ours(half)}
-    if has_diffusers():
+    if has_diffusers(model.config):
         # in float32 only: its pipeline cannot return bfloat16 pictures
         pipeline = diffusers_pipeline(model)
         runs["diffusers, float32"] = lambda: pipeline(
@@ -53,7 +53,7 @@ def _compare(size: str, args: argparse.Namespace) -> None:
             output_type="np",
             height=8 * side, width=8 * side).images     # it takes every autoencoder for one that shrinks by 8
     else:
-        print("  diffusers is not installed: this project alone")
+        print("  without diffusers (not installed, or not for this model): this project alone")
     pictures = [run() for run in runs.values()]         # the warm-up, and a check that all do the same
     for name, picture in list(zip(runs, pictures, strict=True))[1:]:
         print(f"  {name}: pictures differ from ours in float32 by "

@@ -42,10 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.vs and not has_diffusers():
-        raise InputError('diffusers is not installed: pip install ".[bench]", or drop --vs')
     print(machine(args.device))
     model = load(args, getattr(torch, args.dtype))
+    if args.vs and not has_diffusers(model.config):
+        raise InputError("diffusers is not installed, or its loop is not rebuilt here for this model: "
+                         "pip install '.[bench]', or drop --vs")
     side = model.config.diffusion.latent_size * model.config.autoencoder.factor
     x = torch.rand(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = token_ids(model)

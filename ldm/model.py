@@ -29,6 +29,10 @@ from ldm.tokenizer import BaseTokenizer, Tokenizer
 from ldm.unet import UNet
 from ldm.words import LearnedWords
 
+# Images that are decoded together have at most so many pixels: with 512 x 512 two at a time. Decoding one of
+# these takes half as much memory again as denoising it with guidance.
+_DECODED_PIXELS = 2 ** 19
+
 
 def _no_vocabulary():
     raise InputError("this model has no vocabulary, so it cannot read prompts. Give it one with "
@@ -37,8 +41,7 @@ def _no_vocabulary():
 
 class LatentDiffusion(nn.Module):
     """Random weights at the sizes of `config`; `weights.load` gives trained ones and sets `source`, the path
-    they came from. `words` are those that the model was taught, shared by its tokenizer and its text
-    encoder."""
+    they came from. `words` are those that the model was taught, shared by its tokenizer and text encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()
@@ -166,7 +169,10 @@ class LatentDiffusion(nn.Module):
             if not z0.isfinite().all():
                 raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, "
                                  f"guidance {guidance}): use float32 or bfloat16 weights, or less guidance")
-            images += to_images(self.decode(z0.to(self.dtype)))
+            h, w = z0.shape[-2:]
+            at_a_time = max(1, _DECODED_PIXELS // (h * w * self.config.autoencoder.factor ** 2))
+            images += [image for part in z0.to(self.dtype).split(at_a_time)
+                       for image in to_images(self.decode(part))]
         return images
 
     def _noise(self, b: int, size: tuple[int, int] | None, generator: Generators) -> Tensor:

@@ -27,6 +27,6 @@ templates, and what is trained on it. In the order of use; each with a command o
     restore      makes checkpoints from weights/tiny, to train on from there (stage)
     showcase     the image of the README (stage)
 
-NOTES.md says how the world is made and why. Of the rest of the project only bench/ and the tests import this package; its working files live in
-`recipe-work/`, which git ignores.
+NOTES.md says how the world is made and why. Of the rest of the project only bench/ and the tests import this
+package; its working files live in `recipe-work/`, which git ignores.
 """

@@ -69,7 +69,7 @@ def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> f
     values = []
     for some in np.array_split(pixels, max(1, len(pixels) // 50)):
         images = to_images(autoencoder.decode(autoencoder.encode(pictures_to_x(some).to(device)).mode()))
-        for image, original in zip(images, some):
+        for image, original in zip(images, some, strict=True):
             error = np.mean((np.asarray(image, np.float64) - original) ** 2)
             values.append(10 * np.log10(255 ** 2 / max(error, 1e-2)))
     return float(np.mean(values))
@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     checked = {name: data.read(name).pixels for name in CHECKED}
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
-    training = Training(autoencoder, CHECKPOINT, outer=(autoencoder.encoder.conv_in, autoencoder.decoder.conv_out))
+    training = Training(autoencoder, CHECKPOINT,
+                        outer=(autoencoder.encoder.conv_in, autoencoder.decoder.conv_out))
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values
@@ -114,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on pictures never seen:")
     for name, pixels in checked.items():
         print(f"  {psnr(averaged, pixels, options.device):.2f} dB  {name}")
-    sheet(averaged, np.concatenate([pixels[:6] for pixels in checked.values()]), CHECKPOINT.with_suffix(".png"),
-          options.device)
+    some = np.concatenate([pixels[:6] for pixels in checked.values()])
+    sheet(averaged, some, CHECKPOINT.with_suffix(".png"), options.device)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class Scene:
 
 
 NAMELESS = "nameless"
-# In a caption of training these stand where a name would: embeddings without a word, codes of what is pictured.
+# In a caption of training these stand where a name would: embeddings without a word, codes of what is seen.
 SLOTS = ("<object>", "<second>", "<style>")
 RELATIONS = ("next to", "holding", "on top of")
 
@@ -140,7 +140,7 @@ def _effect_template(template: str, medium: str) -> str:
 def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
     """The objects by what they are called, without the first article: "glossy cat next to a glossy car"."""
     first, *second = [" ".join(filter(None, (style, scene.tint, name)))
-                      for name, _ in zip(called, scene.objects)]
+                      for name, _ in zip(called, scene.objects, strict=False)]
     return " ".join([first, scene.relation, article(second[0])]) if second else first
 
 

@@ -1,7 +1,7 @@
 """Stage 4: trains the small CLIP (Radford et al. 2021) that judges images of the small world, as OpenAI's
 judges those of the paper (section 5). It is transformers' own CLIPModel at a tiny size, and sees all objects
-that have a name, all artworks and all filters, held-out ones too: what an inversion found is to be recognized.
-What has no name it never sees: there is nothing to say about it.
+that have a name, all artworks and all filters, held-out ones too: what an inversion found is to be
+recognized. What has no name it never sees: there is nothing to say about it.
 
     python -m recipe.clip --minutes 30 [--device cuda]
 
@@ -45,8 +45,8 @@ from textinv.commands import command
 from weights.clip import Clip, embed_ids, embed_x, transformers
 
 CHECKPOINT = Path("recipe-work/clip.pt")
-# A category is said of any object of it (`caption`), and not as lopsidedly as in the images that the diffusion model
-# learns from: what judges a fairer word must not share the bias.
+# A category is said of any object of it (`caption`), and not as lopsidedly as in the images that the
+# diffusion model learns from: what judges a fairer word must not share the bias.
 EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(filters.ALL), category=0)
 JPEGS = 0.3                     # part of the training pictures that went through a JPEG file
 LARGEST_SCALE = 100.0           # of the similarities, as in CLIP
@@ -100,8 +100,8 @@ def caption(rng: np.random.Generator, scene: Scene) -> str:
         return plain_caption(replace(scene, look="", effect=""), style=False, background=False)
     if kind == "background" and _placed(scene):
         return f"{article(pick(rng, PICTURES))} {pick(rng, BACKDROPS[scene.background].phrases)}"
-    if kind == "category" and not scene.relation and (category := OBJECTS[scene.objects[0]].kind) in CATEGORIES:
-        return wording(rng, replace(scene, category=category))
+    if kind == "category" and not scene.relation and OBJECTS[scene.objects[0]].kind in CATEGORIES:
+        return wording(rng, replace(scene, category=OBJECTS[scene.objects[0]].kind))
     return wording(rng, scene)
 
 
@@ -184,8 +184,8 @@ def train(options: argparse.Namespace) -> None:
     model.load_state_dict(weights)
     save(model, judge.FOLDER)
     share = own_figure(judge.read(judge.FOLDER, device), artwork)
-    print(f"after {minutes:.0f} minutes, {training.step} steps: {share:.1%} of {RIVALS} images never seen have "
-          f"their right caption first of all; "
+    print(f"after {minutes:.0f} minutes, {training.step} steps: {share:.1%} of {RIVALS} images never seen "
+          "have their right caption first of all; "
           f"{model.num_parameters():,} parameters in {judge.FOLDER}")
 
 

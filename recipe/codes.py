@@ -1,11 +1,11 @@
-"""Words without names: a linear code of appearance. What a sprite looks like, 32 x 32 premultiplied RGBA, becomes
-a vector as long as the text encoder is wide, by PCA: the first components, each divided by its standard
-deviation to a power, turned by a fixed random rotation, brought to one norm. In half of the captions such a
-vector stands in place of the object's name, so that the text-to-image model learns to draw from any vector near
-the sphere, and the space between the names means something. The code of a style is made in the same way of what
-the style's filter does to a test card.
+"""Words without names: a linear code of appearance. What a sprite looks like, 32 x 32 premultiplied RGBA,
+becomes a vector as long as the text encoder is wide, by PCA: the first components, each divided by its
+standard deviation to a power, turned by a fixed random rotation, brought to one norm. In half of the captions
+such a vector stands in place of the object's name, so that the text-to-image model learns to draw from any
+vector near the sphere, and the space between the names means something. The code of a style is made in the
+same way of what the style's filter does to a test card.
 
-    python -m recipe.codes          fits both codes to the artwork and the filters: recipe-work/codes.safetensors
+    python -m recipe.codes      fits both codes to the artwork and the filters: recipe-work/codes.safetensors
 """
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ def sprite_pixels(sprite: Image.Image) -> np.ndarray:
     scale = SIDE / max(sprite.size)
     size = [max(1, round(length * scale)) for length in sprite.size]
     square = Image.new("RGBA", (SIDE, SIDE))
-    square.paste(sprite.resize(size, Image.Resampling.BILINEAR), ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    corner = ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2)
+    square.paste(sprite.resize(size, Image.Resampling.BILINEAR), corner)
     pixels = np.asarray(square, np.float32) / 255
     return np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=2).reshape(-1)
 
@@ -122,7 +123,7 @@ def training_styles(rng: np.random.Generator) -> np.ndarray:
 
 @cache
 def read(path: Path = FILE) -> dict[str, Code]:
-    """The codes "object" and "style". Raises InputError before they were fitted, or if the file is damaged."""
+    """The codes "object" and "style". Raises InputError before they were fitted, or if they are damaged."""
     if not path.exists():
         raise InputError(f"{path} is missing. Run {COMMAND} first.")
     try:
@@ -157,8 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     options = parser.parse_args(argv)
     if FILE.exists():
-        raise InputError(f"{FILE} exists. Move it away to fit new codes; a model trained with these would not "
-                         "know the new ones, which are turned another way.")
+        raise InputError(f"{FILE} exists. Move it away to fit new codes; a model trained with these would "
+                         "not know the new ones, which are turned another way.")
     rng, tensors = np.random.default_rng(0), {}
     for name, pixels in (("object", training_sprites(Artwork(options.artwork), rng)),
                          ("style", training_styles(rng))):

@@ -2,11 +2,11 @@
 
     python -m recipe.data [--pictures 200000]
 
-Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the codes
-(codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions a picture, in some of
-which SLOTS stand for codes. `train` and `seen` show seen objects in seen styles, from different seeds, `train`
-also what has no name; `held-out` shows held-out objects in seen styles, `held-out-style` seen objects in the
-held-out artwork, `held-out-filters` under the held-out filters.
+Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the
+codes (codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions a picture, in some
+of which SLOTS stand for codes. `train` and `seen` show seen objects in seen styles, from different seeds,
+`train` also what has no name; `held-out` shows held-out objects in seen styles, `held-out-style` seen objects
+in the held-out artwork, `held-out-filters` under the held-out filters.
 """
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FOLDER = Path("recipe-work/data")
 CHECKED = 1000                  # pictures in each of the sets that are not for training
 CHUNK = 500                     # pictures from one seed
 CAPTIONS = 4                    # a picture, each worded by itself
-SLOT_SHARE = 0.35               # of the captions of named objects, and of named styles, have a slot all the same
+SLOT_SHARE = 0.35               # of the captions of named objects, and of named styles, have a slot as well
 
 
 @dataclass(frozen=True)
@@ -99,14 +99,14 @@ def _artwork(folder: Path) -> Artwork:
 
 
 def start_array(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
-    """Writes the head of a .npy file, after which the values follow. Not a mapped file: where the disk is full,
-    writing to one kills the process, and to this one raises OSError."""
+    """Writes the head of a .npy file, after which the values follow. Not a mapped file: where the disk is
+    full, writing to one kills the process, and to this one raises OSError."""
     np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
                                                 "fortran_order": False, "shape": shape})
 
 
 def write_zeros(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-    """A .npy file of zeros that takes its space on the disk now, so that it can be mapped and filled later."""
+    """A .npy file of zeros that takes its space on the disk now, so that it can be mapped and filled."""
     rows = np.zeros((1, *shape[1:]), dtype).tobytes() * 1000
     with path.open("wb") as file:
         start_array(file, dtype, shape)
@@ -122,11 +122,13 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, fol
         captions: list[list[str]] = []
         jobs = [(seed, i, min(CHUNK, count - start), choices, artwork)
                 for i, start in enumerate(range(0, count, CHUNK))]
-        with ((folder / f"{name}.npy").open("wb") as pixels, (folder / f"{name}.codes.npy").open("wb") as coded,
+        with ((folder / f"{name}.npy").open("wb") as pixels,
+              (folder / f"{name}.codes.npy").open("wb") as coded,
               ProcessPoolExecutor(os.cpu_count()) as pool):
             start_array(pixels, np.uint8, (count, SIZE, SIZE, 3))
             start_array(coded, np.float16, (count, len(SLOTS), codes.WIDTH))
-            for some, some_codes, texts in tqdm(pool.map(_chunk, *zip(*jobs)), name, len(jobs), unit="chunk"):
+            done = pool.map(_chunk, *zip(*jobs, strict=True))
+            for some, some_codes, texts in tqdm(done, name, len(jobs), unit="chunk"):
                 pixels.write(some.tobytes())
                 coded.write(some_codes.tobytes())
                 captions += texts

@@ -3,10 +3,11 @@
     python -m recipe.diffusion --minutes 120 [--decay] [--device cuda]
     torchrun --nproc_per_node 2 -m recipe.diffusion ...     two processes of one thread: faster on two cores
 
-In about half of the captions a slot stands for a name: its embedding is the code (codes.py) of what is pictured,
-plus noise. Names start at the mean code of their sprites. Of the captions a tenth is left empty, for classifier-free guidance (Ho & Salimans 2022). The error of each
-timestep is weighted by min(SNR, 5) / SNR (Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are
-spread evenly over the schedule. At the end, and every ten minutes, a sheet of samples to look at.
+In about half of the captions a slot stands for a name: its embedding is the code (codes.py) of what is
+pictured, plus noise. Names start at the mean code of their sprites. Of the captions a tenth is left empty,
+for classifier-free guidance (Ho & Salimans 2022). The error of each timestep is weighted by min(SNR, 5) / SNR
+(Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are spread evenly over the schedule. At the end,
+and every ten minutes, a sheet of samples to look at.
 """
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
                 partial.replace(LATENTS)
             meet()
         except OSError as error:
-            raise InputError(f"{LATENTS} cannot be written ({error.strerror}). Check the free space.") from error
+            raise InputError(f"{LATENTS} cannot be written ({error.strerror}). "
+                             "Check the free space.") from error
     try:
         latents = np.load(LATENTS, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
@@ -125,8 +127,8 @@ class Denoiser(nn.Module):
         self.register_buffer("scale_factor", torch.tensor(scale))
 
     def loss(self, z0: Tensor, ids: Tensor, v: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b); v (b s d)
-        are the codes of each sample's slots."""
+        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b); the
+        codes of each sample's slots v (b s d)."""
         c = self.text_encoder.encode(self.text_encoder.embed(own_rows(ids, self.text_encoder.vocab_size, v),
                                                              v.flatten(0, 1)))
         eps_hat = self.unet(self.schedule.add_noise(z0, eps, t), t, c)

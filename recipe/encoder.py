@@ -3,8 +3,8 @@ with one object to the object's code.
 
     python -m recipe.encoder --minutes 15
 
-The loss is 1 - cosine to the code, or to the mirror image's code where that is nearer: a picture does not tell
-which side of the sprite faced left.
+The loss is 1 - cosine to the code, or to the mirror image's code where that is nearer: a picture does not
+tell which side of the sprite faced left.
 """
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def cosine(v: Tensor, code: Tensor) -> Tensor:
 
 
 def load(device: str = "cpu") -> tuple[WordEncoder, float]:
-    """The trained encoder with averaged weights, and the minutes that it trained. Raises InputError before it."""
+    """The trained encoder with averaged weights, and the minutes that it trained. Raises InputError without
+    one."""
     weights, minutes = averaged_weights(CHECKPOINT, COMMAND)
     encoder = new_encoder()
     encoder.load_state_dict(weights)
@@ -83,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         some = rows[torch.randint(len(rows), (options.batch,), generator=generator)].numpy()
         mean, std = torch.from_numpy(latents[some]).float().unbind(dim=1)
         z = scale * (mean + std * torch.randn(mean.shape, generator=generator))
-        z = z + 0.1 * torch.rand(len(z), 1, 1, 1, generator=generator) * torch.randn(z.shape, generator=generator)
+        part = 0.1 * torch.rand(len(z), 1, 1, 1, generator=generator)
+        z = z + part * torch.randn(z.shape, generator=generator)
         return 1 - cosine(encoder(z), torch.from_numpy(pictures.codes[some, 0]).float()).mean()
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):

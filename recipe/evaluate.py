@@ -4,9 +4,9 @@
 
 The PSNR of the autoencoder on images that it never saw, of seen and held-out objects and in held-out styles;
 how often the small CLIP ranks the right object first among 20, and the right background among 10, in images
-generated for plain captions and in real ones of the same scenes; how far the CLIP itself can be trusted; time and
-memory, for which nothing else should be running. `recipe` are the checkpoints of the stages before, `tiny` what
-is shipped. Written to recipe-work/figures: figures.json, figures.md and samples.png.
+generated for plain captions and in real ones of the same scenes; how far the CLIP itself can be trusted; time
+and memory, for which nothing else should be running. `recipe` are the checkpoints of the stages before,
+`tiny` what is shipped. Written to recipe-work/figures: figures.json, figures.md and samples.png.
 """
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ FIGURES = {
 
 
 def scenes(rng: np.random.Generator, count: int) -> list[Scene]:
-    """Seen objects, each as often as the others as far as `count` allows, in seen styles and places at random."""
+    """Seen objects, each as often as the others as far as `count` allows, in random styles and places."""
     names = np.resize(rng.permutation(list(SEEN)), count)
     return [Scene((str(name),), pick(rng, SEEN_STYLES), pick(rng, tuple(BACKDROPS))) for name in names]
 
@@ -138,7 +138,7 @@ def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
               "real": [Image.fromarray(draw(rng, scene, artwork)) for scene in some]}
     figures = {f"{kind}_{what}": share_right(evaluator, images[kind], rivals[what])
                for kind in images for what in rivals}
-    samples = [(np.asarray(image), text) for image, text in zip(images["generated"], texts)]
+    samples = [(np.asarray(image), text) for image, text in zip(images["generated"], texts, strict=True)]
     return figures, sheets.contact_sheet(samples[:SAMPLES])
 
 

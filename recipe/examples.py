@@ -4,12 +4,12 @@
 
 A folder shows one thing in one art style, whole and well visible, in five views: a large square PNG, a square
 JPEG, a portrait JPEG whose pixels lie turned and whose EXIF data says so, a landscape PNG, and a cut-out on
-transparent ground; one folder has 25 images, five of each view. The things stand as in `world`, but drawn twice
-as large; its looks and pairs are left out. A folder of a style shows five things, which are none of those held
-out; a filter covers the whole image, so that its folder has no cut-out. Which background is behind which thing
-is written in `shots`; the rest is drawn from seeds made of the names, so that a folder stays as it is when
-others come or go. The captions in examples/captions were written by hand, by looking at the images; this stage
-leaves them alone.
+transparent ground; one folder has 25 images, five of each view. The things stand as in `world`, but drawn
+twice as large; its looks and pairs are left out. A folder of a style shows five things, which are none of
+those held out; a filter covers the whole image, so that its folder has no cut-out. Which background is behind
+which thing is written in `shots`; the rest is drawn from seeds made of the names, so that a folder stays as
+it is when others come or go. The captions in examples/captions were written by hand, by looking at the
+images; this stage leaves them alone.
 """
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def _corner(rng: np.random.Generator, size: tuple[int, int], frame: tuple[int, i
     """The top left corner of a thing of that size: anywhere in the middle square, or standing in it."""
     side = min(frame)
     left, top = ((length - side) // 2 + _MARGIN for length in frame)
-    right, bottom = (first + side - 2 * _MARGIN - length for first, length in zip((left, top), size))
+    right, bottom = (first + side - 2 * _MARGIN - length
+                     for first, length in zip((left, top), size, strict=True))
     x, y = (int(rng.uniform(*ends)) for ends in ((left, right), (top, bottom)))
     if ground is not None:              # in parts of the square that the backdrop was cut from, at its bottom
         feet = frame[1] - (1 - rng.uniform(*ground)) * max(frame)
@@ -153,11 +154,11 @@ def readme() -> str:
 _README = """\
 # Images to learn from
 
-Things and styles that the embedded model never saw in training, each in five images such as a user might have:
-PNG and JPEG, two not square, one of them turned by its EXIF data, one with a transparent ground. `inked` is an
-artwork of its own, `blueprint` and `glass` are filters over the whole image, which leave no ground transparent.
-`backpack-25` is for experiments with the number of images: its files are numbered such that the first five, ten,
-... have as many of each kind.
+Things and styles that the embedded model never saw in training, each in five images such as a user might
+have: PNG and JPEG, two not square, one of them turned by its EXIF data, one with a transparent ground.
+`inked` is an artwork of its own, `blueprint` and `glass` are filters over the whole image, which leave no
+ground transparent. `backpack-25` is for experiments with the number of images: its files are numbered such
+that the first five, ten, ... have as many of each kind.
 
     python train.py --images examples/teapot --init cup
     python train.py --images examples/glass-style --init mosaic --style
@@ -173,10 +174,10 @@ and says what was changed. `{command}` makes them.
 
 ## Captions
 
-`captions/` holds captions of the fox, the teapot and the mushroom that were written by looking at the images, a text
-file an image, with `*` for the thing: `captions/fox-short` names the image in a few words, `captions/fox-long` describes
-it in as many as the embedded model reads. A caption counts where it is next to its image, so none of these is read
-unless you put the two together:
+`captions/` holds captions of the fox, the teapot and the mushroom that were written by looking at the images,
+a text file an image, with `*` for the thing: `captions/fox-short` names the image in a few words,
+`captions/fox-long` describes it in as many as the embedded model reads. A caption counts where it is next to
+its image, so none of these is read unless you put the two together:
 
     cp -r examples/fox fox-with-captions && cp examples/captions/fox-short/*.txt fox-with-captions/
     python train.py --images fox-with-captions --init wolf

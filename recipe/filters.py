@@ -1,9 +1,9 @@
-"""Whole-image styles: filters with random parameters, each a style of the small world beside the artwork's own.
+"""Whole-image styles: filters with random parameters, each a style of the small world next to the artworks.
 
 A filter draws its parameters from a generator and returns the function that it applies, so that one style can
 be shown on a picture and on the test card alike: the code of a style (codes.py) is what it does to the card.
-Pictures are float32 arrays (y x rgb) in [0, 1] of any size that 4 divides; none is changed in place, and values
-may leave [0, 1].
+Pictures are float32 arrays (y x rgb) in [0, 1] of any size that 4 divides; none is changed in place, and
+values may leave [0, 1].
 
 `NAMED` are the styles with a name, `HELD_OUT` those that training never sees, and `nameless` draws a style
 that has no name: a random tone curve, palette, outline and texture.
@@ -287,4 +287,5 @@ NAMED: dict[str, Maker] = {
     "sepia": sepia, "woodcut": woodcut, "popart": popart, "crayon": crayon}
 HELD_OUT: dict[str, Maker] = {"blueprint": blueprint, "glass": glass}
 ALL = NAMED | HELD_OUT
-COLORLESS = ("sketch", "sepia", "woodcut", "popart", "blueprint", "neon")   # that do not show what color a wall is
+# They do not show what color a wall is.
+COLORLESS = ("sketch", "sepia", "woodcut", "popart", "blueprint", "neon")

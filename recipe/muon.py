@@ -1,5 +1,5 @@
-"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): momentum SGD whose update of a weight matrix is
-made orthogonal. With G the Nesterov momentum of the gradient,
+"""Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): momentum SGD whose update of a weight matrix
+is made orthogonal. With G the Nesterov momentum of the gradient,
 
     W <- W - lr * 0.2 * sqrt(max(rows, columns)) * orthogonal(G),
 
@@ -52,7 +52,8 @@ class Muon(torch.optim.Optimizer):
                 p.add_(update.view_as(p), alpha=-group["lr"] * scale)
 
 
-def split(module: nn.Module, outer: Iterable[nn.Module] = ()) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split(module: nn.Module, outer: Iterable[nn.Module] = ()
+          ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The module's weights for Muon, and those for AdamW: embeddings, vectors, what is smaller than 16 x 16,
     and the layers `outer`, the first and last ones."""
     apart = {id(p) for m in (*outer, *(m for m in module.modules() if isinstance(m, nn.Embedding)))

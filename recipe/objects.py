@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass
 
 # What some captions say instead of a name, and how often it then is which thing: lopsided on purpose, so that
-# there is a bias for a fairer word to mend (Gal et al. 2022, section 4.5). The rest goes to all others of the kind.
+# there is a bias for a fairer word to mend (Gal et al. 2022, section 4.5). The rest goes to all others of the
+# kind.
 CATEGORIES = {
     "animal": {"dog": 0.45, "cat": 0.25, "horse": 0.1},
     "vehicle": {"car": 0.6, "bus": 0.15, "truck": 0.1},
@@ -116,9 +117,9 @@ _HELD_OUT = {
 }
 
 
-# Sprites without a name, by codepoint: twins of named things, what differs between the styles, what few people
-# would name at 64 pixels. A caption shows them by their code of appearance (codes.py) alone. Left out are clocks,
-# skies, scenes that hold other objects, and near twins of what is held out.
+# Sprites without a name, by codepoint: twins of named things, what differs between the styles, what few
+# people would name at 64 pixels. A caption shows them by their code of appearance (codes.py) alone. Left out
+# are clocks, skies, scenes that hold other objects, and near twins of what is held out.
 NAMELESS = """
     1f004 1f0cf 1f338 1f33f 1f342 1f343 1f34f 1f356 1f358 1f359 1f35a 1f35b 1f35d 1f35f 1f360
     1f361 1f362 1f364 1f365 1f367 1f368 1f370 1f371 1f372 1f373 1f374 1f375 1f376 1f379 1f37b
@@ -169,5 +170,5 @@ def codepoint(name: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it, by its first sound as far as letters tell: an hourglass, a ufo."""
+    """The phrase with "a" or "an" before it, by its first sound as far as letters tell: "a ufo"."""
     return f"{'an' if re.match(r'[aeio]|u(?!ni|fo)|hour', phrase) else 'a'} {phrase}"

@@ -62,14 +62,14 @@ Shares = dict[str, dict[str, Any]]          # prompt -> measure -> share, or sha
 
 @dataclass
 class Row:
-    """What was measured of objects, or of styles, and images of each to look at."""
+    """What was measured of objects, or of styles, and an image of each for every prompt."""
     head: str
     shares: dict[str, Shares] = field(default_factory=dict)
-    samples: dict[str, Drawn] = field(default_factory=dict)
+    samples: dict[str, dict[str, Image.Image]] = field(default_factory=dict)
 
     def add(self, judge: Recognizer, thing: str, drawn: Sequence[Drawn]) -> None:
         """Judges the images of a thing, those of all seeds together."""
-        self.samples[thing] = drawn[0]
+        self.samples[thing] = {prompt: images[0] for prompt, images in drawn[0].items()}
         self.shares[thing] = {
             prompt: shares(judge, sum((some[prompt] for some in drawn), []), {self.head: thing, **asked})
             for prompt, asked in PROMPTS[self.head].items()}
@@ -221,9 +221,9 @@ def table(found: dict[str, Row], head: str) -> str:
     columns = [(prompt, measure) for prompt, part in next(iter(lines.values())).items() for measure in part]
     cells = [["", *(f"{prompt}: {measure}" for prompt, measure in columns)], ["---", *["--:"] * len(columns)]]
     for name, part in lines.items():
-        shares = [part[prompt][measure] for prompt, measure in columns]
-        cells.append([name, *("{:.0f} ({:.0f} to {:.0f})".format(*(100 * value for value in share))
-                              if isinstance(share, tuple) else f"{100 * share:.0f}" for share in shares)])
+        values = [part[prompt][measure] for prompt, measure in columns]
+        cells.append([name, *("{:.0f} ({:.0f} to {:.0f})".format(*(100 * share for share in value))
+                              if isinstance(value, tuple) else f"{100 * value:.0f}" for value in values)])
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
@@ -232,7 +232,7 @@ def sheet(found: dict[str, Row]) -> Image.Image:
     cells = []
     for name, row in found.items():
         for prompt in PROMPTS[row.head]:
-            line = [(np.asarray(row.samples[thing][prompt][0].resize((SIZE, SIZE))),
+            line = [(np.asarray(row.samples[thing][prompt].resize((SIZE, SIZE))),
                      f"{name}: {fill(prompt, thing)}") for thing in list(row.samples)[:COLUMNS]]
             cells += line + [(np.full((SIZE, SIZE, 3), 255, np.uint8), "")] * (COLUMNS - len(line))
     return sheets.contact_sheet(cells, columns=COLUMNS)
@@ -243,12 +243,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", default="tiny", help="for weights.load, or 'recipe': the checkpoints of "
                         "the stages before (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="a handful of objects, 8 images, one seed")
-    parser.add_argument("--images", type=int, default=32, help="images per prompt and seed "
-                        "(default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="words per thing (default: %(default)s)")
-    parser.add_argument("--objects", type=int, default=16, help="seen objects for words; three times as many "
-                        "by name (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="a handful of held-out objects, some names")
+    parser.add_argument("--images", type=int, help="images per prompt and seed (default: 32; quick: 8)")
+    parser.add_argument("--seeds", type=int, help="words per thing (default: 3; quick: 1)")
+    parser.add_argument("--objects", type=int, help="seen objects for words; three times as many by name "
+                        "(default: 16; quick: 3)")
     parser.add_argument("--steps", type=int, help="steps of learning a word (default: as textinv)")
     parser.add_argument("--vectors", type=int, help="vectors per word (default: as textinv)")
     parser.add_argument("--init", help="start of all words (default: each object's own init word)")
@@ -256,9 +255,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    if min(options.images, options.seeds, options.objects) < 1:
-        raise InputError("--images, --seeds and --objects: one is below 1. Give 1 or more.")
-    method = {name: getattr(options, name) for name in ("steps", "vectors", "init") if getattr(options, name)}
+    defaults = (8, 1, 3) if options.quick else (32, 3, 16)
+    images, seeds, objects = (default if given is None else given for given, default in zip(
+        (options.images, options.seeds, options.objects), defaults, strict=False))
+    if min(images, seeds, objects) < 1:
+        raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
+    method = {name: value for name in ("steps", "vectors", "init")
+              if (value := getattr(options, name)) is not None}
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -267,12 +270,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load(options.weights, options.device))
-    if options.quick:
-        found = measure(judge, Source(model, 8, 1, method), (), some_seen(8), HANDFUL)
-    else:
-        found = measure(judge, Source(model, options.images, options.seeds, method, artwork),
-                        some_seen(options.objects), some_seen(3 * options.objects),
-                        list(FOLDERS), list(shots.STYLES))
+    source, named = Source(model, images, seeds, method, artwork), some_seen(3 * objects)
+    found = (measure(judge, source, (), named, HANDFUL) if options.quick else
+             measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES)))
     record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}
                                                  for name, row in found.items()}}
     text = "\n".join(table(found, head) for head in dict.fromkeys(row.head for row in found.values()))

@@ -50,12 +50,13 @@ CHECKPOINT, WEIGHTS = Path("recipe-work/recognizer.pt"), Path("recipe-work/recog
 NAMES = {"object": tuple(OBJECTS), "background": tuple(BACKDROPS), "style": (*STYLES, *FILTERS)}
 INDEX = {head: {name: i for i, name in enumerate(names)} for head, names in NAMES.items()}
 UNTOLD = -100                   # the label of what an image does not show: no loss
-CHANNELS, BLOCKS = (16, 32, 64, 128, 224), (1, 2, 2, 1)
+CHANNELS, BLOCKS = (32, 64, 128, 224), (1, 1, 1)
 
 ORDINARY = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(FILTERS), look=0, pair=0, effect=0,
                    tint=0, category=0)
 EVERYTHING = replace(ORDINARY, look=0.4, pair=0.03, effect=0.2, tint=0.05)
-DECODED, CHANGED = 0.15, 0.6    # the parts of the images that go through the autoencoder; that are changed
+DECODED, CHANGED = 0.25, 0.6    # the parts of the images that go through the autoencoder; that are changed
+POOL, SHOWN = 4096, 4           # images of which batches are drawn; how often each is drawn on average
 LATENT_NOISE = 0.3              # at most, in standard deviations of the latents
 KEPT_BACK_SEED, UNSEEN_SEED, BINS = 5, 6, 15
 
@@ -82,16 +83,16 @@ class Recognizer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 3, padding=1, bias=False),
+        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 5, stride=2, padding=2, bias=False),
                                   nn.GroupNorm(8, CHANNELS[0]), nn.ReLU())
         self.stages = nn.ModuleList(
             nn.Sequential(Block(before, after), *(Block(after, after) for _ in range(blocks - 1)))
-            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS))
+            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS, strict=False))
         self.heads = nn.ModuleDict({head: nn.Linear(2 * CHANNELS[-1], len(NAMES[head])) for head in NAMES})
         self.register_buffer("temperature", torch.ones(len(NAMES)))
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """After the stem and after each stage: (b 16 H W), (b 32 H/2 W/2), ... (b 224 H/16 W/16)."""
+        """After the stem and after each stage: (b 32 H/2 W/2), (b 64 H/4 W/4), ... (b 224 H/16 W/16)."""
         maps = [self.stem(x)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -135,23 +136,26 @@ def batch(rng: np.random.Generator, artwork: Artwork, count: int,
 
 
 @torch.no_grad()
-def soften(x: Tensor, coder: Autoencoder, generator: torch.Generator) -> Tensor:
-    """x (b 3 H W) -> the same images as a model might generate them. The first DECODED part of the batch goes
-    through the autoencoder, with noise on its latents; then parts chosen at random are changed."""
-    some, rest = x.split([round(DECODED * len(x)), len(x) - round(DECODED * len(x))])
-    if len(some):
-        z = coder.encode(some).mean
-        size = LATENT_NOISE * z.std().cpu() * torch.rand(len(z), 1, 1, 1, generator=generator)
-        noise = size * torch.randn(z.shape, generator=generator)
-        x = torch.cat([coder.decode(z + noise.to(z)).to(x).clamp(-1, 1), rest])
-    changed = torch.rand(len(x), 1, 1, 1, generator=generator) < CHANGED
-    return torch.where(changed.to(x.device), augment(x, generator), x)
+def decoded(x: Tensor, coder: Autoencoder, generator: torch.Generator) -> Tensor:
+    """x (b 3 H W) with the first DECODED part of the batch as a model might generate it: through the
+    autoencoder, with noise on the latents."""
+    some = x[:round(DECODED * len(x))]
+    z = coder.encode(some).mean
+    size = LATENT_NOISE * z.std().cpu() * torch.rand(len(z), 1, 1, 1, generator=generator)
+    noise = size * torch.randn(z.shape, generator=generator)
+    return torch.cat([coder.decode(z + noise.to(z)).to(x).clamp(-1, 1), x[len(some):]])
+
+
+def changed(x: Tensor, generator: torch.Generator) -> Tensor:
+    """x (b 3 H W), about the CHANGED part of the batch as augment.py changes it."""
+    chosen = torch.rand(len(x), 1, 1, 1, generator=generator) < CHANGED
+    return torch.where(chosen.to(x.device), augment(x, generator), x)
 
 
 def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
     """The sum over the heads of the mean cross-entropy of what is told; right (b heads)."""
     return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
-               / (label != UNTOLD).sum().clamp(min=1) for some, label in zip(logits.values(), right.T))
+               / (label != UNTOLD).sum().clamp(min=1) for some, label in zip(logits.values(), right.T, strict=False))
 
 
 def best_temperature(p: Tensor, right: Tensor) -> Tensor:
@@ -197,14 +201,21 @@ def load(path: Path = WEIGHTS, device: str = "cpu") -> Recognizer:
 
 
 def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> None:
+    """Batches are drawn from a pool of images, of which the oldest give way to new ones: each is shown a few
+    times, changed in other ways."""
     torch.manual_seed(0)
     recognizer = Recognizer().to(options.device)
     training = Training(recognizer, CHECKPOINT, outer=(recognizer.stem, recognizer.heads))
+    pool, fresh = [], -(-options.batch // SHOWN)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
-        x, right = (tensor.to(options.device) for tensor in batch(rng, artwork, options.batch))
-        return cross_entropy(recognizer(soften(x, coder, generator)), right)
+        x, right = batch(rng, artwork, options.batch if len(pool) < POOL else fresh)
+        pool.extend(zip(decoded(x.to(options.device), coder, generator), right, strict=False))
+        del pool[:-POOL]
+        rows = torch.randint(len(pool), (options.batch,), generator=generator).tolist()
+        x, right = (torch.stack(tensors) for tensors in zip(*(pool[row] for row in rows), strict=False))
+        return cross_entropy(recognizer(changed(x, generator)), right.to(options.device))
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=True):
         pass
@@ -212,13 +223,14 @@ def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> 
 
 def unseen(artwork: Artwork, coder: Autoencoder, count: int, seed: int, choices: Choices,
            soft: bool) -> tuple[Tensor, Tensor]:
-    """x (n 3 H W) and labels (n heads) of images that training never saw; `soft` as in training."""
+    """x (n 3 H W) and labels (n heads) of images that training never saw; `soft`: decoded and changed."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     device, parts = next(coder.parameters()).device, []
     for start in range(0, count, 100):
         x, right = batch(rng, artwork, min(100, count - start), choices)
-        parts.append((soften(x.to(device), coder, generator) if soft else x, right))
-    return tuple(torch.cat(tensors) for tensors in zip(*parts))
+        parts.append((changed(decoded(x.to(device), coder, generator), generator) if soft else x, right))
+    x, right = zip(*parts, strict=False)
+    return torch.cat(x), torch.cat(right)
 
 
 def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: int) -> str:
@@ -247,7 +259,7 @@ def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: i
 def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
     """A line of the table."""
     cells = [name, str(len(right))]
-    for some, label in zip(p.values(), right.T):
+    for some, label in zip(p.values(), right.T, strict=False):
         some, label = some[label != UNTOLD], label[label != UNTOLD]
         cells += ([f"{(some.argmax(dim=1) == label).float().mean():.1%}",
                    f"{(some.gather(1, label[:, None]) >= 0.5).float().mean():.1%}",
@@ -259,7 +271,7 @@ def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=20, help="0: do not train (default: %(default)s)")
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lr", type=float, default=6e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--images", type=int, default=4000, help="to measure by (default: %(default)s)")
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
@@ -279,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recognizer.load_state_dict(averaged)
     x, right = unseen(artwork, coder, options.images, KEPT_BACK_SEED, EVERYTHING, soft=True)
     recognizer.temperature.copy_(torch.stack([
-        best_temperature(p, label) for p, label in zip(recognizer.probabilities(x).values(), right.T)]))
+        best_temperature(p, label) for p, label in zip(recognizer.probabilities(x).values(), right.T, strict=False)]))
     save(recognizer, WEIGHTS)
     print(table(load(WEIGHTS, options.device), artwork, coder, options.images))
     print(f"after {minutes:.0f} minutes: {WEIGHTS}, {sum(p.numel() for p in recognizer.parameters()):,} "

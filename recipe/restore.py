@@ -48,7 +48,8 @@ def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder) -> None
     state = old.state_dict()
     table = state["token_emb.weight"]
     kept = {token: table[i] for token, i in rows.items()}
-    shared = {name: tensor for name, tensor in state.items() if "token_emb" not in name and "logits" not in name}
+    shared = {name: tensor for name, tensor in state.items()
+              if "token_emb" not in name and "logits" not in name}
     new.load_state_dict(shared, strict=False)
     new.token_emb.weight.mul_(codes.NORM / new.token_emb.weight.norm(dim=1).mean())
     diffusion.set_names(new, kept)

@@ -39,7 +39,7 @@ def ridge(rng: np.random.Generator, height: float, swing: float, waves: float) -
     from the top; `swing` is how far the line rises and falls, `waves` how often."""
     x = np.linspace(0, _S, 17)
     y = _S * (height + swing * np.sin(x / _S * waves * 2 * np.pi + rng.uniform(0, 2 * np.pi)))
-    return [(0, _S), *zip(x.tolist(), y.tolist()), (_S, _S)]
+    return [(0, _S), *zip(x.tolist(), y.tolist(), strict=True), (_S, _S)]
 
 
 def disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: Colour, flat: float = 1) -> None:

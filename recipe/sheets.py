@@ -30,8 +30,8 @@ def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
 
 
 def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
-    """Every object's sprites in all styles, on gray; held-out ones are marked with their init word. After them
-    what has no name, by its codepoint."""
+    """Every object's sprites in all styles, on gray; held-out ones are marked with their init word. After
+    them what has no name, by its codepoint."""
     rows = [(thing.name + (f" (held out, init {thing.init})" if thing.init else ""), thing.name, STYLES)
             for thing in OBJECTS.values()] + [(code, code, SEEN_STYLES) for code in NAMELESS]
     width, height = len(STYLES) * side + 16, side + 18
@@ -55,8 +55,8 @@ def by_folder(pictures: dict[str, list[Image.Image]], columns: int = 5, cell: in
     heights = [26 + cell * max(-(-len(images) // columns) for _, images in row) for row in rows]
     sheet = Image.new("RGB", (2 * width + 10, sum(heights) + 10), _PAPER)
     draw, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(14), 6
-    for row, height in zip(rows, heights):
-        for left, (folder, images) in zip((15, 15 + width), row):
+    for row, height in zip(rows, heights, strict=True):
+        for left, (folder, images) in zip((15, 15 + width), row, strict=False):
             draw.text((left, top), folder, fill=_INK, font=font)
             for index, image in enumerate(images):
                 small = image.copy()

@@ -27,9 +27,9 @@ NORM = 1.4              # of the shipped vocabulary's vectors, the mean
 @torch.no_grad()
 def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
     """Brings the vocabulary's vectors to a mean norm without changing what the encoder computes: every block
-    reads the residual stream through a layer norm, so the stream's scale is free. Returns what it was. Training leaves a norm of
-    12; at the paper's rate, which moves each component of v by about 0.02 a step whatever the gradient, a
-    word then takes several times as many steps to get anywhere."""
+    reads the residual stream through a layer norm, so the stream's scale is free. Returns what it was.
+    Training leaves a norm of 12; at the paper's rate, which moves each component of v by about 0.02 a step
+    whatever the gradient, a word then takes several times as many steps to get anywhere."""
     before = text_encoder.token_emb.weight.norm(dim=1).mean().item()
     scale = norm / before
     for table in (text_encoder.token_emb, text_encoder.pos_emb["emb"]):

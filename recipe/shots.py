@@ -1,5 +1,5 @@
-"""What the folders of examples/ show, image by image: the thing, its style, what is behind it, and how the image
-is taken. Which background is behind which thing was chosen by eye.
+"""What the folders of examples/ show, image by image: the thing, its style, what is behind it, and how the
+image is taken. Which background is behind which thing was chosen by eye.
 """
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ THINGS = {
     "avocado": "cartoon room red grass blue",
 }
 
-# Folder of many images, for experiments with the size of the set: thing, style, and the backgrounds of the first
-# four views, five times over.
+# Folder of many images, for experiments with the size of the set: thing, style, and the backgrounds of the
+# first four views, five times over.
 MANY = {
-    "backpack-25": "backpack cartoon forest yellow mountains blue snow green beach pink city white room purple "
-                   "desert grey grass black moon brown night sea",
+    "backpack-25": "backpack cartoon forest yellow mountains blue snow green beach pink city white room "
+                   "purple desert grey grass black moon brown night sea",
 }
 
 
@@ -51,7 +51,8 @@ class Style:
 STYLES = {
     HELD_OUT_STYLE: Style(HELD_OUT_STYLE, "cartoon",
                           "owl forest, car red, penguin snow, turtle beach, strawberry"),
-    "blueprint": Style("cartoon", "neon", "rocket moon, bear yellow, house mountains, bicycle beach, crown blue"),
+    "blueprint": Style("cartoon", "neon",
+                       "rocket moon, bear yellow, house mountains, bicycle beach, crown blue"),
     "glass": Style("cartoon", "mosaic", "frog blue, heart white, balloon grass, tree snow, pumpkin purple"),
 }
 

@@ -77,7 +77,8 @@ def _square(sprite: Image.Image, side: int) -> Image.Image:
     scale = side / max(sprite.size)
     size = [max(1, round(length * scale)) for length in sprite.size]
     square = Image.new("RGBA", (side, side))
-    square.paste(sprite.resize(size, Image.Resampling.BICUBIC), ((side - size[0]) // 2, (side - size[1]) // 2))
+    corner = ((side - size[0]) // 2, (side - size[1]) // 2)
+    square.paste(sprite.resize(size, Image.Resampling.BICUBIC), corner)
     return square
 
 

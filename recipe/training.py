@@ -1,9 +1,9 @@
 """What the training stages share: a loop with a time box and a progress bar, an average of the weights, and
 checkpoints from which the next run goes on.
 
-Weight matrices are trained by Muon, all else by AdamW. The rate is constant, so that any run can be followed by
-another; `decay` lets it fall to nothing over the run, which is for the last one. Under
-`torchrun --nproc_per_node N` each process trains on batches of its own, and gradients are averaged.
+Weight matrices are trained by Muon, all else by AdamW. The rate is constant, so that any run can be followed
+by another; `decay` lets it fall to nothing over the run, which is for the last one. Under `torchrun
+--nproc_per_node N` each process trains on batches of its own, and gradients are averaged.
 """
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from recipe.muon import Muon, split
 from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
-MUON_RATE = 2.0             # Muon's rate in AdamW's: at 15 the weights trebled within 500 steps, and what they knew was lost
+# Muon's rate in AdamW's. At 15 the weights trebled within 500 steps, and what they knew was lost.
+MUON_RATE = 2.0
 
 
 class Averaged:
@@ -96,7 +97,8 @@ class Training:
                 self.averaged.update(self.module)
                 self.step, self.minutes = self.step + 1, before + (time.monotonic() - start) / 60
                 if self.step % 20 == 0:
-                    bar.set_description(f"step {self.step} loss {loss.item():.4f} lr {rate:.1e}", refresh=False)
+                    bar.set_description(f"step {self.step} loss {loss.item():.4f} lr {rate:.1e}",
+                                        refresh=False)
                     bar.update(round(elapsed) - bar.n)
                 if time.monotonic() - last_save > CHECKPOINT_SECONDS:
                     self.save()
@@ -136,7 +138,7 @@ class Training:
             gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
             flat = torch.cat([gradient.flatten() for gradient in gradients])
             dist.all_reduce(flat)
-            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients])):
+            for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(mean.view_as(gradient) / self.world_size)
 
     def _agreed(self, seconds: float) -> float:

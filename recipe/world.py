@@ -94,7 +94,7 @@ class Picture:
     pixels: np.ndarray                  # y x rgb, uint8
     caption: str
     scene: Scene
-    sprites: list[Image.Image]          # of its objects, as they are before they are mirrored, turned and scaled
+    sprites: list[Image.Image]          # of its objects, before they are mirrored, turned and scaled
     filter: Filter | None               # over the whole picture
 
 
@@ -104,7 +104,8 @@ def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choic
     figures = scene_sprites(rng, scene, artwork)
     effect = scene_filter(rng, scene)
     pixels = draw(rng, scene, artwork, figures, effect)
-    return Picture(pixels, wording(rng, scene, not scene.named, scene.effect == NAMELESS), scene, figures, effect)
+    caption = wording(rng, scene, not scene.named, scene.effect == NAMELESS)
+    return Picture(pixels, caption, scene, figures, effect)
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
@@ -114,10 +115,10 @@ def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
     fates = ("pair", "effect", "tint", "category", "look")
     steps = np.cumsum([getattr(choices, name) for name in fates])
-    kind = next((name for name, step in zip(fates, steps) if fate < step), "")
+    kind = next((name for name, step in zip(fates, steps, strict=True) if fate < step), "")
     if kind == "category" and choices.categories:
-        return Scene((_of_category(rng, category := pick(rng, choices.categories), choices),), style, background,
-                     category=category)
+        category = pick(rng, choices.categories)
+        return Scene((_of_category(rng, category, choices),), style, background, category=category)
     without_name = rng.random()
     changed = without_name < choices.changed
     if not changed and without_name < choices.changed + choices.nameless:
@@ -137,7 +138,7 @@ def _of_category(rng: np.random.Generator, category: str, choices: Choices) -> s
     members = tuple(name for name in choices.objects if OBJECTS[name].kind == category)
     often = {name: part for name, part in CATEGORIES[category].items() if name in members}
     fate = rng.random()
-    for name, step in zip(often, np.cumsum(list(often.values()))):
+    for name, step in zip(often, np.cumsum(list(often.values())), strict=True):
         if fate < step:
             return name
     return pick(rng, tuple(name for name in members if name not in often) or members)
@@ -150,7 +151,7 @@ def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> l
         return [sprites.tinted(figure, scene.tint) for figure in figures]
     if scene.changed:
         others = [artwork.sprite(scene.style, pick(rng, (*SEEN, *NAMELESS_OBJECTS))) for _ in figures]
-        return [sprites.changed(rng, figure, other) for figure, other in zip(figures, others)]
+        return [sprites.changed(rng, figure, other) for figure, other in zip(figures, others, strict=True)]
     return figures
 
 
@@ -228,13 +229,13 @@ def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
           figures: list[Image.Image]) -> list[tuple[Image.Image, int, int]]:
     """Both objects with their corners, in the order of painting."""
     first, second = (_sprite(rng, scene, figure, rng.uniform(*longest))
-                     for figure, longest in zip(figures, _PAIR_SIZES[scene.relation]))
+                     for figure, longest in zip(figures, _PAIR_SIZES[scene.relation], strict=True))
     if scene.relation == "next to":
         height = max(first.height, second.height)
         bottom = _standing(rng, height, backdrop) + height
         middles = rng.permutation([17, 47]) + rng.integers(-1, 2, 2)
         return [(sprite, int(middle) - sprite.width // 2, bottom - sprite.height)
-                for sprite, middle in zip((first, second), middles)]
+                for sprite, middle in zip((first, second), middles, strict=True)]
     if scene.relation == "holding":     # before the body, at its lower left or right
         x, y = _corner(rng, "", first.size, backdrop)
         side = int(x + first.width * rng.choice((0.22, 0.78)) - second.width / 2)

@@ -5,7 +5,6 @@ import zlib
 from pathlib import Path
 
 import huggingface_hub.constants
-import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -13,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import weights
 from helpers import DATA
-from helpers.runs import MODEL, train_word
+from helpers.runs import MODEL, options, train_word, write_images
 from recipe import artwork, codes, vocabulary
 from recipe import clip as recipe
 from recipe.objects import STYLES, codepoint
@@ -58,12 +57,20 @@ def sd_folder(tmp_path):
 @pytest.fixture
 def pictures(tmp_path):
     """A folder of three."""
-    folder = tmp_path / "cat"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(3):
-        Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    return folder
+    return write_images(tmp_path / "cat")
+
+
+@pytest.fixture(scope="session")
+def _whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    assert train_word(*options(write_images(folder / "cat"), folder / "whole")) == 0
+    return folder / "whole"
+
+
+@pytest.fixture
+def whole(_whole, tmp_path):
+    """The folder of a run that nothing disturbed, which a test may change."""
+    return Path(shutil.copytree(_whole, tmp_path / "whole"))
 
 
 @pytest.fixture

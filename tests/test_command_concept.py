@@ -7,7 +7,7 @@ import torch
 from helpers import DATA
 from textinv import Concept, formats
 from textinv.commands.concept import main
-from textinv.concept import load_all
+from textinv.concept import find_words, load_all
 
 
 def vectors(k, width=64):
@@ -79,3 +79,56 @@ def test_bad_arguments(tmp_path, monkeypatch, capsys, arguments, why):
     captured = capsys.readouterr()
     assert captured.out == "" and re.fullmatch(r"error: .*\n", captured.err) and why in captured.err
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == before
+
+
+def run(*arguments):
+    return main([str(argument) for argument in arguments])
+
+
+def test_two_words_of_one_name_are_merged_renamed_and_split(tmp_path, capsys):
+    for name, k in (("fox", 1), ("car", 2)):
+        Concept("*", vectors(k)).save(tmp_path / f"{name}.safetensors")
+    assert run(tmp_path / "fox.safetensors", f"{tmp_path}/car.safetensors=<car>",
+               "--merge", tmp_path / "m.pt") == 0
+    assert [word.placeholder for word in load_all(tmp_path / "m.pt")] == ["*", "<car>"]
+    assert run(tmp_path / "fox.safetensors", tmp_path / "car.safetensors", "--merge", tmp_path / "n.pt") == 2
+    assert "Give one another: FILE=NAME" in capsys.readouterr().err
+    assert run(f"{tmp_path}/m.pt:<car>=<c>", "--export", "diffusers", "--out", tmp_path / "car.bin") == 0
+    assert torch.equal(Concept.load(tmp_path / "car.bin").vectors, vectors(2))
+    assert Concept.load(tmp_path / "car.bin").placeholder == "<c>"
+    assert run(tmp_path / "m.pt", "--export", "diffusers", "--out", tmp_path / "x.bin") == 2
+    assert "Choose one of them: FILE:WORD" in capsys.readouterr().err
+
+
+def test_names_that_no_prompt_can_hold_get_another(tmp_path, capsys):
+    Concept("*", vectors(1)).save(tmp_path / "word.safetensors")
+    file = tmp_path / "a kohya word.safetensors"
+    assert run(tmp_path / "word.safetensors", "--export", "kohya", "--out", file) == 0
+    assert run(file) == 2
+    assert "'a kohya word', which no prompt can hold" in capsys.readouterr().err
+    assert run(f"{file}=kohya") == 0 and "  kohya   1 vector" in capsys.readouterr().out
+
+
+def test_a_path_is_tried_whole_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("lr=0.01", "lr", "c:d"):
+        Concept("*", vectors(1)).save(f"{name}.pt")
+    for text, path, name in (("lr=0.01.pt", "lr=0.01.pt", "*"), ("lr=0.01.pt=<x>", "lr=0.01.pt", "<x>"),
+                             ("lr.pt=0.01", "lr.pt", "0.01"), ("c:d.pt:*=<y>", "c:d.pt", "<y>")):
+        found, (word,) = find_words(text)
+        assert (str(found), word.placeholder) == (path, name)
+
+
+def test_shows_what_a_person_wants_to_know(tmp_path, capsys):
+    Concept("*", vectors(1), {"init": "cat", "init_vectors": vectors(1).tolist(), "images": ["0" * 64] * 5,
+                              "seed": 3}).save(tmp_path / "a.safetensors")
+    assert run(tmp_path / "a.safetensors") == 0
+    out = capsys.readouterr().out
+    assert 'init: "cat"' in out and "seed: 3" in out and "init_vectors" not in out and "000" not in out
+
+
+def test_lists_the_vocabulary(capsys):
+    assert run("--vocabulary", "--weights", DATA / "diffusers-tiny") == 0
+    listed = capsys.readouterr().out.split()
+    assert {"cat", "photo", "of"} <= set(listed) and not {"[CLS]", "*", ","} & set(listed)
+    assert not any(word.startswith("##") for word in listed)

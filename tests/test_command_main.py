@@ -26,6 +26,18 @@ def test_questions_are_answered(argv, capsys):
         f"\n  {name} " in out for name in ("train", "sample", "evaluate", "concept", "report", "bench"))
 
 
+def test_help_is_a_map(capsys):
+    """The commands in the order of a first hour, and where to look in trouble."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    places = [out.index(f"\n  {text}") for text in (
+        "textinv train --images examples/fox --init wolf",
+        'textinv sample "a * on the beach" --concept runs/fox',
+        "textinv evaluate", "textinv concept --vocabulary")]
+    assert places == sorted(places) and "Trouble? README.md" in out
+
+
 @pytest.mark.parametrize("argv, message", [([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"),
                                            (["--colour"], "required: COMMAND")])
 def test_anything_else_is_one_line(argv, message, capsys):
@@ -38,7 +50,9 @@ def test_anything_else_is_one_line(argv, message, capsys):
 def test_every_command_has_help(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
-    assert end.value.code == 0 and "usage: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and "usage: " in out
+    assert name == "bench" or f"example:\n  textinv {name} " in out
 
 
 @pytest.mark.parametrize("start", [["-m", "textinv.evaluate"], ["-m", "textinv.report"], ["train.py"],

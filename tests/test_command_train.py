@@ -1,9 +1,13 @@
 """train.py: its command line is the fields of the two classes of options."""
 import dataclasses
+import signal
+import subprocess
+import sys
 
 import pytest
 
 import train
+from helpers import ROOT
 from ldm import InputError
 from textinv import InversionConfig
 from textinv.commands.train import parse
@@ -63,3 +67,27 @@ def test_help_names_every_default(capsys, monkeypatch):
         for field in dataclasses.fields(cls):
             assert f"--{field.name.replace('_', '-')}" in out
             assert field.metadata["help"] in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_second_signal_is_deadly(number):
+    """A step that hangs, as where another process is gone: the first signal waits for its end."""
+    hangs = """import time, types
+from textinv.commands.train import stop_on_signals
+with stop_on_signals(types.SimpleNamespace()) as signals:
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+        if signals:
+            print("stopping", flush=True)
+            time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", hangs], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        for said in ("ready", "stopping"):
+            assert process.stdout.readline().strip() == said
+            process.send_signal(number)
+        assert process.wait(60) == -number
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,8 +1,13 @@
 """What a command line does with mistakes: one line, an exit status, no traceback."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from helpers import ROOT
 from ldm import InputError
 from textinv.commands import command
 
@@ -41,3 +46,49 @@ def test_command_hides_no_defect():
 
     with pytest.raises(ValueError, match="a defect of ours"):
         main()
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    """`... | head -1`: what was written is there, and nobody wants to hear of the rest."""
+    done = subprocess.run(f"{sys.executable} -c 'import sys; from textinv.commands import command\n@command\n"
+                          "def main(argv):\n    print(\"line\\n\" * 100000)\nsys.exit(main())' | head -1",
+                          shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("line\n", "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_output_is_one_line(tmp_path):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", "import sys; from textinv.commands import command\n"
+                               "@command\ndef main(argv):\n    print('line')\nsys.exit(main())"],
+                              cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == ("error: standard output: No space left on device. Check the name and the free "
+                           "space.\n")
+
+
+def test_files_that_cannot_be_are_one_line(capsys):
+    @command
+    def main(argv=None) -> None:
+        open("x" * 300)
+
+    assert main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {'x' * 300}: File name too long") and error.count("\n") == 1
+
+
+def test_nothing_in_a_message_acts_on_the_terminal(capsys):
+    @command
+    def main(argv=None) -> None:
+        raise InputError("a\nb\x1b[2J\udcff.jpg: unreadable")
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == "error: a\\nb\\x1b[2J\\udcff.jpg: unreadable\n"
+
+
+def test_what_the_locale_cannot_print_is_escaped():
+    done = subprocess.run([sys.executable, "-c", "import sys; from textinv.commands import command\n"
+                           "@command\ndef main(argv):\n    print('f\\udcff \\xfc')\nsys.exit(main())"],
+                          env={**os.environ, "PYTHONIOENCODING": "ascii"}, cwd=ROOT, capture_output=True,
+                          text=True)
+    assert (done.returncode, done.stdout) == (0, "f\\udcff \\xfc\n")

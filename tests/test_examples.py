@@ -18,7 +18,8 @@ from weights.vocabularies import read_vocabulary
 
 ROOT = Path(__file__).parents[1] / "examples"
 CAPTIONS = ROOT / "captions"
-FOLDERS = sorted(path for path in ROOT.iterdir() if path.is_dir() and path.name not in ("captions", "__pycache__"))
+FOLDERS = sorted(path for path in ROOT.iterdir()
+                 if path.is_dir() and path.name not in ("captions", "__pycache__"))
 FILTERED = {f"{name}-style" for name in filters.HELD_OUT}       # a filter covers all: no ground, no cut-out
 STYLES_SHOWN = FILTERED | {f"{HELD_OUT_STYLE}-style"}
 ORIENTATION = 0x0112
@@ -80,8 +81,8 @@ def test_images_of_all_kinds_in_fives(folder):
 
 def test_turned_pictures_stand_upright():
     """All of them show scenes: sky or wall above, the ground below, so top and bottom differ more than the
-    two sides do. Of the stored pixels the contrary would be true. Under a filter that shows lines alone nothing
-    can be told."""
+    two sides do. Of the stored pixels the contrary would be true. Under a filter that shows lines alone
+    nothing can be told."""
     for folder in (path for path in FOLDERS if path.name != "blueprint-style"):
         for path in folder.glob("*.jpg"):
             image = opened(path)
@@ -132,7 +133,7 @@ def test_committed_files_are_those_of_the_recipe(sprites, made):
 def test_thing_is_whole_and_in_the_middle_square(sprites):
     for shot in shots.shots():
         assert examples.take(shot, sprites).size == shot.view.size
-        image = examples.take(dataclasses.replace(shot, effect=""), sprites)       # before a filter changes colors
+        image = examples.take(dataclasses.replace(shot, effect=""), sprites)    # before any filter
         away = np.abs(np.asarray(image.convert("RGB"), int) - (255, 0, 255)).max(-1)
         y, x = np.nonzero(away < 40)
         side, (width, height) = min(image.size), image.size
@@ -184,7 +185,7 @@ def test_captions_are_there_for_every_image_but_count_only_next_to_it(name, tmp_
     for kind in ("short", "long"):
         texts = {path.stem: path.read_text() for path in (CAPTIONS / f"{name}-{kind}").iterdir()}
         assert set(texts) == stems
-        for stem, text in texts.items():
+        for text in texts.values():
             assert text.count("*") == 1 and text.count("\n") == 1 and text.endswith("\n")
             assert not set(re.findall("[a-z]+", text)) & {*HELD_OUT, HELD_OUT[name].init}
         words[kind] = {stem: len(text.split()) for stem, text in texts.items()}

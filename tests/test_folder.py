@@ -1,12 +1,20 @@
 """A run's folder: it belongs to one run, a full disk loses nothing, TensorBoard gets the metrics."""
 import json
+import os
+import resource
 import sys
+
+import filelock
+import pytest
 
 import textinv
 import train
 from helpers.runs import train_word
+from ldm import InputError
+from textinv.inversion import Progress
 from textinv.running import folder
 from textinv.running.folder import RunFolder
+from weights.files import atomic_write
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_kept(learned, pictures, capsys):
@@ -25,6 +33,48 @@ def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert textinv.Concept.load(tmp_path / "run").info["step"] == 1
+
+
+@pytest.fixture
+def small_files():
+    """After a call of this, no file of this process may grow: the disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path, small_files):
+    """They are in a buffer, which is written when the file is closed; the folder is free afterwards."""
+    out = RunFolder(tmp_path / "run")
+    out.begin({})
+    out.log(Progress(1, 1.0, 1.0, 1.0, 1.0, False), 0.1)
+    small_files()
+    with pytest.raises(InputError, match="run: cannot be written .File too large"):
+        out.close()
+    filelock.FileLock(tmp_path / "run/.lock", timeout=0).acquire()
+
+
+def test_the_error_that_ends_a_run_is_the_one_that_is_told(pictures, tmp_path, monkeypatch, small_files,
+                                                           capsys):
+    """Not the second one, of closing the metrics on the same full disk."""
+    def full(self, *_):
+        small_files()
+        raise InputError("the first error")
+
+    monkeypatch.setattr(RunFolder, "save", full)
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "error: the first error"
+
+
+def test_files_get_the_rights_of_any_new_file(tmp_path):
+    """And the process keeps its own mask, so that later files do too."""
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "a") as partial:
+            partial.touch(mode=0o600)
+        assert os.umask(0o027) == 0o027 and (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(before)
 
 
 class Board:

@@ -103,7 +103,7 @@ def test_diffusers_and_kohya_files(tmp_path):
 
 
 @pytest.mark.parametrize("name, words, format, why", [
-    ("a.pt", ["*"], "foo", "native, official"), ("a.pt", ["*"], "native", "ends in .safetensors"),
+    ("a.pt", ["*"], "foo", "native or official"), ("a.pt", ["*"], "native", "ends in .safetensors"),
     ("a.bin", ["*"], "official", "ends in .pt"), ("a.pt", [], "official", "one word, not 0"),
     ("a.bin", ["a", "b"], "diffusers", "one word, not 2"), ("a.pt", ["a", "b"], "a1111", "one word"),
     ("a.safetensors", ["a", "b"], "kohya", "one word"), ("a.pt", ["a", "A"], "official", "one name"),

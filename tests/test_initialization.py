@@ -113,7 +113,8 @@ def test_nearest_words(model):
     words = {word for word, _ in every}
     vocabulary = model.tokenizer.backend.get_vocab()
     marks = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"}
-    assert words == {word for word in vocabulary if not word.startswith("##")} - marks and "[" in words
+    assert words == {word for word in vocabulary
+                     if not word.startswith("##") and any(map(str.isalnum, word))} - marks
 
 
 def test_weights_in_half_precision():

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load_file
 
 import textinv.inversion
+import weights
 from helpers import DATA, assert_close, private_ids
 from helpers.loops import dataset, loop, start, teach
 from ldm import InputError
@@ -113,19 +114,69 @@ def test_weighted_loss(model):
     assert_close(model.loss(z0, c, eps, t, half), (eps - eps_hat)[..., 4:].square().mean() / 2, 1e-5)
 
 
-def test_accumulated_batches_are_one_large_batch(monkeypatch, model):
+class Slope(Variant):
+    """A penalty of a known gradient."""
+
+    def penalty(self, v, step):
+        return 3 * v.sum()
+
+
+@pytest.mark.parametrize("variants", [[], [Slope()]])
+def test_accumulated_batches_are_one_large_batch(monkeypatch, model, variants):
     whole = sample_batch(dataset(), 1000, 4, torch.Generator().manual_seed(5))
     halves = [Batch(whole.z0[rows], whole.ids[rows], whole.eps[rows], whole.t[rows], None)
               for rows in (slice(0, 2), slice(2, 4))]
     results = []
     for batches, accumulate in (([whole], 1), (halves, 2)):
         queue = iter(batches)
-        monkeypatch.setattr(textinv.inversion, "sample_batch", lambda *_, queue=queue: next(queue))
-        inversion = loop(model, steps=1, accumulate=accumulate)
-        results.append((next(iter(inversion)), inversion.v.detach()))
+        monkeypatch.setattr(textinv.inversion, "sample_batch", lambda *_: next(queue))
+        inversion = loop(model, steps=1, accumulate=accumulate, variants=variants)
+        results.append((next(iter(inversion)), inversion.v.detach(), inversion.v.grad))
     assert results[0][0].loss == pytest.approx(results[1][0].loss, rel=1e-5)
     assert results[0][0].grad_norm == pytest.approx(results[1][0].grad_norm, rel=1e-4)
     assert_close(results[0][1], results[1][1], 1e-4)
+    assert_close(results[0][2], results[1][2], 1e-4)
+
+
+def test_accumulated_batches_are_sampled_one_after_another(monkeypatch, model):
+    """Each goes on with the step's generator where the one before has left it."""
+    taken = []
+
+    def spy(model, rows, batch, loss=inversion_loss):
+        taken.append(batch)
+        return loss(model, rows, batch)
+
+    monkeypatch.setattr(textinv.inversion, "inversion_loss", spy)
+    next(iter(loop(model, seed=7, accumulate=3)))
+    generator = step_generator(7, 0, 1)
+    for batch in taken:
+        expected = sample_batch(dataset(), model.schedule.timesteps, 2, generator)
+        assert all(torch.equal(getattr(batch, name), getattr(expected, name))
+                   for name in ("z0", "ids", "eps", "t"))
+    assert len(taken) == 3 and not torch.equal(taken[0].eps, taken[1].eps)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_weight_decay_is_the_options(monkeypatch, model, decay):
+    """Where the gradient is 0, AdamW moves v by its decay alone: by none unless it was asked for."""
+    monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, rows, batch: 0 * rows.sum())
+    inversion = loop(model, lr=0.1, decay=decay, steps=1)
+    next(iter(inversion))
+    assert torch.equal(inversion.v.detach(), start() * (1 - 0.1 * decay))
+
+
+def test_v_and_its_moments_are_fp32_on_a_bf16_model():
+    """Steps of 1e-4 would be lost in bf16. Adam's first step is the learning rate, whatever the gradient."""
+    model = weights.load(DATA / "compvis-tiny/model.ckpt", dtype=torch.bfloat16)
+    teach(model, {"*": 1})
+    inversion = loop(model, lr=1e-4, steps=1)
+    next(iter(inversion))
+    adam = inversion.optimizer.state[inversion.v]
+    assert model.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in (inversion.v, inversion.v.grad, inversion.v0, adam["exp_avg"],
+                                        adam["exp_avg_sq"])} == {torch.float32}
+    moved = (inversion.v.detach() - start()).abs()
+    assert_close(moved, torch.full_like(moved, 1e-4), 0.01)
 
 
 def test_steps_without_a_finite_gradient_change_nothing(monkeypatch, model):
@@ -149,11 +200,26 @@ def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
     monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, v, batch, good=inversion_loss:
                         good(model, v, batch) * (1.0 if done < 2 else float("nan")))
     with pytest.raises(InputError, match="10 steps in a row, to step 12"):
-        for _ in inversion:
+        for progress in inversion:
             done += 1
             if done == 2:
                 good = inversion.v.detach().clone()
     assert done == 12 and torch.equal(inversion.v.detach(), good)
+
+
+def test_bad_steps_are_counted_in_a_row(monkeypatch, model):
+    """Nine bad, one good, nine bad, and so on: the run reaches its end."""
+    done = 0
+
+    def often_bad(model, rows, batch):
+        return rows.sum() * (1.0 if done % 10 == 9 else float("nan"))
+
+    monkeypatch.setattr(textinv.inversion, "inversion_loss", often_bad)
+    inversion = loop(model, steps=30)
+    for progress in inversion:
+        assert progress.skipped == (done % 10 != 9)
+        done += 1
+    assert done == 30 and inversion.skipped == 27 and inversion.skipped_in_a_row == 0
 
 
 def test_other_words_keep_their_vectors(model):

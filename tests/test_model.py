@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import ldm.attention
+import ldm.model
 from helpers import DATA, assert_close
 from ldm import (
     AutoencoderConfig,
@@ -239,6 +240,21 @@ def test_images_need_not_be_square(model):
     assert model.sample(c, c, steps=2, z_T=z_T).shape == z_T.shape
     own, default = (np.asarray(model.generate("a cat", steps=2, size=size)[0]) for size in ((32, 32), None))
     assert np.array_equal(own, default)
+
+
+def test_few_large_images_are_decoded_at_a_time(model, monkeypatch):
+    """The autoencoder's memory does not grow with the batch; the images are the same."""
+    def pixels():
+        return [np.asarray(image).astype(int) for image in model.generate(["a cat"] * 5, steps=1, batch=5)]
+
+    whole, decoded, decode = pixels(), [], LatentDiffusion.decode
+    monkeypatch.setattr(LatentDiffusion, "decode", lambda self, z: decoded.append(len(z)) or decode(self, z))
+    for limit, parts in ((2 * 32 * 32, [2, 2, 1]), (1, [1] * 5), (5 * 32 * 32, [5])):
+        monkeypatch.setattr(ldm.model, "_DECODED_PIXELS", limit)
+        decoded.clear()
+        images = pixels()
+        assert decoded == parts
+        assert all(np.abs(a - b).max() <= 1 for a, b in zip(images, whole, strict=True))
 
 
 def test_the_last_seeds_are_seeds(model):

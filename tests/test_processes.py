@@ -15,12 +15,14 @@ import torch
 import textinv
 import textinv.inversion
 import train
+import weights
 from helpers import ROOT, assert_close
 from helpers.loops import loop
-from helpers.runs import MODEL, train_word
+from helpers.runs import MODEL, config, train_word
 from ldm import InputError
 from textinv.inversion import Batch, Processes, sample_batch, step_generator
 from textinv.running.processes import TorchrunProcesses, init_processes, local_device
+from textinv.running.run import Run
 from textinv.running.stopping import EvaluationLoss
 
 
@@ -69,8 +71,22 @@ def test_two_processes_learn_one_word_and_go_on(pictures, tmp_path):
     words = [textinv.Concept.load(tmp_path / name) for name in ("whole", "halves")]
     assert torch.equal(words[0].vectors, words[1].vectors) and words[0].info["batch"] == 4
     assert steps(tmp_path / "halves") == steps(tmp_path / "whole") == list(range(1, 7))
+    first = json.loads((tmp_path / "whole/metrics.jsonl").read_text().splitlines()[0])
+    loss, grad_norm = means_over_ranks(pictures)
+    assert first["loss"] == pytest.approx(loss, rel=1e-5)
+    assert first["grad_norm"] == pytest.approx(grad_norm, rel=1e-4)
     alone = ["--resume", "--out", str(tmp_path / "whole"), "--steps", "7"]
     assert train.main(alone) == 2, "the number of processes is a setting of the run"
+
+
+def means_over_ranks(images):
+    """The loss of step 1 and the norm of its gradient, by hand: the mean over what each rank samples."""
+    with Run(weights.load(MODEL), images, config(eval_every=0)) as run:
+        model, inversion = run.inversion.model, run.inversion
+        losses = torch.stack([textinv.inversion.inversion_loss(model, inversion.rows(1), sample_batch(
+            inversion.dataset, model.schedule.timesteps, 2, step_generator(0, rank, 1))) for rank in (0, 1)])
+        losses.mean().backward()
+        return losses.mean().item(), inversion.v.grad.norm().item()
 
 
 def test_a_dead_process_ends_the_run_with_a_state(pictures, tmp_path):

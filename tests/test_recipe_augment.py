@@ -54,7 +54,7 @@ def test_toning_keeps_black_black_and_greys_nearly_grey():
     y = augment.retone(torch.full((300, 3, 8, 8), -1.0), generator())
     torch.testing.assert_close(y, torch.full_like(y, -1))
     light = (augment.retone(torch.zeros(300, 3, 8, 8), generator()) + 1) / 2
-    low, high = (0.5 * a * b for a, b in zip(augment.BRIGHTNESS, augment.CHANNEL))
+    low, high = (0.5 * a * b for a, b in zip(augment.BRIGHTNESS, augment.CHANNEL, strict=True))
     assert low <= light.min() < 0.42 and 0.58 < light.max() <= high
     assert (light.amax(dim=1) / light.amin(dim=1)).max() <= augment.CHANNEL[1] / augment.CHANNEL[0] + 1e-5
 

@@ -38,7 +38,8 @@ def test_whether_a_scene_has_names():
 
 
 # no words without slots for what has no name, no style's slot without a filter
-ASKED = [(scene, slots, style_slot) for scene, slots, style_slot in product(SCENES, (False, True), (False, True))
+ASKED = [(scene, slots, style_slot)
+         for scene, slots, style_slot in product(SCENES, (False, True), (False, True))
          if (slots or scene.named) and style_slot in ([True] if scene.effect == NAMELESS else
                                                       [False, True] if scene.effect else [False])]
 
@@ -74,7 +75,7 @@ def test_no_color_of_a_wall_under_a_filter_that_hides_it(effect):
         scene = Scene(("cat",), "flat", background, effect=effect)
         found = texts(scene, style_slot=effect == NAMELESS)
         assert any(background in words(text) for text in found) == named
-        assert not any("flat" in words(text) for text in found)         # whose artwork it was is hidden as well
+        assert not any("flat" in words(text) for text in found)     # whose artwork it was is hidden as well
 
 
 @pytest.mark.parametrize("effect", filters.NAMED)
@@ -113,8 +114,9 @@ def test_articles_fit():
     assert captions.fill("a photo of a clean {}", "apple") == "a photo of a clean apple"
     assert captions.fill("an oil painting of the {}", "apple") == "an oil painting of the apple"
     phrases = [phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases]
-    scenes = [Scene((name,), style, "orange", effect=effect, tint=tint) for name in ("apple", "hourglass", "ufo")
-              for style in SEEN_STYLES for effect, tint in (("", ""), ("oil", ""), ("", "orange"))]
+    scenes = [Scene((name,), style, "orange", effect=effect, tint=tint)
+              for name in ("apple", "hourglass", "ufo") for style in SEEN_STYLES
+              for effect, tint in (("", ""), ("oil", ""), ("", "orange"))]
     for text in [text for scene in scenes for text in texts(scene, 30)] + phrases:
         for article, word in re.findall(r"\b(an?) (\w+)", text):
             vowel = word[0] in "aeiou" and word not in ("unicorn", "one", "ufo") or word == "hourglass"

@@ -62,7 +62,8 @@ def scenes():
 def test_it_sees_everything_that_has_a_name_and_nothing_that_has_none(scenes):
     assert {name for scene in scenes for name in scene.objects} == set(OBJECTS)
     assert {scene.style for scene in scenes} == set(STYLES)
-    assert {scene.effect for scene in scenes} == {"", *filters.ALL} and {scene.tint for scene in scenes} == {"", *TINTS}
+    assert {scene.effect for scene in scenes} == {"", *filters.ALL}
+    assert {scene.tint for scene in scenes} == {"", *TINTS}
     assert all(scene.named and scene.effect != NAMELESS for scene in scenes)
 
 
@@ -170,7 +171,8 @@ def test_first_and_last_layers_are_adamws():
     names = {id(p): name for name, p in model.named_parameters()}
     adamw = {names[id(p)] for p in others}
     assert {"visual_projection.weight", "text_projection.weight", "logit_scale",
-            "vision_model.embeddings.patch_embedding.weight", "text_model.embeddings.token_embedding.weight"} <= adamw
+            "vision_model.embeddings.patch_embedding.weight",
+            "text_model.embeddings.token_embedding.weight"} <= adamw
     assert all("encoder.layers" in names[id(p)] for p in matrices) and matrices
 
 

@@ -1,4 +1,5 @@
-"""Stage 3: slots get the codes of their own sample, noise and mirroring are as said, and the loss is Equation 1."""
+"""Stage 3: slots get the codes of their own sample, noise and mirroring are as said, and the loss is Equation
+1."""
 import dataclasses
 import resource
 import threading
@@ -69,7 +70,8 @@ def test_half_of_the_objects_are_exchanged_for_their_mirror_images(workshop):
 
 def test_captions_become_ids_with_slots_as_the_first_private_ones(workshop):
     ids = diffusion.caption_ids([["a photo of a <object>", "a cat"],
-                                 ["a <object> next to a flat <second>", "a painting in the style of <style>"]])
+                                 ["a <object> next to a flat <second>",
+                                  "a painting in the style of <style>"]])
     assert ids.shape == (2, 2, CONFIG.text.length) and ids.dtype == torch.int16
     tokens = vocabulary.tokens()
     words = [tokens[i] if i < FIRST else SLOTS[i - FIRST] for i in ids[1, 0].tolist()]
@@ -135,7 +137,8 @@ def test_the_loss_is_equation_1_weighted_by_min_snr(denoiser, monkeypatch):
 
 
 class Halves(nn.Module):
-    """An autoencoder whose posterior is the picture's mean in each place, with the standard deviation 0.25."""
+    """An autoencoder whose posterior is the picture's mean in each place, with the standard deviation
+    0.25."""
 
     def encode(self, x):
         mean = nn.functional.avg_pool2d(x, 4).mean(dim=1, keepdim=True).expand(-1, 4, -1, -1)
@@ -148,7 +151,7 @@ def test_latents_are_written_once_and_fit_their_images(workshop):
     assert latents.shape == (230, 2, 4, 16, 16) and latents.dtype == np.float16
     expected = (pixels.reshape(230, 16, 4, 16, 4, 3).mean((2, 4, 5)) / 127.5 - 1)
     assert latents[:, 0, 3] == pytest.approx(expected, abs=0.01) and (latents[:, 1] == 0.25).all()
-    assert np.array_equal(diffusion.read_latents(pixels, None, "cpu"), latents)     # no encoder is needed again
+    assert np.array_equal(diffusion.read_latents(pixels, None, "cpu"), latents)     # without an encoder
     with pytest.raises(InputError, match="latents.npy belongs to other images. Delete it"):
         diffusion.read_latents(pixels[:100], None, "cpu")
     diffusion.LATENTS.write_bytes(b"")
@@ -184,7 +187,7 @@ def test_no_space_for_latents_is_one_line(workshop):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(InputError, match=r"latents.npy cannot be written \(File too large\). Check the free space"):
+        with pytest.raises(InputError, match=r"latents.npy cannot be written \(File too large\). Check the"):
             diffusion.read_latents(pixels, Halves(), "cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -50,7 +50,8 @@ def test_what_is_loaded_is_the_average(workshop):
     training.save()
     loaded, minutes = encoder.load()
     assert minutes == 0 and not loaded.training and not any(p.requires_grad for p in loaded.parameters())
-    assert torch.equal(loaded.out.bias, one.out.bias + 1) and torch.equal(loaded.conv_in.weight, one.conv_in.weight)
+    assert torch.equal(loaded.out.bias, one.out.bias + 1)
+    assert torch.equal(loaded.conv_in.weight, one.conv_in.weight)
     assert loaded.norm == codes.NORM
 
 

@@ -17,7 +17,7 @@ def test_scenes_are_of_seen_things_and_take_turns():
     assert set(names) == set(SEEN) and max(map(names.count, names)) == 2
     assert {scene.style for scene in some} == set(SEEN_STYLES)
     assert {scene.background for scene in some} == set(BACKDROPS)
-    assert all(scene == Scene(scene.objects, scene.style, scene.background) for scene in some)     # and no more
+    assert all(scene == Scene(scene.objects, scene.style, scene.background) for scene in some)  # and no more
 
 
 def test_candidates_begin_with_the_right_one_and_differ():

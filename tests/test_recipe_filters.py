@@ -100,7 +100,7 @@ def test_mosaic_tiles_are_means():
     assert (inside == inside[:, :1, :, :1]).all()
     means = picture().reshape(16, 4, 16, 4, 3).mean((1, 3))
     ratio = inside[:, 0, :, 0] / means
-    assert ratio == pytest.approx(np.repeat(ratio[..., :1], 3, axis=2), rel=1e-4)    # a brightness for each tile
+    assert ratio == pytest.approx(np.repeat(ratio[..., :1], 3, axis=2), rel=1e-4)   # each tile's brightness
     assert 0.88 <= ratio.min() < 0.95 and 1.03 < ratio.max() <= 1.1 + 1e-5
     joint = y[:, 0, :, 2] / y[:, 2, :, 2]
     assert joint == pytest.approx(joint[0, 0, 0], rel=1e-4) and 0.68 <= joint[0, 0, 0] <= 0.82
@@ -139,7 +139,7 @@ def test_neon_glows_on_black():
 
 def test_comic_has_few_levels_and_black_outlines():
     bright = made("comic")(flat(0.9, 0.9, 0.9))
-    assert np.unique(bright.round(4)).size == 1 and bright[0, 0, 0] == pytest.approx(1)      # rounded to a level
+    assert np.unique(bright.round(4)).size == 1 and bright[0, 0, 0] == pytest.approx(1)     # a level
     dark = made("comic")(flat(0.3, 0.3, 0.3))
     values = np.unique(dark.round(4))
     assert len(values) == 2 and values[0] == pytest.approx(0.55 * values[1], abs=1e-3)      # dots
@@ -206,5 +206,5 @@ def test_glass_panes_have_the_mean_color_of_what_is_behind():
     assert gray[~(gray == np.float32(0.08)).all(-1)] == pytest.approx(0.6, abs=1e-5)
     red = made("glass")(flat(0.8, 0.2, 0.2))
     inside = red[~(red == np.float32(0.08)).all(-1)]
-    assert inside == pytest.approx(np.broadcast_to(0.4 + 1.3 * (np.array((0.8, 0.2, 0.2)) - 0.4), inside.shape),
-                                   abs=1e-5)
+    vivid = 0.4 + 1.3 * (np.array((0.8, 0.2, 0.2)) - 0.4)
+    assert inside == pytest.approx(np.broadcast_to(vivid, inside.shape), abs=1e-5)

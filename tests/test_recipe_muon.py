@@ -43,7 +43,8 @@ def test_orthogonal_of_nothing_is_nothing():
 
 @pytest.mark.parametrize("shape", [(24, 40), (40, 24), (24, 8, 3, 3), (80, 8, 3, 3)])
 def test_steps_by_hand(shape):
-    """m <- 0.95 m + 0.05 g, G = 0.05 g + 0.95 m, W <- (1 - lr wd) W - lr 0.2 sqrt(max(rows, columns)) O(G)."""
+    """m <- 0.95 m + 0.05 g, G = 0.05 g + 0.95 m, W <- (1 - lr wd) W - lr 0.2 sqrt(max(rows, columns))
+    O(G)."""
     generator = torch.Generator().manual_seed(0)
     p = nn.Parameter(torch.randn(shape, generator=generator))
     before, expected, momentum = p.detach().clone(), p.detach().clone(), torch.zeros(shape)
@@ -56,7 +57,7 @@ def test_steps_by_hand(shape):
         rows, columns = shape[0], momentum[0].numel()
         direction = orthogonal((0.05 * g + 0.95 * momentum).reshape(rows, columns)).reshape(shape)
         expected = (1 - 0.1 * 0.2) * expected - 0.1 * 0.2 * max(rows, columns) ** 0.5 * direction
-        assert (p - expected).norm() < 0.01 * (expected - before).norm()      # bfloat16 rounds now and then otherwise
+        assert (p - expected).norm() < 0.01 * (expected - before).norm()    # bfloat16 may round another way
         assert torch.equal(p.grad, g)
 
 
@@ -100,7 +101,7 @@ def test_split_of_the_denoiser():
     matrices, others = split(module, (module.unet.input_blocks[0], module.unet.out))
     names = {id(p): name for name, p in module.named_parameters()}
     adamw = {names[id(p)] for p in others}
-    assert {"text_encoder.token_emb.weight", "text_encoder.pos_emb.emb.weight", "unet.input_blocks.0.0.weight",
-            "unet.out.2.weight"} <= adamw
+    assert {"text_encoder.token_emb.weight", "text_encoder.pos_emb.emb.weight",
+            "unet.input_blocks.0.0.weight", "unet.out.2.weight"} <= adamw
     assert all(p.ndim >= 2 for p in matrices) and not any("emb.weight" in names[id(p)] for p in matrices)
     assert sum(p.numel() for p in matrices) > 0.9 * sum(p.numel() for p in module.parameters())

@@ -1,4 +1,6 @@
 """The judge: its labels, its loss, its calibration, and its file."""
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -61,8 +63,8 @@ def test_an_image_is_judged_the_same_in_any_batch(judge):
 def test_features_are_maps_of_halving_size_that_a_loss_can_use(judge):
     x = x_of(2).requires_grad_()
     maps = judge.features(x)
-    assert [tuple(some.shape) for some in maps] == [(2, 16, 64, 64), (2, 32, 32, 32), (2, 64, 16, 16),
-                                                    (2, 128, 8, 8), (2, 224, 4, 4)]
+    assert [tuple(some.shape) for some in maps] == [(2, 32, 32, 32), (2, 64, 16, 16), (2, 128, 8, 8),
+                                                    (2, 224, 4, 4)]
     sum(some.square().mean() for some in maps).backward()
     assert x.grad.abs().sum() > 0
 
@@ -118,21 +120,38 @@ def test_a_few_steps_learn_a_few_images(judge, blobs):
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_softened_images_are_decoded_and_changed(monkeypatch):
+def test_a_part_is_decoded_with_noise_on_the_latents():
     x, coder = x_of(20), Negative()
-    before = x.clone()
-    monkeypatch.setattr(recognizer, "CHANGED", 0.0)
-    y = recognizer.soften(x, coder, generator())
-    assert torch.equal(x, before) and len(coder.x) == 3                 # 15 % of the batch
-    assert torch.equal(y[3:], x[3:]) and torch.equal(y[:3], (-coder.z).clamp(-1, 1))
-    noise = (coder.z - x[:3]).flatten(1).std(dim=1) / x[:3].std()
+    before, count = x.clone(), round(20 * recognizer.DECODED)
+    y = recognizer.decoded(x, coder, generator())
+    assert torch.equal(x, before) and len(coder.x) == count
+    assert torch.equal(y[count:], x[count:]) and torch.equal(y[:count], (-coder.z).clamp(-1, 1))
+    noise = (coder.z - x[:count]).flatten(1).std(dim=1) / x[:count].std()
     assert (noise > 0).all() and noise.max() < 1.05 * recognizer.LATENT_NOISE
-    assert len(set(noise.tolist())) == 3
-    monkeypatch.setattr(recognizer, "CHANGED", 0.5)
-    changed = recognizer.soften(x, coder, generator())
-    kept = (changed[3:] == x[3:]).flatten(1).all(dim=1)
-    assert 4 <= kept.sum() <= 15 and changed.abs().max() <= 1
-    assert torch.equal(changed, recognizer.soften(x, coder, generator()))
+    assert len(set(noise.tolist())) == count
+
+
+def test_a_part_is_changed():
+    x = x_of(50)
+    y = recognizer.changed(x, generator())
+    kept = (y == x).flatten(1).all(dim=1).float().mean()
+    assert 0.2 < kept < 0.65 and y.abs().max() <= 1         # each change of augment.py spares some as well
+    assert torch.equal(y, recognizer.changed(x, generator()))
+
+
+def test_batches_are_of_a_pool_that_is_renewed(blobs, work, monkeypatch):
+    drawn, counts = [], []
+    monkeypatch.setattr(recognizer, "POOL", 40)
+    monkeypatch.setattr(recognizer, "decoded", lambda x, coder, generator: x)
+    monkeypatch.setattr(recognizer, "changed", lambda x, generator: drawn.append(x) or x)
+    monkeypatch.setattr(recognizer, "batch", lambda rng, artwork, count: counts.append(count) or (
+        torch.full((count, 3, 64, 64), float(len(counts))), torch.zeros(count, 3, dtype=torch.long)))
+    monkeypatch.setattr(recognizer.Training, "run", lambda self, minutes, lr, loss_of_batch, **options: (
+        loss_of_batch(self.generator) for _ in range(15)))
+    recognizer.train(argparse.Namespace(device="cpu", batch=16, minutes=1, lr=1e-3), None, None)
+    assert counts == [16, 16, 16, *[4] * 12]
+    ages = [i + 1 - x[:, 0, 0, 0] for i, x in enumerate(drawn)]
+    assert all(len(x) == 16 for x in drawn) and all(0 <= age.min() and age.max() <= 10 for age in ages)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.5])

@@ -18,7 +18,8 @@ def test_what_is_shipped_can_be_trained_on(workshop, capsys):
             assert torch.equal(tensor, theirs[name]), name
     assert again.config.diffusion.scale_factor == pytest.approx(shipped.config.diffusion.scale_factor)
     denoiser = diffusion.Denoiser(1.0)
-    training = Training(denoiser, diffusion.CHECKPOINT, outer=(denoiser.unet.input_blocks[0], denoiser.unet.out))
+    training = Training(denoiser, diffusion.CHECKPOINT,
+                        outer=(denoiser.unet.input_blocks[0], denoiser.unet.out))
     assert training.step == 0 and all(p.requires_grad for p in training.module.parameters())
     before = diffusion.CHECKPOINT.read_bytes()
     assert restore.main([]) == 2

@@ -13,7 +13,8 @@ def plain(color, size=(64, 64), mode="RGB"):
 
 
 def test_a_contact_sheet_shows_images_in_rows_of_a_dozen():
-    pictures = [(np.full((64, 64, 3), (i, 200 - i, 50), np.uint8), f"a photo of a cat {i}") for i in range(14)]
+    pictures = [(np.full((64, 64, 3), (i, 200 - i, 50), np.uint8), f"a photo of a cat {i}")
+                for i in range(14)]
     sheet = np.asarray(sheets.contact_sheet(pictures))
     assert sheet.shape == (2 * 192, 12 * 136, 3)
     for i in range(14):
@@ -30,7 +31,7 @@ def test_the_catalogue_holds_every_sprite(blobs, monkeypatch):
     monkeypatch.setattr(blobs, "sprite", lambda style, name: asked.append((style, name)) or own(style, name))
     sheet = np.asarray(sheets.catalogue(blobs, columns=3))
     assert sheet.shape == (2 * 74, 3 * (len(STYLES) * 56 + 16), 3)
-    assert len(asked) == len(set(asked)) == 3 * 4 + 2 * 3               # what has no name is not in the held-out artwork
+    assert len(asked) == len(set(asked)) == 3 * 4 + 2 * 3       # the held-out artwork has none without a name
     for column, color in ((0, (255, 0, 255)), (1, (0, 255, 255))):
         cell = sheet[:74, column * 240:(column + 1) * 240]
         assert (cell == color).all(-1).sum() > 4 * 1000                 # in all four artworks

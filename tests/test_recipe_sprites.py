@@ -45,8 +45,9 @@ def test_tint_has_its_hue_everywhere_and_keeps_shading(color):
     assert np.array_equal(after.getchannel("A"), before.getchannel("A")) and before == sprite()
 
 
-@pytest.mark.parametrize("color, degrees", [("red", 0), ("orange", 27), ("yellow", 52), ("green", 130), ("blue", 216),
-                                            ("purple", 278), ("pink", 335), ("brown", 25)])
+@pytest.mark.parametrize("color, degrees", [
+    ("red", 0), ("orange", 27), ("yellow", 52), ("green", 130), ("blue", 216), ("purple", 278), ("pink", 335),
+    ("brown", 25)])
 def test_a_tint_is_the_color_of_its_name(color, degrees):
     h, s, v = hsv(sprites.tinted(Image.new("RGBA", (4, 4), (150, 150, 150, 255)), color))
     assert np.abs(around(h - degrees / 360)).max() * 360 < 8 and s.min() > 0.3

@@ -115,7 +115,7 @@ def test_it_saves_now_and_then_and_at_the_end(tmp_path, monkeypatch):
                      lambda generator: one.module(torch.ones(2, 16)).square().mean()):
         pass
     assert len(saved) >= 5 and saved[-1] == one.step and saved[0] <= 4
-    assert all(later - earlier in (2, 3) for earlier, later in zip(saved, saved[1:-1]))
+    assert all(later - earlier in (2, 3) for earlier, later in zip(saved, saved[1:-1], strict=False))
     assert one.minutes == pytest.approx(10 * training.CHECKPOINT_SECONDS / 60, rel=0.1)
 
 
@@ -198,19 +198,23 @@ assert list(one.run(0, 0.01, None)) == [] and Path("together.pt").exists(), "wen
 def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path):
     functions = "\n\n".join(map(inspect.getsource, (network, noise_loss)))
     (tmp_path / "script.py").write_text(SCRIPT.format(functions=functions))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240,
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run([*torchrun, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=240,
                           env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert same(first, second)
 
     alone = Training(network(), tmp_path / "alone.pt", muon=False)
-    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]       # rank 1 draws batches of its own
-    for step in alone.run(5, 0.01, lambda _: sum(noise_loss(alone.module, g) for g in generators) / 2, warm_up=1):
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]   # rank 1 draws its own batches
+
+    def mean_loss(_):
+        return sum(noise_loss(alone.module, generator) for generator in generators) / 2
+
+    for step in alone.run(5, 0.01, mean_loss, warm_up=1):
         if step == 4:
             break
     assert sum(p.grad.square().sum() for p in alone.module.parameters()) < 1
-    for p, (weights, gradient) in zip(alone.module.parameters(), first):
+    for p, (weights, gradient) in zip(alone.module.parameters(), first, strict=True):
         torch.testing.assert_close(weights, p.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,5 @@
-"""The vocabulary of the captions: all their words whole, any prompt in pieces, nothing held out among them."""
+"""The vocabulary of the captions: all their words whole, any prompt in pieces, nothing held out among
+them."""
 import numpy as np
 import pytest
 

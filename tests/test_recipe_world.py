@@ -1,5 +1,5 @@
-"""The small world: images and captions must agree, held-out things stay out, parts are as common as said, and a
-seed must be a data set."""
+"""The small world: images and captions must agree, held-out things stay out, parts are as common as said, and
+a seed must be a data set."""
 import dataclasses
 import re
 from collections import Counter
@@ -54,7 +54,8 @@ def test_captions_tell_the_truth(pictures):
     unnamed = 0
     for picture in pictures:
         caption, scene = f" {picture.caption} ", picture.scene
-        called = captions.SLOTS[:2] if not scene.named else (scene.category,) if scene.category else scene.objects
+        called = scene.objects if scene.named else captions.SLOTS[:2]
+        called = (scene.category,) if scene.category else called
         said = [f" {name} " in caption for name in called[:len(scene.objects)]]
         unnamed += not any(said)
         assert all(said) or re.search("in the style of|in [a-z<>]+ style", caption)
@@ -89,7 +90,8 @@ def test_parts_of_the_world_are_as_common_as_said(scenes):
     assert part(lambda s: s.background in COLOURS) == 0.48
     assert all(sum(map(bool, (s.look, s.relation, s.effect, s.tint, s.category))) <= 1 for s in scenes)
     assert {s.background for s in scenes} == set(BACKDROPS) and {s.look for s in scenes} == {"", *looks.LOOKS}
-    assert {s.relation for s in scenes} == {"", *captions.RELATIONS} and {s.tint for s in scenes} == {"", *sprites.TINTS}
+    assert {s.relation for s in scenes} == {"", *captions.RELATIONS}
+    assert {s.tint for s in scenes} == {"", *sprites.TINTS}
 
 
 def test_named_filters_are_equally_common_and_held_out_ones_never_drawn(scenes):
@@ -107,7 +109,8 @@ def test_held_out_things_never_show(scenes, pictures):
 
 def test_changed_sprites_hold_nothing_held_out(blobs, monkeypatch):
     asked = set()
-    monkeypatch.setattr(blobs, "sprite", lambda style, name: asked.add((style, name)) or Image.new("RGBA", (9, 9)))
+    sprite = Image.new("RGBA", (9, 9))
+    monkeypatch.setattr(blobs, "sprite", lambda style, name: asked.add((style, name)) or sprite)
     rng = np.random.default_rng(0)
     for _ in range(2000):
         world.scene_sprites(rng, Scene(("cat",), "flat", "red", changed=True), blobs)
@@ -150,7 +153,8 @@ def test_choices_restrict(blobs):
     rng = np.random.default_rng(2)
     found = [world.compose(rng, blobs, choices).scene for _ in range(60)]
     assert {name for scene in found for name in scene.objects} == {"fox", "teapot"}
-    assert {(s.style, s.background, s.look, s.effect, s.changed) for s in found} == {("inked", "red", "", "", False)}
+    assert {(s.style, s.background, s.look, s.effect, s.changed) for s in found} == {
+        ("inked", "red", "", "", False)}
     assert any(scene.relation == "holding" and scene.objects == ("fox", "teapot") for scene in found)
     with pytest.raises(ldm.InputError, match="objects of the small world: basilisk: choose from cat"):
         Choices(objects=("cat", "basilisk"))

@@ -7,8 +7,12 @@ from safetensors import safe_open
 
 import textinv
 import textinv.images
-from helpers.runs import config, pixels, train_word
+import train
+from helpers.runs import MODEL, config, pixels, train_word
 from textinv.concept import model_hash
+from textinv.grids import grid
+from textinv.running import options
+from textinv.running.run import Run
 
 
 def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
@@ -59,6 +63,41 @@ def test_previews_do_not_change_the_word(pictures, tmp_path):
         assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / name,
                    "--preview-every", every) == 0
     assert torch.equal(*(textinv.Concept.load(tmp_path / name).vectors for name in "ab"))
+
+
+def test_previews_show_the_word_as_it_is(pictures, own_model):
+    """From the same seeds every time, so what differs between two of them is the word."""
+    with Run(own_model, pictures, config(lr=5.0, eval_every=0)) as run:
+        first = run.previews(1)
+        assert run.previews(1).tobytes() == first.tobytes()
+        list(run.learn())
+        last, concept = run.previews(1), run.inversion.concept()
+    assert last.tobytes() != first.tobytes()
+    textinv.patch(own_model, concept)
+    alone = [own_model.generate([prompt], steps=20, sampler="dpm++", seed=0)[0]
+             for prompt in ("a photo of *", "a photo of * on the beach")]
+    assert last.tobytes() == grid(alone, 1).tobytes()
+
+
+def test_without_mirrored_images(pictures, tmp_path, capsys):
+    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
+    assert "3 images (3 views), 27 prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("has_it, dtype", [(True, "bfloat16"), (False, "float32")])
+def test_auto_dtype_is_recorded_and_kept(has_it, dtype, pictures, tmp_path, monkeypatch, capsys):
+    """The command without --dtype: a run keeps what it began with, on whatever processor it is resumed."""
+    monkeypatch.setattr(options, "cpu_has_bfloat16", lambda: has_it)
+    out = tmp_path / "run"
+    assert train.main(["--weights", MODEL, "--images", str(pictures), "--init", "cat", "--out", str(out),
+                       "--steps", "2", "--batch", "2", "--preview-every", "0", "--eval-every", "1"]) == 0
+    concept = textinv.Concept.load(out)
+    assert concept.info["dtype"] == dtype and json.loads((out / "config.json").read_text())["dtype"] == dtype
+    assert not torch.equal(concept.vectors, torch.tensor(concept.info["init_vectors"]))
+    monkeypatch.setattr(options, "cpu_has_bfloat16", lambda: not has_it)
+    assert train.main(["--resume", "--out", str(out), "--steps", "3"]) == 0
+    assert f"frozen model on cpu, {dtype}" in capsys.readouterr().out
+    assert textinv.Concept.load(out).info["dtype"] == dtype
 
 
 def test_invert_leaves_the_model_as_it_was(pictures, own_model):

@@ -32,9 +32,21 @@ def test_auto_is_a_fixed_rule(monkeypatch):
         monkeypatch.setattr(options, "cpu_has_bfloat16", lambda has_it=has_it: has_it)
         assert resolve_dtype("auto", "cpu") == dtype and resolve_dtype("auto", "cuda") == "bfloat16"
         assert [resolve_dtype(dtype, "cpu") for dtype in ("float32", "bfloat16")] == ["float32", "bfloat16"]
-    for has_it, device in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda has_it=has_it: has_it)
-        assert resolve_device("auto") == device
+        assert resolve_dtype("auto", "mps") == "float32"
+
+
+@pytest.mark.parametrize("cuda, mps, device", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_the_accelerator_that_is_there(cuda, mps, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == device
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "cuda:99", "xpu", "mps", ""])
+def test_a_device_that_is_not_here_is_refused(device):
+    with pytest.raises(InputError, match=f"`device` {device} is not available here .*Use cpu or auto."):
+        resolve_device(device)
+    assert resolve_device("cpu") == "cpu"
 
 
 @pytest.mark.parametrize("names, has_it", [

@@ -1,6 +1,7 @@
 """The paper's two numbers on embeddings made by hand."""
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,23 @@ def test_intervals_are_those_of_the_mean():
     half = 1.96 * drawn.std().item() / 20
     assert one.high - one.value == pytest.approx(half, rel=0.15)
     assert one.value - one.low == pytest.approx(half, rel=0.15)
+
+
+def test_intervals_are_percentiles_over_the_resampled_images():
+    """On embeddings that are spread widely, written as loops over the bootstrap samples of the images."""
+    plain, training = unit(0, 40, 100, 170), unit(20, 60, 130)
+    edits = {"beach": unit(10, 70, 160), "moon": unit(0, 90, 100, 120, 200)}
+    texts = {"beach": unit(60)[0], "moon": unit(150)[0]}
+    result = scores(plain, edits, texts, training)
+    means = [reconstruction(sample, training) for sample in resampled(plain, 0)]
+    agreements = {prompt: [editability(sample, texts[prompt]).item() for sample in resampled(images, seed)]
+                  for seed, (prompt, images) in enumerate(edits.items(), 1)}
+    averages = [sum(pair) / 2 for pair in zip(*agreements.values(), strict=True)]
+    for one, samples in ((result.reconstruction, means), (result.editability, averages),
+                         *((result.prompts[prompt], agreements[prompt]) for prompt in edits)):
+        low, high = np.percentile(samples, [2.5, 97.5])
+        assert one.low == pytest.approx(low, abs=1e-9) and one.high == pytest.approx(high, abs=1e-9)
+        assert one.low < one.value < one.high
 
 
 def test_table():

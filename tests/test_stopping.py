@@ -4,6 +4,7 @@ import torch
 
 from helpers.loops import loop
 from textinv.inversion import inversion_loss
+from textinv.running import stopping
 from textinv.running.stopping import EXAMPLES, Dvar, EvaluationLoss, evaluation_batch, select
 
 
@@ -69,6 +70,19 @@ def test_the_best_word_is_kept(model):
     best = min(words)
     assert evaluation.best_loss == best and evaluation.best_step == words[best][0]
     assert torch.equal(evaluation.best_v, words[best][1])
+
+
+@pytest.mark.parametrize("losses, step", [([3.0, 1.0, 2.0], 2), ([2.0, 2.0, 2.0], 1), ([4.0, 1.0, 1.0], 2)])
+def test_the_best_word_is_the_first_with_the_smallest_loss(monkeypatch, model, losses, step):
+    inversion, words = loop(model, lr=0.5), []
+    evaluation = EvaluationLoss(inversion)
+    monkeypatch.setattr(stopping, "inversion_loss", lambda *_: torch.tensor(losses[inversion.step - 1]))
+    for _ in inversion:
+        words.append(inversion.v.detach().clone())
+        evaluation.measure()
+    assert evaluation.losses == losses and evaluation.best_step == step
+    assert evaluation.best_loss == losses[step - 1] and torch.equal(evaluation.best_v, words[step - 1])
+    assert not any(torch.equal(words[step - 1], other) for i, other in enumerate(words, 1) if i != step)
 
 
 def test_it_continues_from_its_state(model):

@@ -73,7 +73,7 @@ def test_original_layout_of_parameters_and_shared_storage(tmp_path, compvis, ori
     parts = flat.split([value.numel() for value in original.values()])
     state = torch.nn.Module().state_dict()                      # an OrderedDict with the attribute _metadata
     assert state._metadata
-    state |= {key: part.view(value.shape) for (key, value), part in zip(original.items(), parts, strict=True)}
+    state |= {key: part.view(value.shape) for (key, value), part in zip(original.items(), parts, strict=False)}
     key = TEXT + "to_logits.weight"
     state[key] = torch.nn.Parameter(original[key].t().contiguous().t(), requires_grad=True)
     torch.save(state, tmp_path / "model.pt")
@@ -246,7 +246,7 @@ def test_save_keeps_the_config(tmp_path):
     again = weights.load(tmp_path / "model.safetensors")
     assert_same(again, model)
     assert torch.equal(again.schedule.alphas_cumprod, model.schedule.alphas_cumprod)
-    assert "vocab=" in error_of(again.tokenizer, ["a cat"])         # it had none, and still has none
+    assert "as `vocab`" in error_of(again.tokenizer, ["a cat"])         # it had none, and still has none
 
 
 def test_save_in_vain_leaves_the_old_file(tmp_path, compvis):

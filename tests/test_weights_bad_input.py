@@ -212,7 +212,7 @@ def test_no_vocabulary_offline(cache, tmp_path):
     weights.save(model, tmp_path / "model.safetensors")
     model = weights.load(tmp_path / "model.safetensors")
     message = error_of(model.tokenizer, ["a cat"])
-    assert "offline" in message and "vocab=" in message and "google-bert/bert-base-uncased" in message
+    assert "offline" in message and "as `vocab`" in message and "google-bert/bert-base-uncased" in message
     place = snapshot(cache, "google-bert/bert-base-uncased")
     shutil.copy(FOLDER / "tokenizer/vocab.txt", place)
     assert model.tokenizer(["a cat"]).shape == (1, 9)               # asked again, it looks again

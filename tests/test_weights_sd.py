@@ -435,7 +435,7 @@ def test_no_vocabulary_offline(cache, tmp_path):
         model = LatentDiffusion(config)
     model.tokenizer.read_from(weights.hub.find_vocabulary(None, config.text))
     message = error_of(model.tokenizer, ["a cat"])
-    assert "offline" in message and "vocab.json as vocab=" in message and "openai/clip-vit" in message
+    assert "offline" in message and "vocab.json as `vocab`" in message and "openai/clip-vit" in message
     place = snapshot(cache, "openai/clip-vit-large-patch14")
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(DATA / "sd1-tiny" / name, place)

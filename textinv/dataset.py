@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
-from textinv.images import TrainingImage, latent_mask
+from textinv.images import TrainingImage, latent_mask, print_warning
 from textinv.options import InversionConfig
-from textinv.prompts import OBJECT, STYLE, read_templates
+from textinv.prompts import OBJECT, PUNCTUATION, STYLE, prompt_problems, read_templates
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,35 @@ def _stack_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | No
 
 def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
                      config: InversionConfig) -> list[Tensor]:
-    """For each image the ids (p n) of its prompts: of its caption, or else of all templates.
+    """For each image the ids (p n) of its prompts: of its caption, or else of all templates. What of a user's
+    own prompts the model will not see as they mean it is a warning.
 
-    Raises InputError where a prompt lacks the word, or is so long that the word is cut off.
+    Raises InputError where a prompt lacks the word, or is so long that some of it is cut off; and where the
+    placeholder is a word or sign that the prompts are made of.
     """
-    def ids_of(texts: Sequence[str], sources: Sequence[str]) -> Tensor:
+    word = config.placeholder
+    own = torch.tensor(model.words.ids(word))
+    if set(word) <= set(PUNCTUATION):
+        raise InputError(f"`placeholder` {word!r} is punctuation, as prompts have it. Use another, such as "
+                         "<cat>.")
+
+    def ids_of(texts: Sequence[str], sources: Sequence[str], *, is_own: bool) -> Tensor:
         ids = model.tokenizer(texts)
-        for source, row in zip(sources, ids, strict=True):
-            if not (row >= model.text_encoder.vocab_size).any():
-                raise InputError(f"{source} lacks the placeholder {config.placeholder!r} within its first "
-                                 f"{model.tokenizer.length - 2} tokens. Write it where the new word goes.")
+        for text, source, row in zip(texts, sources, ids, strict=True):
+            if torch.isin(row, own).sum() < len(own):
+                raise InputError(f"{source} lacks the placeholder {word!r} within its first "
+                                 f"{model.tokenizer.length - 2} tokens. Write it where the new word goes, "
+                                 "and give a long word fewer `vectors`.")
+            for problem in prompt_problems(model.tokenizer, text) if is_own else ():
+                print_warning(f"{source} {problem}")
         return ids
 
     templates = read_templates(config.templates) if config.templates else STYLE if config.style else OBJECT
-    shared = ids_of([template.replace("{}", config.placeholder) for template in templates],
-                    [f"template {template!r}" for template in templates])
+    for template in templates:
+        if set(own.tolist()) & set(model.tokenizer.tokenize(template.replace("{}", " "))):
+            raise InputError(f"`placeholder` {word!r} is a word of the prompts ({template!r}). Use another, "
+                             "such as <cat>.")
+    shared = ids_of([template.replace("{}", word) for template in templates],
+                    [f"template {template!r}" for template in templates], is_own=bool(config.templates))
     return [shared if image.caption is None else
-            ids_of([image.caption], [f"the caption of {image.path}"]) for image in images]
+            ids_of([image.caption], [f"the caption of {image.path}"], is_own=True) for image in images]

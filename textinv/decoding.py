@@ -14,6 +14,9 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}     # how such files call themselves
 ANIMATED = ("GIF", "PNG", "WEBP")       # formats of which only the first frame is looked at
+# images of more pixels are reduced, as long as both sides keep MIN_SIDE: a few copies of the largest that
+# Pillow opens would take gigabytes, and no model sees that much
+MAX_PIXELS, MIN_SIDE = 2 ** 24, 1024
 ORIENTATION = 0x0112      # tag of EXIF (CIPA DC-008, section 4.6.4); what sets each of its values upright:
 TURN = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
         4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -42,11 +45,16 @@ def decode(path: Path) -> tuple[Image.Image, int]:
             image.info["animated"] = True
         if image.format == "EPS":
             raise ValueError("EPS files are programs, which are not run (convert it to PNG)")
+        width, height = image.size
+        factor = _reduction(width, height)
+        image.draft(None, (width // factor, height // factor))      # only JPEG can be reduced while decoding
         image.load()
         try:
             orientation = image.getexif().get(ORIENTATION, 1)
         except Exception:                   # broken EXIF data around good pixels
             orientation = 1
+    if image.width == width and factor > 1:
+        image = _reduce(image, factor)
     return (image.transpose(TURN[orientation]) if orientation in TURN else image), orientation
 
 
@@ -61,13 +69,32 @@ def _read_heic() -> None:
 
 def is_flat(image: Image.Image) -> bool:
     """Whether all of an RGB image has one color, but for a rounding."""
-    pixels = np.asarray(image.convert("RGB")).astype(int)                                # h w rgb
-    return bool((np.ptp(pixels, axis=(0, 1)) < 3).all())
+    return bool(np.ptp(np.asarray(image), axis=(0, 1)).max() < 3)
 
 
 def one_line(text: object) -> str:
     """The text as one line in which nothing acts on the terminal: names of files may hold anything."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(text))
+
+
+def _reduction(width: int, height: int) -> int:
+    """By what power of two an image is reduced. It depends on the size alone, so that masks stay as large as
+    their images."""
+    factor = 1
+    while width * height > MAX_PIXELS * factor ** 2 and min(width, height) >= 2 * factor * MIN_SIDE:
+        factor *= 2
+    return factor
+
+
+def _reduce(image: Image.Image, factor: int) -> Image.Image:
+    """The mean of each factor x factor pixels, in a mode that Pillow can average; 16 bits it cannot."""
+    if image.mode.startswith("I;16"):
+        return image
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode in ("1", "P"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    return image.reduce(factor)
 
 
 def reason(error: Exception) -> str:

@@ -163,7 +163,7 @@ def _token(word: Word) -> int:
     token = word.info.get("token")
     if isinstance(token, int) and 0 <= token < 2 ** 31:
         return token
-    star = 265 if word.vectors.shape[1] == 768 else 1008
+    star = 265 if word.vectors.shape[1] in (768, 1024) else 1008
     return star if word.placeholder == "*" else -1
 
 

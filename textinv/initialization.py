@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion
+from ldm import InputError, LatentDiffusion, TextConfig
 from textinv.concept import Concept, check_fits
 from textinv.dataset import encode
 from textinv.encoder import load_encoder
@@ -21,7 +21,7 @@ from textinv.images import TrainingImage
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
-                    cross_init: bool = False,
+                    cross_init: bool | None = None,
                     images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
     """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
 
@@ -31,10 +31,12 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
     mean when k < m.
     cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
-        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: with the BERT-style
+        encoder alone, since CLIP's output is of another length than its embeddings, and which of them is the
+        better start has not been measured.
 
-    Raises InputError if init is empty, or auto on a model without an encoder, if a word of it is not in the
-    vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, no word, or auto on a model without an encoder, if a word of it is not
+    in the vocabulary, or if the file does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
@@ -44,8 +46,8 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
-        name = f"read off {len(images)} images by the encoder"
-        return _spread(load_encoder(model).word(z).cpu(), [name], k)
+        v = load_encoder(model).word(z).cpu()
+        return _spread(v, [f"read off {len(images)} images by the encoder"], k)
     if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
@@ -57,8 +59,14 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     ids = model.tokenizer.tokenize(init)
     if not ids:
         raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
+    words = {i for word, i in model.tokenizer.whole_words.items() if any(map(str.isalnum, word))}
+    if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
+        raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
+                         "as 'cup'; what stands for the new word in prompts is `placeholder`.")
+    if cross_init is None:
+        cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
-        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after [CLS]
+        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start mark
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
@@ -76,9 +84,10 @@ def vocabulary_norm(model: LatentDiffusion) -> float:
 
 @torch.no_grad()
 def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[list[tuple[str, float]]]:
-    """For each vector of (k d) the n whole words of the vocabulary that are nearest by cosine, with the
-    cosine, best first."""
-    words = list(model.tokenizer.whole_words.items())
+    """For each vector of (k d) the n whole words of the vocabulary, signs apart, that are nearest by cosine,
+    with the cosine, best first."""
+    words = [(word, i) for word, i in model.tokenizer.whole_words.items()
+             if any(map(str.isalnum, word))]
     weight = model.text_encoder.table.weight
     table = weight[torch.tensor([i for _, i in words], device=weight.device)].float()
     cosines = F.normalize(vectors.to(table), dim=1) @ F.normalize(table, dim=1).T                # k words

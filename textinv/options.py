@@ -18,6 +18,8 @@ from textinv.images import CROPS
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
+    # of diffusers' example for Stable Diffusion: an effective learning rate of 0.002
+    "sd": {"steps": 3000, "batch": 1, "accumulate": 4, "lr": 0.0005, "decay": 0.01, "cross_init": False},
 }
 
 MAX_SEED = 2 ** 63 - 1          # what every generator takes
@@ -55,7 +57,7 @@ def check(options: Any) -> None:
             continue
         kind, wanted = _KINDS.get(name, (object, ""))
         if not isinstance(value, kind) or name in ("int", "float") and isinstance(value, bool):
-            raise InputError(f"`{field.name}` is {value!r}. Give {wanted}.")
+            raise InputError(f"`{field.name}` is {value!r:.50}. Use {wanted}.")
         if choices is not None and value not in choices:
             raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
         if minimum is not None and (value == math.inf or not minimum <= value <= maximum):
@@ -96,7 +98,8 @@ class InversionConfig:
     flip: bool = option(True, "train on mirrored images too; turn it off for text and asymmetric things")
     alpha_mask: bool = option(False, "weight the loss by the images' alpha channel; for cut-out images")
     preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps from the init word's "
-                         "embedding", choices=tuple(PRESETS))
+                         "embedding; sd: those of diffusers' example for Stable Diffusion, 3,000 steps",
+                         choices=tuple(PRESETS))
     steps: int = option(200, "optimizer steps; more where the word is not yet recognizable", minimum=1,
                         may_change=True)
     batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
@@ -112,8 +115,9 @@ class InversionConfig:
                             "that drown out the rest of a prompt")
     pull: float = option(0.0, "regularization weight of |v - v0|^2 / |v0|^2, added to the loss; raise it to "
                          "stay near the init word", minimum=0)
-    cross_init: bool = option(True, "start from the text encoder's output for the init word, not from its "
-                              "embedding; turn it off to start as the paper does")
+    cross_init: bool | None = option(None, "start from the text encoder's output for the init word, not from "
+                                     "its embedding; turn it off to start as the paper does (default: on, "
+                                     "but off with Stable Diffusion, where it has not been measured)")
     eval_every: int = option(25, "steps between measurements of the evaluation loss; 0 for none", minimum=0)
     stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for runs of many steps",
                        choices=("never", "dvar"))

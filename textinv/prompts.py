@@ -10,6 +10,7 @@ from pathlib import Path
 from ldm import InputError
 from ldm.tokenizer import BaseTokenizer
 
+PUNCTUATION = ".,;:!?'\"()[]<>/&-_"
 _PLACEHOLDER = re.compile(r"(?<!\S)(?:\*|<[^\s<>]+>)")      # what is meant as a learned word, learned or not
 
 OBJECT = (

@@ -85,9 +85,9 @@ def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenize
     repo, its_size, files = VOCABULARIES[kind]
     if vocab_size != its_size:
         raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
-                         f"those of {repo}: give the path of its {files[0]} as vocab=")
+                         f"those of {repo}: give the path of its {files[0]} as `vocab`")
     try:
         return read_vocabulary([download_file(repo, [name]) for name in files][0], kind)
     except InputError as error:
         raise InputError(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor can "
-                         f"be downloaded (offline?): give the path of its {files[0]} as vocab=") from error
+                         f"be downloaded (offline?): give the path of its {files[0]} as `vocab`") from error

@@ -41,11 +41,12 @@ def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
     group = parser.add_argument_group(title)
     for field in dataclasses.fields(cls):
         help, kind = field.metadata["help"], str(field.type)
+        is_switch = kind.startswith("bool")
         if field.default not in ("", None):
-            shown = field.default if kind != "bool" else "on" if field.default else "off"
+            shown = field.default if not is_switch else "on" if field.default else "off"
             help += f" (default: {shown})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help.replace("%", "%%")}
-        if kind == "bool":
+        if is_switch:
             options["action"] = argparse.BooleanOptionalAction
         else:
             options |= {"type": {"int": int, "float": float}.get(kind, str),
@@ -62,7 +63,8 @@ def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:
     group = parser.add_argument_group("the model")
     group.add_argument("--weights", metavar="SOURCE", help="'tiny', a checkpoint, a folder in Hugging Face "
                        f"layout, or a hub id (default: {default})")
-    group.add_argument("--vocab", metavar="FILE", help="vocab.txt, for a checkpoint that has none")
+    group.add_argument("--vocab", metavar="FILE", help="vocab.txt, or for Stable Diffusion vocab.json "
+                       "with merges.txt next to it, for a checkpoint that has none")
     group.add_argument("--dtype", default="float32", choices=("auto", "float32", "bfloat16"),
                        help="of the weights; bfloat16 is faster where the hardware multiplies it, as auto "
                        "finds out, and halves the memory (default: %(default)s)")

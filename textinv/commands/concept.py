@@ -5,6 +5,7 @@ FILE:WORD is one word of a file, FILE=NAME its word under another name; both tog
 """
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from textinv.concept import Concept, find_words, save_all
 from textinv.initialization import nearest_words
 
 
-def parser() -> Parser:
+def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = Parser("concept", __doc__, example='runs/fox "runs/teapot=<pot>" --merge words.safetensors')
     p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the "
                    "folder of a run; :WORD picks one of its words, =NAME gives it another name")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
+    p.add_argument("--vocab", metavar="FILE", help="the vocabulary of a checkpoint that has none")
     p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of "
                    "--weights or else of tiny (default: off)")
     p.add_argument("--merge", metavar="OUT", help="write the words, one or more, to one file: .safetensors, "
@@ -55,12 +57,12 @@ def show(concept: Concept, model: LatentDiffusion | None) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    command_line = parser()
-    args = command_line.parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
     if (args.export is None) != (args.out is None):
         raise InputError("`export` FORMAT and `out` PATH go together.")
     if not args.files and not args.vocabulary:
-        raise InputError(f"no file. Give one or more, such as: {command_line.example}")
+        p.error("no FILE given")
     concepts_of = {name: find_words(name)[1] for name in args.files}
     concepts = [concept for words in concepts_of.values() for concept in words]
     if args.merge is not None:
@@ -69,9 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
-    model = weights.load(args.weights or "tiny") if args.weights or args.vocabulary else None
-    if model is not None and args.vocabulary:
-        print(*(word for word in model.tokenizer.whole_words if any(sign.isalnum() for sign in word)))
+    model = None if args.weights is None else weights.load(args.weights, vocab=args.vocab)
+    if args.vocabulary:
+        known = (model or weights.load()).tokenizer.whole_words
+        print(*(word for word in known if any(map(str.isalnum, word))))
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
 

@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_sampling(options)
     path, words = find_words(options.concept)
     if len(words) > 1:
-        names = ", ".join(one.placeholder for one in words)
-        raise InputError(f"{path}: contains {len(words)} words ({names}). Choose one of them: FILE:WORD.")
+        raise InputError(f"{path}: contains {len(words)} words "
+                         f"({', '.join(one.placeholder for one in words)}). Choose one of them: FILE:WORD.")
     concept = words[0]
     templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
     source = options.weights or concept.info.get("model", "tiny")
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
     model = load_model(source, options.vocab, options.dtype, options.device)
     evaluator = clip.load(os.path.expanduser(options.clip) if options.clip else
-                          SMALL_CLIP if source == "tiny" else PUBLIC_CLIP, model.device)
+                          SMALL_CLIP if source == "tiny" else PUBLIC_CLIP, str(model.device))
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")

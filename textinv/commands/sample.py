@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = recipe_from_png(options) if options.source else recipe_from_options(options)
     out = path_of(options.out, recipe)
     model = teach(load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device), recipe)
-    texts = [*recipe.prompts, *([recipe.negative] if recipe.negative else [])]
-    for text in list(dict.fromkeys(texts)):
+    texts = [*dict.fromkeys(recipe.prompts), *([recipe.negative] if recipe.negative else [])]
+    for text in texts:
         for problem in prompt_problems(model.tokenizer, text, expects_word=text in recipe.prompts):
             print_warning(dashed(f"prompt {text!r} {problem}"))
     written: list[Path] = []
@@ -111,9 +111,9 @@ def at_strength(concept: Concept, strength: float) -> torch.Tensor:
 
 
 def generate(model: LatentDiffusion, recipe: Recipe, out: Path) -> Iterator[Path]:
-    """Generate the images and write each as it comes, the grid last; yields their paths. A single image of a
-    command is generated within its batch, as it was: the size of a batch decides the last bits of
-    rounding."""
+    """Generate the images and write each as it comes, the grid last; yields their paths. A single image of
+    a command is generated within its batch, as it was: the size of a batch decides the last bits of rounding.
+    """
     count, only = recipe.n * len(recipe.prompts), recipe.index
     first = 0 if only is None else only // recipe.batch * recipe.batch
     starts = range(first, count if only is None else first + 1, recipe.batch)

@@ -8,21 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 
 from tqdm import tqdm
 
-from textinv.commands import command
+from textinv.commands import command, dashed
 from textinv.commands.arguments import Parser, add_fields, load_model
+from textinv.grids import save_png
+from textinv.initialization import vocabulary_norm
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
 from textinv.running import report
+from textinv.running.comparison import WARNING, compare, has_init_words
 from textinv.running.folder import RUN_FILE, ReadOnlyFolder, RunFolder
 from textinv.running.options import RunOptions, resolve_device, resolve_dtype, resumed, split
 from textinv.running.processes import init_processes, local_device
+from textinv.running.report import COMPARISON, INIT_PREVIEW
 from textinv.running.run import Run
+from textinv.running.usage import program, sample_commands
+from weights.files import atomic_write
+
+FAR = 10                # times the norm that is usual: no prompt is a match for the word
 
 
 @command
@@ -40,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with Run(model, options.images, config, options=options, folder=folder, processes=processes) as run:
         note, inversion = run.open(), run.inversion
         if writes:
-            print(*run.notes(), note, sep="\n")
+            print(*map(dashed, [*run.notes(), note]), sep="\n")
         with (stop_on_signals(inversion) as signals,
               tqdm(initial=inversion.step, total=config.steps, unit="step", dynamic_ncols=True,
                    disable=not writes) as bar):
@@ -48,15 +58,18 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.update()
                 bar.set_postfix(loss=f"{progress.loss:.3f}", v=f"{progress.v_norm:.2f}",
                                 cos=f"{progress.cosine:.2f}", lr=f"{inversion.lr:g}", refresh=False)
+        evaluation = run.evaluation
+        losses = (compare(evaluation, config.init)
+                  if evaluation is not None and evaluation.losses and not inversion.stopped else {})
         if writes:
-            print_summary(run)
+            print_summary(run, losses)
     if signals:
         sys.exit(128 + signals[0])          # as a shell says it
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOptions]:
     """The options of a command line. Raises InputError where they are wrong."""
-    parser = Parser("train", __doc__)
+    parser = Parser("train", __doc__, example="--images examples/fox --init wolf")
     add_fields(parser, "the run", RunOptions)
     add_fields(parser, "the method", InversionConfig)
     given = vars(parser.parse_args(argv))
@@ -69,8 +82,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOption
 
 @contextlib.contextmanager
 def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
-    """The first Ctrl-C or SIGTERM lets the step end, and with it the loop; the second ends the process at
-    once. Yields the signals that came."""
+    """The first Ctrl-C, SIGTERM or SIGHUP, a closed terminal's, lets the step end, and with it the loop; the
+    second ends the process at once. One that is ignored, as under nohup, stays so. Yields those that came."""
     signals: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -78,7 +91,9 @@ def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
         signals.append(number)
         signal.signal(number, signal.SIG_DFL)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, handle) for number in numbers
+              if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield signals
     finally:
@@ -86,8 +101,9 @@ def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def print_summary(run: Run) -> None:
-    """Print how the run ended, where word and report are, and how to use the word."""
+def print_summary(run: Run, losses: dict[str, float]) -> None:
+    """Print how the run ended, how good the word is by the losses of `compare`, where word and report are,
+    and how to use the word."""
     config, inversion, path = run.config, run.inversion, run.folder.path
     if inversion.skipped:
         print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
@@ -95,7 +111,25 @@ def print_summary(run: Run) -> None:
         print(f"the evaluation loss has plateaued: done after step {inversion.step}")
     elif inversion.step < config.steps:
         print(f"stopped after step {inversion.step} of {config.steps}; "
-              f"continue with: python train.py --resume --out {path}")
+              f"continue with: {program('train')} --resume --out {shlex.quote(str(path))}")
+    norm, usual = inversion.v.norm(dim=-1).max().item(), vocabulary_norm(inversion.model)
+    if norm > FAR * max(usual, inversion.v0.norm(dim=-1).max().item()):
+        print(f"warning: the word's norm is {norm:.3g}, the vocabulary's {usual:.3g}: prompts will drown in "
+              "it. Use a lower --lr, or --fix-norm.")
+    if losses:
+        keep_comparison(run, losses)
     print(path / RUN_FILE, report.write(path), "use it:", sep="\n")
-    for line in report.sample_commands(path, config.placeholder, config.style):
+    for line in sample_commands(path, config.placeholder, config.style):
         print(f"  {line}")
+
+
+def keep_comparison(run: Run, losses: dict[str, float]) -> None:
+    """Print the losses of `compare`, and keep them for the report, with images of the init word."""
+    config, path = run.config, run.folder.path
+    print("evaluation loss: " + ", ".join(f"{loss:.4f} with {name}" for name, loss in losses.items()))
+    if (best := min(losses, key=losses.__getitem__)) != config.placeholder:
+        print("warning: " + dashed(WARNING.format(f"the word fits them no better than {best!r} does")))
+    with atomic_write(path / COMPARISON) as partial:
+        partial.write_text(json.dumps({"losses": losses, "psnr": run.psnr}) + "\n", encoding="utf-8")
+    if run.options.preview_every and has_init_words(config.init):
+        save_png(run.previews(word=config.init), path / INIT_PREVIEW)

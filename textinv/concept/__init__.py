@@ -90,9 +90,10 @@ def find_words(text: str) -> tuple[Path, list[Concept]]:
     words = {word.placeholder: word for word in _read(path)}
     names = ", ".join(words)
     if rest.startswith(":"):
-        picked = rest[1:] if rest[1:] in words else rest[1:].rpartition("=")[0]
-        if picked not in words:
-            raise InputError(f"{path}: contains no word {picked or rest[1:]!r}. It contains {names}.")
+        named = [word for word in words if rest[1:] == word or rest[1:].startswith(f"{word}=")]
+        if not named:
+            raise InputError(f"{path}: contains no word {rest[1:]!r}. It contains {names}.")
+        picked = max(named, key=len)
         words, rest = {picked: words[picked]}, rest[1 + len(picked):]
     if rest and len(words) > 1:
         raise InputError(f"{path}: contains {len(words)} words ({names}) for one name. Choose one of them: "
@@ -152,7 +153,7 @@ def check_fits(model: LatentDiffusion, concept: Concept) -> None:
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width
     if width != ours:
         raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use "
-                         "it with its own model (1280: LDM, 768: Stable Diffusion 1).")
+                         "it with its own model (1280: LDM, 768: Stable Diffusion 1, 1024: version 2).")
     if k > (room := model.tokenizer.length - 2):
         raise InputError(f"word {word!r} has {k} vectors, but a prompt of this model has room for {room}. "
                          "Learn it with fewer.")

@@ -30,7 +30,7 @@ from ldm import InputError
 from textinv.concept import RUN_FILE, Concept
 from textinv.grids import save_png
 from textinv.inversion import Progress
-from textinv.running.state import PREVIOUS, STATE, SavedState, read_state, write_state
+from textinv.running.state import PREVIOUS, STATE, SavedState, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
@@ -61,19 +61,6 @@ class ReadOnlyFolder:
         if (self.path / PREVIOUS).exists():
             return [STATE, PREVIOUS]
         return [STATE] if (self.path / STATE).exists() else []
-
-    def read_state(self, name: str) -> SavedState:
-        """A saved state. Raises InputError if it, or metrics.jsonl up to it, is missing or damaged."""
-        saved = read_state(self.path / name)
-        try:
-            with (self.path / "metrics.jsonl").open("rb") as metrics:
-                metrics.seek(max(0, saved.metrics_bytes - 1))
-                last = metrics.read(1)
-        except OSError as error:
-            raise InputError(f"metrics.jsonl cannot be read ({error.strerror})") from error
-        if saved.metrics_bytes and last != b"\n":
-            raise InputError(f"metrics.jsonl was cut or edited: it does not go with {name}")
-        return saved
 
     def has_preview(self, step: int) -> bool:
         """Whether the grid of previews of a step needs no writing."""
@@ -207,8 +194,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path, "
-                         "or start one without `resume`.") from error
+        raise InputError(f"{folder}: contains no run ({path.name}: {error.strerror}). Check the path."
+                         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}). Start another run with `out`.") from error
     if wrong := _wrong_entry(record, RECORD):
@@ -246,5 +233,6 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed. Run pip install tensorboard.") from error
+        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it."
+                         ) from error
     return SummaryWriter

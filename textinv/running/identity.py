@@ -38,15 +38,16 @@ def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict
 def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, Any]) -> dict[str, Any]:
     """All that the word depends on, as JSON has it. Images may have moved: what counts is what is in them."""
     whole = {**fixed(config, options), **facts, "image_hashes": list(facts["image_hashes"].values())}
-    return json.loads(json.dumps(whole))
+    return json.loads(json.dumps(whole, default=str))          # paths
 
 
 def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
-    """Everything in which an identity differs from a saved one, in words; None if nothing does."""
-    differ = [f"{FACTS[name]} changed" if name in FACTS else
-              f"`{name}` is {value!r} but was {saved.get(name)!r}"
-              for name, value in now.items() if value != saved.get(name)]
-    return ", ".join(differ) or None
+    """The options in which an identity differs from a saved one, in words, or else the facts, some of which
+    follow from options; None if nothing differs."""
+    differ = [name for name, value in now.items() if value != saved.get(name)]
+    options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
+               for name in differ if name not in FACTS]
+    return ", ".join(options or [f"{FACTS[name]} changed" for name in differ]) or None
 
 
 def _hash(tensors: Sequence[Tensor]) -> str:

@@ -23,7 +23,8 @@ class RunOptions:
     meaning."""
     images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
-    vocab: str | None = option(None, "vocab.txt, for a checkpoint that has none", metavar="FILE")
+    vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
+                               "it, for a checkpoint that has none", metavar="FILE")
     out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
                              metavar="DIR", may_change=True)
     device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one",
@@ -95,8 +96,8 @@ def resolve_device(device: str) -> str:
     """The device that "auto" stands for, or the one that is asked for.
     Raises InputError if there is none of that name here, or it computes nothing, as "meta"."""
     if device == "auto":
-        mps = torch.backends.mps.is_available()
-        return "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+        return ("cuda" if torch.cuda.is_available() else
+                "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:          # torch has another type for nearly every device that is not there

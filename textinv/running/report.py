@@ -20,12 +20,14 @@ from torch import Tensor
 from ldm import InputError
 from textinv.concept import Concept, fingerprint
 from textinv.decoding import read_rgb
+from textinv.grids import enlarged
 from textinv.options import InversionConfig
-from textinv.prompts import use_prompts
 from textinv.running.folder import read_metrics, read_record
 from textinv.running.options import RunOptions
+from textinv.running.usage import sample_commands
 from weights.files import atomic_write
 
+INIT_PREVIEW, COMPARISON = "previews/init.png", "comparison.json"       # what `textinv train` adds at its end
 THUMBNAIL = 224         # pixels, twice the size on the page
 WINDOW = 25             # steps of the running mean over the losses
 INK, SOFT, ACCENT = "#1f2430", "#b9c0cc", "#c2410c"
@@ -43,6 +45,7 @@ figcaption {{ font-size: .8rem; color: #667085; margin-top: .2rem; }}
 .row {{ display: flex; gap: .7rem; flex-wrap: wrap; }}
 .strip {{ display: flex; gap: .9rem; overflow-x: auto; padding-bottom: .6rem; }}
 .strip img {{ height: 9rem; width: auto; }} .row img {{ height: 7rem; width: auto; max-width: 100%; }}
+.large {{ display: flex; gap: 1.2rem; flex-wrap: wrap; }} .large img {{ width: 28rem; max-width: 100%; }}
 .charts {{ display: grid; gap: 1rem;
            grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }}
 .charts svg {{ width: 100%; height: auto; }}
@@ -93,6 +96,25 @@ def growth(folder: Path) -> str:
     return f"<div class=strip>{''.join(figures)}</div>"
 
 
+def result(folder: Path, init: str) -> str:
+    """What the word makes at last, large, with what its init word makes from the same seeds; their losses."""
+    figures = []
+    last = max((folder / "previews").glob("step-*.png"), default=None)
+    for path, caption in ((last, "the word"), (folder / INIT_PREVIEW, f"“{init}” from the same seeds")):
+        if path is not None and path.exists():
+            with Image.open(path) as image:
+                figures.append(figure(enlarged(image, max(1, 512 // image.width)), caption))
+    shown = f"<div class=large>{''.join(figures)}</div>" if figures else ""
+    if not (folder / COMPARISON).exists():          # as of a run that was interrupted
+        return shown or "<p class=soft>No previews were made.</p>"
+    try:
+        content = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+        losses = {f"evaluation loss with {name}": f"{loss:.4f}" for name, loss in content["losses"].items()}
+        return shown + rows({**losses, "PSNR of the autoencoder's copies": f"{content['psnr']:.1f} dB"})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / COMPARISON}: damaged ({error}). Remove it.") from error
+
+
 def running_mean(losses: Tensor) -> Tensor:
     """The mean of the last WINDOW values, at each value of (n); those that are not finite count as 0."""
     sums = torch.cat([torch.zeros(1, dtype=losses.dtype), losses.nan_to_num().cumsum(0)])
@@ -124,7 +146,7 @@ def charts(metrics: list[dict[str, Any]]) -> str:
     try:
         import matplotlib
     except ImportError:
-        return '<p class=soft>For curves: pip install -e ".[eval]", then textinv report</p>'
+        return '<p class=soft>For curves: pip install matplotlib, then textinv report and this folder</p>'
     steps = [line["step"] for line in metrics]
     losses = torch.tensor([line["loss"] for line in metrics], dtype=torch.float64)
     measured = [line for line in metrics if "eval_loss" in line]
@@ -181,7 +203,7 @@ def evaluation(folder: Path) -> str:
         lines = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
                         for row in table)
         with Image.open(path.with_suffix(".png")) as image:
-            sheet = figure(image, "training images; then eight images per prompt")
+            sheet = figure(image, "training images; then images of each prompt, eight at most")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error}). Run python -m textinv.evaluate again.") from error
     return f"<div class=wide><table>{lines}</table></div><div class=wide>{sheet}</div>"
@@ -201,13 +223,14 @@ def page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
-    environment = {"word": f"{len(concept.vectors)} vectors, {fingerprint(concept)}",
+    environment = {"word": f"{fingerprint(concept)}, vectors: {len(concept.vectors)}",
                    "model": f"{record.get('weights')}, {record.get('model_hash')}",
                    "effective learning rate": record.get("effective_lr"),
                    "processes": record.get("processes"), "torch": record.get("torch"),
                    "python": platform.python_version(),
                    **{Path(name).name: sha256 for name, sha256 in record.get("image_hashes", {}).items()}}
-    sections = {"The images": inputs(record), "How the word grew": growth(folder),
+    sections = {"What the word makes": result(folder, str(record.get("init", "?"))),
+                "The images": inputs(record), "How the word grew": growth(folder),
                 "Curves": charts(metrics), "Nearest words of the vocabulary": nearest(metrics),
                 "Evaluation": evaluation(folder), "Use it": f"<pre>{html.escape(commands)}</pre>",
                 "Settings": folded(f"{len(options)} options", rows(options)),
@@ -218,15 +241,10 @@ def page(folder: Path) -> str:
     return PAGE.format(title=html.escape(f"{word} – {folder.resolve().name}"), body=body)
 
 
-def sample_commands(folder: Path, placeholder: str, style: bool) -> list[str]:
-    """Commands that use a run's word: by the script where it is at hand, else by the installed program."""
-    program = "python sample.py" if Path("sample.py").is_file() else "textinv sample"
-    return [f'{program} "{prompt}" --concept {folder}' for prompt in use_prompts(placeholder, style)]
-
-
 def write(folder: Path) -> Path:
     """Write the report; returns its path."""
     content, path = page(folder), folder / "report.html"
     with atomic_write(path) as partial:
-        partial.write_text(content, encoding="utf-8")
+        # names of files that are not UTF-8 are no text
+        partial.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path

@@ -4,7 +4,7 @@ states, and resuming. `invert` is a run that is kept nowhere.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept, model_hash, patch, unpatch
@@ -21,10 +22,11 @@ from textinv.images import read_images
 from textinv.initialization import initial_vectors, nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
+from textinv.running.comparison import limits, reconstruction_psnr
 from textinv.running.folder import ReadOnlyFolder
 from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
-from textinv.running.state import mismatch
+from textinv.running.state import check_metrics, mismatch, read_state
 from textinv.running.stopping import Dvar, EvaluationLoss
 from textinv.variants import make_variants
 
@@ -34,13 +36,17 @@ PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
 
 
-def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path],
-           config: InversionConfig) -> Concept:
+def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig, *,
+           progress: Callable[[Progress], object] | None = None) -> Concept:
     """Learn a word from images: a folder, or a list of paths. The model is left as it was; teach it the word
-    with `patch`. Raises InputError on whatever the images, the prompts or the init word lack."""
-    with Run(model, images, config) as run:
-        for _ in run.learn():
-            pass
+    with `patch`. progress: called after each step with what it did; by default a bar is shown where standard
+    error is a terminal. Raises InputError on whatever the images, the prompts or the init word lack."""
+    with Run(model, images, config) as run, tqdm(total=config.steps, unit="step", dynamic_ncols=True,
+                                                 disable=True if progress else None) as bar:
+        for step in run.learn():
+            bar.update()
+            if progress is not None:
+                progress(step)
         return run.inversion.concept()
 
 
@@ -58,6 +64,12 @@ class Run:
                  folder: ReadOnlyFolder | None = None, processes: Processes = Processes()):
         self.config, self.options = config, options or RunOptions()
         self.folder = folder or ReadOnlyFolder()
+        if config.vectors > (room := model.tokenizer.length - 2):
+            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for "
+                             f"{room}. Use fewer.")
+        if config.stop == "dvar" and config.steps < (first := Dvar(config.eval_every).first):
+            raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
+                             f"{config.steps}. Use more steps, such as 5000, or drop it.")
         generator = torch.Generator().manual_seed(config.seed)
         size = model.config.diffusion.latent_size * model.config.autoencoder.factor
         self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
@@ -82,6 +94,8 @@ class Run:
         except BaseException:
             unpatch(model, config.placeholder)
             raise
+        # of a run that is kept nowhere nobody reads it
+        self.psnr = None if options is None else reconstruction_psnr(model, self.images)
         model.autoencoder.to("cpu")             # until a preview needs it
 
     def __enter__(self) -> Run:
@@ -113,7 +127,8 @@ class Run:
         if n > MANY:
             notes.append(f"{n} images: the word will be what they all share; "
                          "3 to 5 of one thing are enough")
-        return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
+        return [*notes, *limits(self.psnr, self.options.weights),
+                f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
         """Start the run's folder, or resume from it; returns a note for the user."""
@@ -161,13 +176,14 @@ class Run:
         return Concept(start.placeholder, evaluation.best_v,
                        {**start.info, "step": evaluation.best_step, "eval_loss": evaluation.best_loss})
 
-    def previews(self, columns: int = 4) -> Image.Image:
-        """A row of images for each preview prompt, from the same seeds every time."""
+    def previews(self, columns: int = 4, *, word: str | None = None) -> Image.Image:
+        """A row of images for each preview prompt, from the same seeds every time; word: what stands in the
+        place of the placeholder."""
         model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
         self.inversion.teach()
         model.autoencoder.to(model.device)
         images = [image for prompt in prompts for image in model.generate(
-            [prompt.format(self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
+            [prompt.format(word or self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
             batch=columns)]
         model.autoencoder.to("cpu")
         return grid(images, columns)
@@ -221,14 +237,15 @@ class Run:
             return "no saved state yet; starting from step 0", 0
         for name in names:
             try:
-                saved = self.folder.read_state(name)
+                saved = read_state(self.folder.path / name)
                 if differ := differences(self.identity, saved.identity):
                     raise InputError(differ)
+                check_metrics(self.folder.path / "metrics.jsonl", saved.metrics_bytes)
                 self.restore(saved.tensors)
             except InputError as error:
                 reasons.append(str(error))
                 continue
             note = f"resumed after step {self.inversion.step}"
-            return (f"{reasons[0]}. {note}, from the state before" if reasons else note), saved.metrics_bytes
+            return (f"{reasons[0]}; {note}, from the state before" if reasons else note), saved.metrics_bytes
         raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Put that "
                          "right, or start another run with `out`.")

@@ -64,6 +64,18 @@ def read_state(path: Path) -> SavedState:
     return SavedState(tensors, about["identity"], about["metrics_bytes"])
 
 
+def check_metrics(path: Path, size: int) -> None:
+    """Raises InputError if metrics.jsonl lacks lines that belong to a state, `size` bytes."""
+    try:
+        with path.open("rb") as metrics:
+            metrics.seek(max(0, size - 1))
+            last = metrics.read(1)
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read ({error.strerror})") from error
+    if size and last != b"\n":
+        raise InputError(f"{path.name} was cut or edited: it lacks lines that belong to the state")
+
+
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     """A SHA-256 of names, dtypes, shapes and bytes of the tensors, and of what is said about them."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())

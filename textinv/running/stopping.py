@@ -23,13 +23,22 @@ class Dvar:
     window: int = 310
     threshold: float = 0.15
 
+    @property
+    def count(self) -> int:
+        """Losses in the window."""
+        return max(2, round(self.window / self.every))
+
+    @property
+    def first(self) -> int:
+        """The first step after which it may stop."""
+        return (self.count + 1) * self.every
+
     def stops(self, losses: list[float]) -> bool:
         """losses: one for every `every` steps, from step `every` on."""
-        count = max(2, round(self.window / self.every))
-        if len(losses) <= count:
+        if len(losses) <= self.count:
             return False
         values = torch.tensor(losses, dtype=torch.float64)
-        return bool(values[-count:].var(correction=0) < self.threshold * values.var(correction=0))
+        return bool(values[-self.count:].var(correction=0) < self.threshold * values.var(correction=0))
 
 
 class EvaluationLoss:
@@ -41,23 +50,27 @@ class EvaluationLoss:
         self.losses: list[float] = []
         self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
 
-    @torch.no_grad()
     def measure(self) -> float:
-        """The loss of the word as it is now, which is also kept. Each of several processes computes a part
-        of the batch."""
-        inversion, processes = self.inversion, self.inversion.processes
-        rows, size = inversion.rows(inversion.step), inversion.config.batch
-        total = torch.zeros((), device=inversion.v.device)
-        own = range(processes.rank, EXAMPLES, processes.world_size)
-        for start in range(0, len(own), size):
-            part = list(own[start:start + size])
-            total += inversion_loss(inversion.model, rows, select(self.batch, part)) * len(part)
-        mean, = processes.all_reduce_mean(total)
-        loss = (mean * processes.world_size / EXAMPLES).item()
+        """The loss of the word as it is now, which is also kept."""
+        inversion = self.inversion
+        loss = self.loss(self.batch, inversion.rows(inversion.step))
         self.losses.append(loss)
         if loss < self.best_loss:
             self.best_v, self.best_loss, self.best_step = inversion.v.detach().clone(), loss, inversion.step
         return loss
+
+    @torch.no_grad()
+    def loss(self, batch: Batch, rows: Tensor) -> float:
+        """The loss of a batch of EXAMPLES, given the vectors of all learned words (m d). Each of several
+        processes computes a part of it."""
+        inversion, processes, size = self.inversion, self.inversion.processes, self.inversion.config.batch
+        total = torch.zeros((), device=inversion.v.device)
+        own = range(processes.rank, EXAMPLES, processes.world_size)
+        for start in range(0, len(own), size):
+            part = list(own[start:start + size])
+            total += inversion_loss(inversion.model, rows, select(batch, part)) * len(part)
+        mean, = processes.all_reduce_mean(total)
+        return (mean * processes.world_size / EXAMPLES).item()
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to continue from here; copies."""

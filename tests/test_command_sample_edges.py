@@ -1,0 +1,198 @@
+"""sample.py where a first hour goes wrong: interrupted, mistyped, or given what others have made."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sample
+import textinv
+from helpers.runs import MODEL, generate, pixels
+from ldm import InputError, LatentDiffusion
+from textinv.commands.sample import utf8
+from textinv.grids import read_recipe, save_png
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A file of two words, <a> and <b>, that the model of the tests has room for."""
+    path = tmp_path / "words.safetensors"
+    init, a, b = 4 * torch.randn(3, 1, 64, generator=torch.Generator().manual_seed(0))
+    textinv.concept.save_all(path, [textinv.Concept(name, v, {"init_vectors": init.tolist()})
+                                    for name, v in (("<a>", a), ("<b>", b))], "native")
+    return path
+
+
+@pytest.mark.parametrize("error, status", [(KeyboardInterrupt(), 130), (InputError("not finite"), 2),
+                                           (OSError(28, "No space left on device", "x"), 2)])
+def test_what_is_drawn_is_kept(error, status, tmp_path, monkeypatch, capsys):
+    """Ctrl-C, NaN or a full disk at the third image: two are there, and named."""
+    draw, left = LatentDiffusion.generate, [1, 1]
+
+    def breaks(self, *arguments, **options):
+        if not left:
+            raise error
+        left.pop()
+        return draw(self, *arguments, **options)
+
+    monkeypatch.setattr(LatentDiffusion, "generate", breaks)
+    assert generate("a cat", "-n", 4, "--batch", 1, "--out", tmp_path / "x.png") == status
+    kept = [tmp_path / f"x-00{i}.png" for i in range(2)]
+    assert sorted(tmp_path.iterdir()) == kept
+    assert capsys.readouterr().out.split() == [str(path) for path in kept]
+    assert [read_recipe(path)["index"] for path in kept] == [0, 1]
+
+
+def test_a_bar_shows_from_the_first_batch_on(tmp_path, capsys):
+    assert generate("a cat", "-n", 1, "--out", tmp_path / "x.png") == 0
+    assert "0/1 " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, message", [
+    ("x.jpg", "images are written as PNG"), ("x", "images are written as PNG"),
+    ("device.png", "is a device"), ("photo.png", "this command has not written it")])
+def test_what_is_there_is_not_destroyed(name, message, tmp_path, capsys):
+    (tmp_path / "device.png").symlink_to("/dev/null")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    before = (tmp_path / "photo.png").read_bytes()
+    assert generate("a cat", "-n", 1, "--out", tmp_path / name) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "photo.png").read_bytes() == before and (tmp_path / "device.png").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device.png", "photo.png"]
+
+
+def test_a_single_image_of_someone_else_is_not_replaced(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x-001.png")
+    assert generate("a cat", "-n", 2, "--out", tmp_path / "x.png") == 2
+    assert "x-001.png exists" in capsys.readouterr().err
+    assert generate("a cat", "-n", 1, "--out", tmp_path / "x.png") == 0
+    assert generate("a cat", "-n", 1, "--out", tmp_path / "x.png") == 0, "its own image may be replaced"
+
+
+def test_a_folder_gets_a_new_file(tmp_path):
+    for prompt, n in (("a cat 000", 1), ("a cat", 2), ("a cat", 1)):
+        assert generate(prompt, "-n", n, "--out", tmp_path) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a-cat-000.png", "a-cat-2-000.png", "a-cat-2-001.png", "a-cat-2.png", "a-cat-3.png"]
+
+
+def test_images_can_be_enlarged(tmp_path):
+    assert generate("a cat", "-n", 2, "--scale", 3, "--out", tmp_path / "x.png") == 0
+    assert generate("a cat", "-n", 1, "--out", tmp_path / "small.png") == 0
+    small, large = pixels(tmp_path / "small.png"), pixels(tmp_path / "x-000.png")
+    assert large.shape == (192, 192, 3) and np.array_equal(large[::3, ::3], large[2::3, 1::3])
+    assert np.abs(large[::3, ::3].astype(int) - small).max() <= 1
+    assert read_recipe(tmp_path / "x.png")["scale"] == 3
+    assert pixels(tmp_path / "x.png").shape == (192, 2 * 192 + 2, 3)
+
+
+@pytest.mark.parametrize("prompt, concept, warning", [
+    ("a photo of a *", None, "'a photo of a *' contains *, which the model has not learned: give its file "
+                             "with --concept"),
+    ("a <dog>", None, "contains <dog>, which"),
+    ("a <c>", "words", "contains no learned word: write <a> or <b>"),
+    ("a cat <abc> <a>s", "words", None), ("category", "words:<a>=cat", "contains no learned word"),
+    ("", None, "is empty"),
+    ("cat " * 100, None, "has 100 tokens, but the model reads 75: its end is cut off"),
+    ("cat " * 80 + "<a>", "words", "its end, with a learned word, is cut off"),
+    ("a zqzx cat", None, "has words that the model does not know and reads letter by letter: zqzx")])
+def test_what_a_prompt_loses_is_said(prompt, concept, warning, words, tmp_path, capsys):
+    given = [] if concept is None else ["--concept", concept.replace("words", str(words))]
+    assert generate(prompt, *given, "-n", 1, "--out", tmp_path / "x.png") == 0
+    error = capsys.readouterr().err
+    assert warning in error if warning else "no learned word" not in error
+
+
+def test_a_flat_image_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(LatentDiffusion, "generate", lambda self, texts, **_: [Image.new("RGB", (8, 8))])
+    assert generate("a cat", "-n", 1, "--out", tmp_path / "x.png") == 0
+    assert "one flat color" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, placeholders", [
+    ([""], ["<a>", "<b>"]), ([":<b>"], ["<b>"]), ([":<b>=<x:y=z>"], ["<x:y=z>"]),
+    ([":<a>", ":<b>=dog"], ["<a>", "dog"])])
+def test_words_of_a_file_of_several(given, placeholders, words, tmp_path):
+    concepts = [text for one in given for text in ("--concept", f"{words}{one}")]
+    assert generate(" ".join(placeholders), *concepts, "-n", 1, "--out", tmp_path / "x.png") == 0
+    assert [entry["placeholder"] for entry in read_recipe(tmp_path / "x.png")["concepts"]] == placeholders
+    assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 0
+    assert np.array_equal(pixels(tmp_path / "x.png"), pixels(tmp_path / "y.png"))
+
+
+@pytest.mark.parametrize("given, message", [
+    ([":<c>"], "contains no word '<c>'. It contains <a>, <b>."),
+    (["=<x>"], "Choose one of them: FILE:WORD=NAME"), (["", ":<A>"], "no word '<A>'"),
+    ([":<a>", ":<b>=<A>"], "two words are called '<A>'. Give one another name: --concept ")])
+def test_words_that_are_not_there(given, message, words, tmp_path, capsys):
+    concepts = [text for one in given for text in ("--concept", f"{words}{one}")]
+    assert generate("a cat", *concepts, "--out", tmp_path / "x.png") == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize("given, same_as", [
+    (["<b>=0"], ["<a>=1", "<b>=0"]), (["0", "<a>=1"], ["<b>=0"]), (["0.5"], ["<a>=0.5", "<b>=0.5"])])
+def test_strength_of_one_word(given, same_as, words, tmp_path):
+    for name, strengths in (("x.png", given), ("y.png", same_as)):
+        options = [text for one in strengths for text in ("--strength", one)]
+        assert generate("<a> <b>", "--concept", words, *options, "-n", 1, "--out", tmp_path / name) == 0
+    assert np.array_equal(pixels(tmp_path / "x.png"), pixels(tmp_path / "y.png"))
+    assert generate("<a> <b>", "--concept", words, "-n", 1, "--out", tmp_path / "z.png") == 0
+    assert not np.array_equal(pixels(tmp_path / "x.png"), pixels(tmp_path / "z.png"))
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--seed", "-1"], "--seed is -1. Use 0 to"),
+    (["--seed", str(2 ** 64)], "--seed is 18446744073709551616"),
+    (["--eta", "2"], "--eta is 2.0. Use 0 to 1."), (["--guidance", "nan"], "--guidance is nan"),
+    (["--guidance", "inf"], "--guidance is inf"), (["--strength", "nan"], "--strength is 'nan'"),
+    (["--strength", "1e30"], "--strength is '1e30'"), (["--strength", "<x>=1"], "--strength is '<x>=1'"),
+    (["--scale", "0"], "--scale is 0. Use 1 to 64."),
+    (["--device", "meta"], "--device meta is not available"),
+    (["--device", "foo"], "--device foo is not available"), (["--concept", ""], "no such file"),
+    (["--concept", "/dev/zero"], "not a regular file")])
+def test_values_are_judged_before_anything_is_drawn(argv, message, tmp_path, capsys):
+    assert generate("a cat", *argv, "--out", tmp_path / "x.png") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+GOOD = {"prompts": ["a cat"], "n": 1, "concepts": [], "strength": 1.0, "negative": "", "seed": 0,
+        "sampler": "ddim", "steps": 1, "guidance": 1.0, "eta": 0.0, "batch": 1, "weights": MODEL,
+        "vocab": None, "dtype": "float32", "index": 0}
+
+
+@pytest.mark.parametrize("changed", [
+    {"steps": "abc"}, {"concepts": [1]}, {"concepts": {}}, {"concepts": [{"path": 1}]}, {"dtype": "foo"},
+    {"dtype": "load"}, {"prompts": []}, {"prompts": "abc"}, {"prompts": [1, 2]}, {"index": 99},
+    {"index": "a"},
+    {"index": -1}, {"seed": None}, {"seed": 2 ** 64}, {"batch": 0}, {"n": True}, {"strength": float("nan")},
+    {"guidance": float("inf")}, {"eta": 2}, {"sampler": "x"}, {"vocab": 1}, {"weights": 1}, {"new": 1}])
+def test_a_strangers_recipe_is_judged(changed, tmp_path, capsys):
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {**GOOD, **changed})
+    assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 2
+    error = capsys.readouterr().err
+    assert "its recipe cannot be used" in error and error.count("\n") == 1
+
+
+def test_a_strangers_recipe_alone_loads_no_other_model(tmp_path, capsys):
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", GOOD)
+    arguments = ["--from", str(tmp_path / "x.png"), "--out", str(tmp_path / "y.png")]
+    assert sample.main(arguments) == 2
+    assert f"was made with --weights {MODEL}, which is loaded only if you say so" in capsys.readouterr().err
+    assert sample.main([*arguments, "--weights", MODEL]) == 0
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {**GOOD, "vocab": "/etc/passwd"})
+    assert sample.main([*arguments, "--weights", MODEL]) == 2
+    assert "--vocab /etc/passwd, which is loaded only if you say so" in capsys.readouterr().err
+
+
+def test_a_prompt_in_an_ascii_locale():
+    typed = "dög".encode().decode("ascii", "surrogateescape")           # as Python hands it over
+    assert utf8(typed) == utf8("dög") == "dög"
+
+
+def test_home_folders_are_found(words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "prompts.txt").write_text("a cat\n")
+    assert generate("--prompts", "~/prompts.txt", "--concept", "~/words.safetensors:<a>", "-n", 1,
+                    "--out", "~/x.png") == 0
+    assert read_recipe(tmp_path / "x.png")["prompts"] == ["a cat"]

@@ -1,0 +1,234 @@
+"""Resuming a run of which something was damaged, edited or exchanged: it continues from a state that is its
+own, bit for bit, or ends with one line that names what differs, before anything is written."""
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import train
+from helpers.runs import assert_same_run, contents, options, train_word
+from helpers.weight_files import edit_json, error_of
+from textinv import Concept, InversionConfig
+from textinv.running.folder import read_metrics, read_record
+from textinv.running.options import RunOptions, fixed, resumed
+from textinv.running.state import KEY, PREVIOUS, STATE, check_metrics, checksum, mismatch, read_state
+
+
+def resume(out, *argv):
+    return train.main(["--resume", "--out", str(out), *map(str, argv)])
+
+
+def refused(out, capsys, *argv):
+    """The one line in which the resumption ends. Nothing of the run has changed."""
+    capsys.readouterr()
+    before = contents(out)
+    assert resume(out, *argv) == 2
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and all(line.startswith("warning: ") for line in warnings)
+    assert contents(out) == before
+    return error
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def emptied(path):
+    path.write_bytes(b"")
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 4
+    path.write_bytes(content)
+
+
+def rewritten(path, change, **about):
+    """The tensors changed, the checksum with them."""
+    tensors = change(load_file(path))
+    with safetensors.safe_open(path, "pt") as file:
+        about = {**json.loads(file.metadata()[KEY]), **about}
+    about.pop("sha256")
+    save_file(tensors, path, {KEY: json.dumps({**about, "sha256": checksum(tensors, about)})})
+
+
+def of_another_shape(path):
+    rewritten(path, lambda tensors: {**tensors, "v": tensors["v"][:1].contiguous()})
+
+
+def of_an_older_version(path):
+    save_file(load_file(path), path, {"metrics_bytes": "0"})
+
+
+@pytest.mark.parametrize("damage, reason", [
+    (Path.unlink, "is missing"), (truncated, "is damaged"), (emptied, "is damaged"),
+    (flipped, "is damaged: its checksum"), (of_an_older_version, "saved by an older version"),
+    (of_another_shape, "v is torch.float32 [1, 64] instead of torch.float32 [2, 64]")])
+def test_a_damaged_state_is_replaced_by_the_one_before(whole, damage, reason, tmp_path, capsys):
+    out = tmp_path / "damaged"
+    shutil.copytree(whole, out)
+    damage(out / STATE)
+    assert resume(out) == 0
+    said = capsys.readouterr().out
+    assert reason in said and "; resumed after step 6, from the state before" in said
+    assert_same_run(whole, out)
+
+
+def test_no_flipped_bit_is_believed(whole):
+    content = (whole / STATE).read_bytes()
+    for place in range(0, len(content), 23):
+        flip = bytearray(content)
+        flip[place] ^= 1 << place % 8
+        (whole / STATE).write_bytes(flip)
+        assert error_of(read_state, whole / STATE).startswith("state.safetensors ")
+    (whole / STATE).write_bytes(content)
+    assert read_state(whole / STATE).tensors["counts"].tolist() == [8, 0, 0]
+
+
+def test_two_damaged_states_are_refused_and_nothing_is_lost(whole, capsys):
+    truncated(whole / STATE)
+    of_an_older_version(whole / PREVIOUS)
+    error = refused(whole, capsys)
+    assert "state.safetensors is damaged; state.previous.safetensors was saved by an older version" in error
+    assert "start another run with --out" in error
+
+
+def test_a_state_of_another_run_is_not_taken(whole, pictures, tmp_path, capsys):
+    assert train_word(*options(pictures, tmp_path / "other", seed=1)) == 0
+    out = tmp_path / "mixed"
+    shutil.copytree(whole, out)
+    shutil.copy(tmp_path / "other" / STATE, out / STATE)
+    assert resume(out) == 0
+    assert "--seed is 0 but was 1; resumed after step 6" in capsys.readouterr().out
+    assert_same_run(whole, out)
+    for name in (STATE, PREVIOUS):
+        shutil.copy(tmp_path / "other" / name, out / name)
+    assert "cannot resume: --seed is 0 but was 1. Put that right" in refused(out, capsys)
+
+
+@pytest.mark.parametrize("name, value", [("seed", 5), ("flip", False), ("decay", 0.5), ("pull", 1.0)])
+def test_an_edited_option_is_named(whole, name, value, capsys):
+    was = json.loads((whole / "config.json").read_text())[name]
+    edit_json(whole / "config.json", **{name: value})
+    assert f"cannot resume: --{name} is {value} but was {was}. Put that right" in refused(whole, capsys)
+
+
+def test_every_option_that_steps_depend_on_is_in_the_state(whole):
+    """All but these, which may change, are part of a state's identity."""
+    may_change = {"images", "out", "device", "preview_every", "save_every", "tensorboard", "resume", "steps"}
+    every = RunOptions.__dataclass_fields__.keys() | InversionConfig.__dataclass_fields__.keys()
+    assert fixed(InversionConfig(), RunOptions()).keys() == every - may_change
+    facts = {"effective_lr", "model_hash", "processes", "image_hashes", "init_hash", "prompts_hash",
+             "masks_hash"}
+    identity = read_state(whole / STATE).identity
+    assert identity.keys() == every - may_change | facts
+    assert identity["lr"] == 0.005 and identity["init"] == "cat" and len(identity["image_hashes"]) == 3
+
+
+def test_what_lies_next_to_the_images_is_part_of_the_run(pictures, tmp_path, capsys):
+    """A caption, a mask, the user's own templates and the init word's file, edited one after another."""
+    own, start, out = tmp_path / "templates.txt", tmp_path / "start.safetensors", tmp_path / "run"
+    caption, mask = pictures / "1.txt", pictures / "0.mask.png"
+    own.write_text("a photo of {}\n")
+    caption.write_text("* in the dark")
+    Concept("x", torch.ones(1, 64)).save(start)
+    mask_of(0).save(mask)
+    assert train_word(*options(pictures, out, steps=2, init=start, templates=own)) == 0
+
+    prompts = "cannot resume: the prompts (captions, templates or vocabulary) changed. Put that right"
+    for path, edit, message in (
+            (caption, lambda: caption.write_text("* at night"), prompts),
+            (own, lambda: own.write_text("a statue of {}\n"), prompts),
+            (start, lambda: Concept("x", torch.full((1, 64), 2.0)).save(start),
+             "the init word's file changed"),
+            (mask, lambda: mask_of(32).save(mask), "the masks changed"),
+            (mask, mask.unlink, "the masks changed")):
+        before = path.read_bytes()
+        edit()
+        assert message in refused(out, capsys)
+        path.write_bytes(before)
+    assert resume(out) == 0
+
+
+def mask_of(left):
+    """White in the half that begins at `left`."""
+    mask = Image.new("L", (64, 80))
+    mask.paste(255, (left, 0, left + 32, 80))
+    return mask
+
+
+def test_other_images_are_refused_and_moved_ones_are_not(whole, pictures, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    pictures.rename(moved)
+    assert resume(whole, "--images", moved) == 0
+    settings = json.loads((whole / "config.json").read_text())
+    assert settings["images"] == str(moved)
+    assert all(name.startswith(str(moved)) for name in settings["image_hashes"])
+    (moved / "0.png").write_bytes((moved / "1.png").read_bytes())
+    assert "the images changed" in refused(whole, capsys, "--images", moved)
+
+
+@pytest.mark.parametrize("change, reason", [
+    (truncated, "metrics.jsonl was cut or edited"),
+    (lambda path: path.write_bytes(b"x" * 10_000), "metrics.jsonl was cut or edited"),
+    (Path.unlink, "metrics.jsonl cannot be read (No such file or directory)")])
+def test_metrics_that_do_not_fit_are_named(whole, change, reason):
+    path, size = whole / "metrics.jsonl", read_state(whole / STATE).metrics_bytes
+    check_metrics(path, size)
+    check_metrics(path, 0)
+    change(path)
+    assert error_of(check_metrics, path, size).startswith(reason)
+
+
+def test_a_run_without_its_metrics_is_refused(whole, capsys):
+    (whole / "metrics.jsonl").write_text("")
+    assert "cannot resume: metrics.jsonl was cut or edited: it lacks lines" in refused(whole, capsys)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"steps": "8"}, "steps is of another type"), ({"images": 3}, "images is of another type"),
+    ({"images": ...}, "images is missing"), ({"image_hashes": []}, "image_hashes is of another type"),
+    ({"processes": True}, "processes is of another type"), ({"model_hash": None}, "model_hash"),
+    ({"lr": "fast"}, "`lr` is 'fast'. Use a number"), ({"seed": 1.5}, "`seed` is 1.5. Use a whole number"),
+    ({"flip": 1}, "`flip` is 1. Use true or false"), ({"decay": [0]}, "`decay` is [0]. Use a number"),
+    ({"placeholder": None}, "`placeholder` is None. Use text"), ({"vocab": 5}, "`vocab` is 5. Use text"),
+    ({"out": {}}, "`out` is {}. Use text"), ({"batch": True}, "`batch` is True. Use a whole number"),
+    ({"crop": []}, "`crop` is []. Use text"), ({"save_every": 0}, "`save_every` is 0. Use 1 or more")])
+def test_config_of_wrong_types_is_one_line(whole, changes, message):
+    edit_json(whole / "config.json", **changes)
+    error = error_of(resumed, {"out": str(whole)})
+    assert message in error and error.startswith(str(whole / "config.json"))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "3", '"run"', "null", "[" * 100_000, "{", "\xff"])
+def test_config_that_is_no_record_is_one_line(whole, text):
+    (whole / "config.json").write_text(text, encoding="latin-1")
+    assert "config.json: damaged (" in error_of(read_record, whole)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "{}", '{"step": "1"}', "[" * 100_000, "nonsense",
+                                  '{"step": 1, "loss": null, "v_norm": 1, "cosine": 1}',
+                                  '{"step": 1, "loss": 1, "v_norm": 1, "cosine": 1, "eval_loss": "low"}',
+                                  '{"step": 1, "loss": 1, "v_norm": 1, "cosine": 1, "nearest": 5}'])
+def test_metrics_of_wrong_types_are_one_line(whole, line):
+    with (whole / "metrics.jsonl").open("a") as metrics:
+        metrics.write(line + "\n")
+    assert "metrics.jsonl: cannot be read (" in error_of(read_metrics, whole)
+
+
+def test_states_are_compared_by_names_shapes_and_dtypes():
+    ours = {"v": torch.zeros(2, 3), "losses": torch.zeros(0)}
+    assert mismatch({"v": torch.ones(2, 3), "losses": torch.ones(7)}, ours) is None
+    for state, message in (
+            ({"losses": torch.ones(7)}, "v is missing"),
+            ({"v": torch.ones(2, 3), "losses": torch.ones(7), "w": torch.ones(1)}, "w is unexpected"),
+            ({"v": torch.ones(3), "losses": torch.ones(7)}, "v is torch.float32 [3] instead"),
+            ({"v": torch.ones(1, 3), "losses": torch.ones(7)}, "v is torch.float32 [1, 3] instead"),
+            ({"v": torch.ones(2, 3).bfloat16(), "losses": torch.ones(7)}, "v is torch.bfloat16 [2, 3]"),
+            ({"v": torch.ones(2, 3), "losses": torch.ones(7, 1)}, "losses is torch.float32 [7, 1]")):
+        assert message in mismatch(state, ours)

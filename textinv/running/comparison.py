@@ -1,0 +1,78 @@
+"""Can the model hold these images, and is the word worth it? Measured on the user's own images: how far off
+the autoencoder's copies of them are, and the evaluation loss of the word next to the init word's and that of
+no word at all.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ldm import LatentDiffusion
+from textinv.images import TrainingImage
+from textinv.initialization import names_file
+from textinv.running.stopping import EvaluationLoss
+
+MEASURED = 8            # images at most
+LOW_PSNR = 22.5         # dB; the embedded model's own examples are at 25 to 31, outlined drawings at 21
+
+WARNING = ("this model cannot hold these images well: {}. Use images of the kind that it draws (examples/), "
+           "or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
+TINY = ("the embedded model draws emoji-like things: of photographs and outlined drawings its words keep "
+        "little more than the colors. For those, use a larger model, such as `weights` "
+        "CompVis/ldm-text2im-large-256.")
+
+
+@torch.no_grad()
+def reconstruction_psnr(model: LatentDiffusion, images: Sequence[TrainingImage]) -> float:
+    """PSNR in dB, averaged over the images, of the autoencoder's copies x' = D(mode of E(x)):
+    10 log10(4 / mean (x - x')^2) for values in [-1, 1]."""
+    values = []
+    for image in images[:MEASURED]:
+        x = image.views[0].x[None].to(model.device, model.dtype)                         # 1 3 H W
+        copy = model.autoencoder.decode(model.autoencoder.encode(x).mode()).clamp(-1, 1)
+        values.append(10 * math.log10(4 / max((x - copy).float().square().mean().item(), 1e-10)))
+    return sum(values) / len(values)
+
+
+def limits(psnr: float | None, weights: str) -> list[str]:
+    """What the model cannot do with the images, a line each: by the PSNR of its copies, None if that is not
+    known, and by what it was trained on."""
+    lines = []
+    if psnr is not None and psnr < LOW_PSNR:
+        lines.append(WARNING.format(f"its autoencoder alone changes them to {psnr:.1f} dB PSNR"))
+    return lines + [TINY] * (weights == "tiny")
+
+
+def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
+    """The evaluation loss with the word, with the init word in its place (with what it started from, if that
+    is not a word), and with empty prompts. Of several processes each has to call it."""
+    inversion, batch = evaluation.inversion, evaluation.batch
+    model, word = inversion.model, inversion.start.placeholder
+    rows, start = inversion.rows(inversion.step), model.words.replaced(word, inversion.v0)
+    empty = replace(batch, ids=model.tokenizer([""] * len(batch.ids)).to(batch.ids.device))
+    losses = {word: evaluation.loss(batch, rows)}
+    if has_init_words(init):
+        losses[init] = evaluation.loss(replace(batch, ids=_with_phrase(model, batch.ids, word, init)), rows)
+    else:
+        losses["its start"] = evaluation.loss(batch, start)
+    return losses | {"no prompt": evaluation.loss(empty, rows)}
+
+
+def has_init_words(init: str) -> bool:
+    """Whether a word started from words, and not from a file, the images or at random."""
+    return init not in ("random", "auto") and not names_file(init)
+
+
+def _with_phrase(model: LatentDiffusion, ids: Tensor, word: str, phrase: str) -> Tensor:
+    """ids (b n) with the phrase wherever the word is."""
+    tokenizer, own = model.tokenizer, model.words.ids(word)
+    padding, words = tokenizer.backend.token_to_id(tokenizer.frame[2]), tokenizer.tokenize(phrase)
+    rows = []
+    for row in ids.tolist():
+        texts = [token for i in row for token in (words if i == own[0] else [] if i in own else [i])]
+        rows.append((texts + [padding] * len(row))[:len(row)])
+    return torch.tensor(rows, device=ids.device)
