@@ -61,6 +61,11 @@ def test_links_lead_somewhere():
         assert target.startswith("https://") or (walkthrough.ROOT / target).exists(), target
 
 
+def test_snippets_can_be_pasted():
+    """An empty line ends a block at the prompt of an older Python."""
+    assert not [snippet for snippet in walkthrough.snippets(TEXT) if re.search(r"\n\n ", snippet)]
+
+
 def test_shortened():
     assert walkthrough.shortened("steps = 200      # tests: 6\n") == "steps = 6      # tests: 6\n"
     assert walkthrough.shortened("steps = 200\n") == "steps = 200\n"

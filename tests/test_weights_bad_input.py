@@ -207,7 +207,7 @@ def test_overflow_of_float16(tmp_path, original):
 
 def test_no_vocabulary_offline(cache, tmp_path):
     """A model without a vocabulary loads; the first prompt asks for one, and BERT's may be in the cache."""
-    assert "vocab=" in error_of(weights.load(CKPT).tokenizer, ["a cat"])
+    assert "as `vocab`" in error_of(weights.load(CKPT).tokenizer, ["a cat"])
     model = LatentDiffusion(small_config(vocab_size=30522))
     weights.save(model, tmp_path / "model.safetensors")
     model = weights.load(tmp_path / "model.safetensors")

@@ -94,8 +94,7 @@ class Run:
         except BaseException:
             unpatch(model, config.placeholder)
             raise
-        # of a run that is kept nowhere nobody reads it
-        self.psnr = None if options is None else reconstruction_psnr(model, self.images)
+        self.psnr = reconstruction_psnr(model, self.images) if options else None      # for `notes`
         model.autoencoder.to("cpu")             # until a preview needs it
 
     def __enter__(self) -> Run:
@@ -127,8 +126,8 @@ class Run:
         if n > MANY:
             notes.append(f"{n} images: the word will be what they all share; "
                          "3 to 5 of one thing are enough")
-        return [*notes, *limits(self.psnr, self.options.weights),
-                f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
+        notes += limits(self.psnr, self.options.weights)
+        return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
         """Start the run's folder, or resume from it; returns a note for the user."""
