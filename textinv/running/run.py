@@ -194,8 +194,8 @@ class Run:
                 **{f"evaluation.{name}": tensor for name, tensor in evaluation.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned, in a run that has made no step. Raises InputError, with nothing
-        changed, if it is not of this run's shapes and dtypes."""
+        """Continue from what `state` returned, in a run that has made no step. Raises InputError, with
+        nothing changed, if it is not of this run's shapes and dtypes."""
         if wrong := mismatch(state, self.state()):
             raise InputError(f"the state is damaged: {wrong}")
         self.inversion.restore(state)
