@@ -1,6 +1,6 @@
-"""The other ways to personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can exist
-here: each from the same few images and the same prompt. All of them optimize CLIP's opinion, so of a table of
-CLIP scores they get more than they deserve: judge them by another model, or by eye.
+"""The other ways to personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can
+exist here: each from the same few images and the same prompt. All of them optimize a score of CLIP, so CLIP
+rates them higher than they deserve. Judge them by another model, or by eye.
 """
 from __future__ import annotations
 
@@ -41,12 +41,14 @@ class Subject:
 
 def palavra_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:
     """PALAVRA's word with VQGAN-CLIP (row 2)."""
-    return optimized_latents(subject.model, subject.evaluator, _text_with_word(subject, template), n=n, seed=seed)
+    targets = _text_with_word(subject, template)
+    return optimized_latents(subject.model, subject.evaluator, targets, n=n, seed=seed)
 
 
 def palavra_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
     """PALAVRA's word with guided diffusion (row 3)."""
-    return guided_diffusion(subject.model, subject.evaluator, _text_with_word(subject, template), n=n, seed=seed)
+    targets = _text_with_word(subject, template)
+    return guided_diffusion(subject.model, subject.evaluator, targets, n=n, seed=seed)
 
 
 def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:
@@ -57,7 +59,7 @@ def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) 
 
 
 def from_image_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
-    """Guided diffusion toward the text that starts at the images (row 5), one after the other."""
+    """Guided diffusion toward the text that starts at the images, one after the other (row 5)."""
     size = image_size(subject.model)
     x = torch.cat([to_x(subject.images[i % len(subject.images)], size) for i in range(n)])
     z0 = encode(subject.model, x)
@@ -73,7 +75,8 @@ BASELINES: dict[str, Callable[[Subject, str, int, int], Tensor]] = {
 
 
 @torch.no_grad()
-def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8, seed: int = 0) -> list[Image.Image]:
+def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8,
+                    seed: int = 0) -> list[Image.Image]:
     """n images of a prompt with {} for the learned thing, by one of BASELINES; all at once, from one seed."""
     z = BASELINES[name](subject, template, n, seed)
     return to_images(subject.model.decode(z.to(subject.model.dtype)))

@@ -49,7 +49,8 @@ class Distribution:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(len(self.labels), (RESAMPLES, len(self.labels)), generator=generator)
         shares = F.one_hot(self.labels[rows], len(self.classes)).double().mean(dim=1)
-        low, high = torch.quantile(entropy(shares), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+        low, high = torch.quantile(entropy(shares), ends).tolist()
         return low, high
 
     def __str__(self) -> str:
@@ -68,8 +69,8 @@ def distribution(model: LatentDiffusion, prompt: str, classify: Classifier, clas
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
     p = classify(images).cpu()
     if p.shape != (n, len(classes)):
-        raise InputError(f"the classifier gave {list(p.shape)} probabilities for {n} images and {len(classes)} "
-                         "classes. Give it the names of its classes.")
+        raise InputError(f"the classifier gave {list(p.shape)} probabilities for {n} images and "
+                         f"{len(classes)} classes. Name the classes that it knows.")
     return Distribution(prompt, images, tuple(classes), p.argmax(dim=1))
 
 

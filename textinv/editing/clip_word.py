@@ -1,7 +1,7 @@
-"""A word learned in CLIP's text space alone, without any diffusion loss, after PALAVRA (Cohen et al. 2022, arXiv
-2204.01694), with which Gal et al. 2022 compare in Figure 5: texts with the word shall be nearer to the images
-than the same texts with the word of the category. Departure: PALAVRA starts from an encoder of image sets,
-trained on many concepts with a cycle loss; here the word starts from the category's own.
+"""A word learned in CLIP's text space alone, without any diffusion loss, after PALAVRA (Cohen et al. 2022,
+arXiv 2204.01694), with which Gal et al. 2022 compare in Figure 5: texts with the word shall be nearer to the
+images than the same texts with the word of the category. Departure: PALAVRA starts from an encoder of image
+sets, trained on many concepts with a cycle loss; here the word starts from the category's own.
 """
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Te
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, category: Tensor, scale: float) -> Tensor:
-    """-log softmax over {text with the word, the same text with the category's word} of scale x cosine, for the
-    former, averaged over images (b d) and texts (n d); all are unit vectors."""
+    """-log softmax over {text with the word, the same text with the category's} of scale x cosine, for the
+    former, averaged over images (b d) and texts (n d), category (n d); all are unit vectors."""
     logits = scale * torch.stack([images @ texts.T, images @ category.T], dim=-1)        # b n 2
     return -F.log_softmax(logits, dim=-1)[..., 0].mean()
 

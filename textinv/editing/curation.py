@@ -22,8 +22,8 @@ def without_words(model: LatentDiffusion, prompt: str) -> str:
 @torch.no_grad()
 def clip_scores(evaluator: Clip, images: Sequence[Image.Image], text: str,
                 references: Sequence[Image.Image] = ()) -> Tensor:
-    """For each of n images (n) its cosine to the text or, with reference images of the learned thing, the mean
-    of that and of its cosine to their mean: a prompt without its word says nothing of the thing."""
+    """For each of n images (n) its cosine to the text or, with reference images of the learned thing, the
+    mean of that and of its cosine to their mean: a prompt without its word says nothing of the thing."""
     embedded = evaluator.images(images)                                                  # n d
     scores = embedded @ evaluator.texts([text])[0]
     if references:
