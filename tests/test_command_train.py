@@ -37,7 +37,7 @@ def test_a_preset_is_the_classs():
     (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
     (["--colour", "red"], "unrecognized arguments: --colour red"),
     (["--crop", "round"], "--crop is 'round'. Use center or stretch or random."),
-    (["--preset", "fast"], "--preset is 'fast'. Use default or paper."),
+    (["--preset", "fast"], "--preset is 'fast'. Use default or paper or sd."),
     (["--dtype", "int8"], "--dtype is 'int8'. Use auto or float32 or bfloat16."),
     (["--preview-every", "-1"], "--preview-every is -1. Use 0 or more."),
     (["--style", "--templates", "x"], "--style and --templates both"), (["--lr", "nan"], "--lr is nan")])

@@ -11,7 +11,8 @@ def test_the_papers_preset_and_what_is_given_next_to_it():
     paper = InversionConfig(preset="paper")
     assert (paper.steps, paper.batch, paper.lr, paper.decay) == (5000, 4, 0.005, 0.01)
     assert paper.effective_lr() == pytest.approx(0.02)
-    assert InversionConfig().cross_init and not paper.cross_init, "the paper starts from the word's embedding"
+    assert InversionConfig().cross_init is None, "the model decides"
+    assert paper.cross_init is False, "the paper starts from the word's embedding"
     assert InversionConfig(preset="paper", steps=9).steps == 9
     assert InversionConfig(preset="paper", cross_init=True).cross_init
     assert dataclasses.replace(paper, seed=3) == InversionConfig(preset="paper", seed=3)
@@ -33,7 +34,8 @@ def test_effective_learning_rate():
     ({"decay": -1}, "`decay` is -1"), ({"pull": float("inf")}, "`pull` is inf"),
     ({"pull": float("nan")}, "`pull` is nan"), ({"vectors": 0}, "`vectors` is 0"),
     ({"accumulate": 0}, "`accumulate` is 0"), ({"eval_every": -1}, "`eval_every` is -1"),
-    ({"seed": -1}, "`seed` is -1"), ({"style": True, "templates": "x"}, "`style` and `templates`"),
+    ({"seed": -1}, "`seed` is -1"), ({"seed": 2 ** 63}, "`seed` is 9223372036854775808"),
+    ({"style": True, "templates": "x"}, "`style` and `templates`"),
     ({"stop": "DVAR"}, "`stop` is 'DVAR'. Use never or dvar"), ({"crop": "round"}, "`crop` is 'round'"),
     ({"preset": "fast"}, "`preset` is 'fast'. Use default or paper"),
     ({"stop": "dvar", "eval_every": 0}, "`eval_every` above 0")])

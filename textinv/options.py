@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ldm import InputError
+from ldm.model import check_seeds
 from textinv.images import CROPS
 
 # what a preset changes; an option given next to it wins
@@ -104,6 +105,7 @@ class InversionConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        check_seeds(self.seed, 1)
         if not 0 < self.lr < math.inf:
             raise InputError(f"`lr` is {self.lr}. Use a number above 0.")
         if self.stop == "dvar" and not self.eval_every:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
+from ldm.model import check_seeds, to_images
 from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
     check_positive(options, "n", "batch", "steps")
+    check_seeds(options.seed, options.n)
     path = Path(options.concept)
     concept = Concept.load(path)
     templates = read_templates(options.prompts) if options.prompts else EDITS

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
+from ldm.model import check_seeds
 from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
@@ -93,6 +94,7 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     if not prompts:
         raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
     check_positive(options, "n", "batch")
+    check_seeds(options.seed, options.n * len(prompts))
     concepts, source = [], options.weights
     for text in options.concept:
         path, word = split_concept(text)
