@@ -88,7 +88,8 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
 @pytest.mark.parametrize("argv, message", [
     ([], "no prompt"), (["*", "-n", "0"], "-n is 0"), (["*", "--batch", "0"], "--batch is 0"),
     (["*", "--prompts", "nowhere.txt"], "cannot be read"), (["*", "--concept", "nowhere"], "nowhere"),
-    (["*", "--seed", str(2 ** 63 - 3)], "--seed is"), (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim"), (["*", "--steps", "0"], "steps is 0"),
+    (["*", "--seed", str(2 ** 63 - 3)], "--seed is"), (["*", "--steps", "0"], "--steps is 0"),
+    (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim"),
     (["*", "--eta", "-1"], "eta is -1"), (["--from", "nowhere.png"], "carries no recipe")])
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
