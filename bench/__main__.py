@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                                      description="Benchmarks, next to diffusers where installed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0],
+        module.add_arguments(commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0],
                                                  description=module.__doc__))
     args = parser.parse_args(argv)
     COMMANDS[args.command].main(args)

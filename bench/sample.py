@@ -1,4 +1,6 @@
 """`python -m bench sample`: seconds from prompts to pictures (text encoder, DDIM with guidance, decoder)."""
+# diffusers' own annotations are narrower than what it takes
+# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import argparse
@@ -53,7 +55,7 @@ def _compare(size: str, args: argparse.Namespace) -> None:
     else:
         print("  without diffusers (not installed, or not for this model): this project alone")
     pictures = [run() for run in runs.values()]         # the warm-up, and a check that all do the same
-    for name, picture in list(zip(runs, pictures))[1:]:
+    for name, picture in list(zip(runs, pictures, strict=True))[1:]:
         print(f"  {name}: pictures differ from ours in float32 by "
               f"at most {np.abs(picture - pictures[0]).max():.1e}")
     compare({name: lambda run=run: seconds(run, args.device) for name, run in runs.items()}, args.pairs)

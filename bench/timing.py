@@ -46,7 +46,7 @@ def compare(runs: dict[str, Callable[[], float]], pairs: int, unit: str = "s") -
         line = (f"  {name:28s} median {statistics.median(values):8.3f} {unit}   "
                 f"({min(values):.3f} to {max(values):.3f})")
         if len(runs) > 1 and name != base:
-            ratios = [a / b for a, b in zip(values, figures[base])]
+            ratios = [a / b for a, b in zip(values, figures[base], strict=True)]
             line += f"   {statistics.median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(line)
     return figures

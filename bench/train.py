@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
     results = compare({name: lambda run=run: seconds(run, args.device) / args.steps
                        for name, run in runs.items()}, args.pairs)
     step = statistics.median(results[ours])
-    own = statistics.median(1 - a / b for a, b in zip(results[core], results[ours]))
+    own = statistics.median(1 - a / b for a, b in zip(results[core], results[ours], strict=True))
     print(f"  {1 / step:.2f} steps a second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
     print(f"  the loop's own part {100 * own:.1f} % of a step")
     print(f"  peak memory of this process {peak_memory(args.device) / 2 ** 30:.2f} GiB")

@@ -142,7 +142,7 @@ def differences(figures: dict[str, list[Figures]]) -> str:
     lines = [f"| minus {first}, word by word | reconstruction | editability |", "|---|---|---|"]
     for method in others:
         cells = [interval([getattr(word, name) - getattr(base, name)
-                           for word, base in zip(figures[method], figures[first])])
+                           for word, base in zip(figures[method], figures[first], strict=True)])
                  for name in ("reconstruction", "editability")]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

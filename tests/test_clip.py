@@ -25,7 +25,7 @@ def test_embeddings_are_transformers_own(small_clip):
         theirs = model(**tokens, **pixels)
     torch.testing.assert_close(ours.images(images), theirs.image_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.texts(texts), theirs.text_embeds, atol=1e-5, rtol=0)
-    for text, row in zip(texts, theirs.text_embeds):                # whatever stands beside it in a batch
+    for text, row in zip(texts, theirs.text_embeds, strict=True):   # whatever stands next to it in a batch
         torch.testing.assert_close(ours.texts([text])[0], row, atol=1e-5, rtol=0)
 
 

@@ -1,5 +1,6 @@
-"""The house rules that no linter has: short functions and files, few positional arguments, documented and typed
-public names, imports at the top. (Floors and circles: lint-imports; style and types: ruff and pyright.)"""
+"""The house rules that no linter has: short functions and files, few positional arguments, documented and
+typed public names, imports at the top. (Floors and circles: lint-imports; style and types: ruff and
+pyright.)"""
 import ast
 from pathlib import Path
 

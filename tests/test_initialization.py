@@ -168,7 +168,8 @@ def test_auto_is_read_off_the_images(with_encoder, pictures):
     expected = 1.4 * directions / directions.norm()
     assert note == "read off 3 images by the encoder, the last 2 times"
     torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
-    assert textinv.invert(model, pictures, textinv.InversionConfig(init="auto", steps=1)).info["init"] == "auto"
+    config = textinv.InversionConfig(init="auto", steps=1)
+    assert textinv.invert(model, pictures, config).info["init"] == "auto"
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x"),

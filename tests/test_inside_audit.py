@@ -1,5 +1,5 @@
-"""The audit: it passes on the embedded default and the references, its numbers are right, and each check fails when
-its claim is made false."""
+"""The audit: it passes on the embedded default and the references, its numbers are right, and each check
+fails when its claim is made false."""
 import dataclasses
 import html
 
@@ -231,7 +231,8 @@ def test_text(done):
     text = audit_text(done)
     assert f"all {len(done.checks)} checks passed" in text
     assert all(stage.where in text for stage in done.stages)
-    broken = dataclasses.replace(done, checks=[dataclasses.replace(done.checks[0], number=1.0), *done.checks[1:]])
+    wrong = dataclasses.replace(done.checks[0], number=1.0)
+    broken = dataclasses.replace(done, checks=[wrong, *done.checks[1:]])
     assert not broken.passed and f"1 of {len(done.checks)} checks FAILED" in audit_text(broken)
 
 

@@ -1,5 +1,5 @@
-"""The exercises' checks accept what is right (tests/test_walkthrough.py runs the text's own answers) and reject the
-likely mistakes."""
+"""The exercises' checks accept what is right (tests/test_walkthrough.py runs the text's own answers) and
+reject the likely mistakes."""
 import contextlib
 
 import pytest
@@ -40,7 +40,8 @@ def in_table(table, ids, v):
 
 
 MISTAKES = {
-    "compression of one side": lambda m: exercises.compression(lambda model: model.config.autoencoder.factor, m),
+    "compression of one side": lambda m: exercises.compression(
+        lambda model: model.config.autoencoder.factor, m),
     "compression upside down": lambda m: exercises.compression(lambda model: 1 / 12, m),
     "half of the steps": lambda m: exercises.half_noise(lambda model: model.schedule.timesteps // 2, m),
     "half the amplitude": lambda m: exercises.half_noise(

@@ -1,4 +1,5 @@
 """Charts are well-formed, stay in their frame, and their labels do not cover one another."""
+import itertools
 import math
 import re
 from xml.etree import ElementTree
@@ -46,7 +47,7 @@ def test_labels_do_not_cover_one_another():
         one.label(0.5 + i / 1000, 0.5, f"word {i}")
     texts = [t for t in ElementTree.fromstring(one.svg()).iter("text") if t.get("class") == "label"]
     heights = sorted(float(text.get("y")) for text in texts)
-    assert len(heights) == 6 and all(b - a >= TEXT - 0.11 for a, b in zip(heights[:-1], heights[1:]))
+    assert len(heights) == 6 and all(b - a >= TEXT - 0.11 for a, b in itertools.pairwise(heights))
 
 
 def test_one_point_and_none():

@@ -3,10 +3,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import textinv
 import weights
 from ldm import InputError
 from textinv.inside.map_page import map_page, summary
-from textinv.inside.vocabulary import map_vocabulary, word_table
+from textinv.inside.vocabulary import map_vocabulary, read_path, word_table
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def test_the_plane_is_that_of_the_path(model, table):
     axes = torch.linalg.qr(torch.randn(width, 2, generator=torch.Generator().manual_seed(0))).Q.T
     flat = torch.randn(12, 2, generator=torch.Generator().manual_seed(1)) * torch.tensor([3.0, 1.0])
     found = map_vocabulary(model, flat @ axes, list(range(12)))
-    torch.testing.assert_close(torch.cdist(found.path, found.path), torch.cdist(flat, flat), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(torch.cdist(found.path, found.path), torch.cdist(flat, flat),
+                               rtol=1e-3, atol=1e-3)
     assert sum(found.explained) == pytest.approx(1, abs=1e-4)
     assert found.explained[0] > found.explained[1]
     assert found.path.mean(dim=0).abs().max() < 1e-4
@@ -85,3 +87,14 @@ def test_page_is_one_file_and_escapes(model, table):
     page = map_page("<script>", {"v": found})
     assert page.count("<svg") == 2 and "<script>" not in page and "&lt;script&gt;" in page
     assert "http" not in page.replace("http://www.w3.org", "")               # nothing to fetch
+
+
+def test_path_of_a_run_and_of_a_file(learned):
+    """The fixture's run has three steps, none of which is measured: start and end are known, as of a file."""
+    concept = textinv.Concept.load(learned)
+    for source in (learned, learned / "concept.safetensors"):
+        points, steps = read_path(source, concept)
+        assert steps == [0, 3] and torch.equal(points[1], concept.vectors)
+        assert torch.equal(points[0], torch.tensor(concept.info["init_vectors"]))
+    with pytest.raises(InputError, match="does not say where its word started"):
+        read_path(learned / "concept.safetensors", textinv.Concept("*", concept.vectors))

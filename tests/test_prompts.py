@@ -10,7 +10,7 @@ def test_templates_are_the_papers():
     """Word for word, from a copy of the paper's Appendix D."""
     lines = (DATA / "templates.txt").read_text().splitlines()
     listed = {name: [line for line in part.splitlines()[1:] if line and not line.startswith("#")]
-              for name, part in zip(("object", "style"), "\n".join(lines).split("\n[")[1:])}
+              for name, part in zip(("object", "style"), "\n".join(lines).split("\n[")[1:], strict=True)}
     assert list(OBJECT) == listed["object"] and len(OBJECT) == 27
     assert list(STYLE) == listed["style"] and len(STYLE) == 18
 

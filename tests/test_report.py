@@ -79,7 +79,7 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
 def test_it_needs_no_network_and_runs_nothing(learned):
     tags = parsed(learned)
     assert not {"script", "iframe", "object", "link"} & {tag for tag, _ in tags.seen}
-    for tag, attributes in tags.seen:
+    for _, attributes in tags.seen:
         for name in ("src", "href", "xlink:href"):
             assert attributes.get(name, "#").startswith(("data:image/png;base64,", "#"))
         assert not any(name.startswith("on") for name in attributes)

@@ -25,8 +25,8 @@ def test_notebook_is_the_text(book):
 
 
 def test_notebook_runs(book, tmp_path, monkeypatch, capsys):
-    """All of it, in a folder of its own: every image is made, every answer is accepted. Its own assertion says
-    that the loop by hand gives the word of textinv.invert, bit for bit."""
+    """All of it, in a folder of its own: every image is made, every answer is accepted. Its own assertion
+    says that the loop by hand gives the word of textinv.invert, bit for bit."""
     (tmp_path / "examples").symlink_to(walkthrough.ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     code = [walkthrough.shortened(cell.source) for cell in book.cells if cell.cell_type == "code"]
@@ -59,6 +59,11 @@ def test_every_section_has_equation_snippet_image_and_exercise():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert target.startswith("https://") or (walkthrough.ROOT / target).exists(), target
+
+
+def test_snippets_can_be_pasted():
+    """An empty line ends a block at the prompt of an older Python."""
+    assert not [snippet for snippet in walkthrough.snippets(TEXT) if re.search(r"\n\n ", snippet)]
 
 
 def test_shortened():

@@ -34,6 +34,7 @@ class Residual(nn.Module):
 
 class WordEncoder(nn.Module):
     """Scaled latents z (b c h w) of images -> vectors (b d), all of the norm `norm`."""
+    norm: Tensor
 
     norm: Tensor
 

@@ -50,8 +50,8 @@ def check(options: Any) -> None:
     """Raises InputError if a field of an options dataclass has a value of another type, beyond its limits,
     not finite, or none of its choices."""
     for field in dataclasses.fields(options):
-        value, minimum, maximum, choices = (getattr(options, field.name), *(
-            field.metadata[rule] for rule in ("minimum", "maximum", "choices")))
+        value: Any = getattr(options, field.name)
+        minimum, maximum, choices = (field.metadata[rule] for rule in ("minimum", "maximum", "choices"))
         name = str(field.type).removesuffix(" | None")
         if value is None and name != field.type:
             continue
@@ -60,7 +60,7 @@ def check(options: Any) -> None:
             raise InputError(f"`{field.name}` is {value!r:.50}. Use {wanted}.")
         if choices is not None and value not in choices:
             raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
-        if minimum is not None and not (minimum <= value <= maximum and value < math.inf):
+        if minimum is not None and (value == math.inf or not minimum <= value <= maximum):
             raise InputError(f"`{field.name}` is {value}. Use {minimum} "
                              + ("or more." if maximum == math.inf else f"to {maximum}."))
 

@@ -71,7 +71,7 @@ def transformers() -> ModuleType:
     return transformers
 
 
-def load(source: str | Path, device: str = "cpu") -> Clip:
+def load(source: str | Path, device: str | torch.device = "cpu") -> Clip:
     """The CLIP of a folder, or of a hub id such as openai/clip-vit-base-patch32, in float32. Raises
     InputError if there is none, or if it is damaged."""
     source, is_folder = str(source), os.path.isdir(source)

@@ -1,5 +1,5 @@
-"""From a config and tensors to a model, strictly: a model without memory of its own is built first, then given
-its tensors one at a time. Every tensor of the model must be there, with its shape, and no other may be.
+"""From a config and tensors to a model, strictly: a model without memory of its own is built first, then
+given its tensors one at a time. Every tensor of the model must be there, with its shape, and no other may be.
 """
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ def _replace(key: str, names: dict[str, str]) -> str:
 
 
 def modern_name(name: str) -> str:
-    """A name of theirs as it is today. Attention of the autoencoder had other names before diffusers 0.17, and before those of CLIP's text
-    encoder some versions of transformers put `text_model.`"""
+    """A name of theirs as it is today. Attention of the autoencoder had other names before diffusers 0.17,
+    and before those of CLIP's text encoder some versions of transformers put `text_model.`"""
     if "mid_block.attentions.0." not in name:
         return name.removeprefix("text_model.")
     for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."),

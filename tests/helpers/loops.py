@@ -23,7 +23,7 @@ def teach(model, counts, vectors=None):
     for word in model.words:
         model.words.remove(word)
     rows = torch.zeros(sum(counts.values()), 64) if vectors is None else vectors
-    for (word, k), own in zip(counts.items(), rows.split(list(counts.values())), strict=True):
+    for word, own in zip(counts, rows.split(list(counts.values())), strict=True):
         model.words.add(word, own)
 
 

@@ -75,18 +75,19 @@ def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:
                        "(default: %(default)s)")
 
 
-def add_sampling_options(parser: argparse.ArgumentParser, *, n: int, batch: int) -> None:
-    """The options of how images are generated, with defaults for their number and for those at a time."""
+def add_sampling_options(parser: argparse.ArgumentParser, *, n: int = 1, batch: int = 1) -> None:
+    """The options of how images are generated; of how many, and how many at a time, where `n` is not 1."""
     group = parser.add_argument_group("sampling")
-    group.add_argument("-n", type=int, default=n, help="images per prompt (default: %(default)s)")
+    if n > 1:
+        group.add_argument("-n", type=int, default=n, help="images per prompt (default: %(default)s)")
+        group.add_argument("--batch", type=int, default=batch, help="images at a time; fewer if memory runs "
+                           "out (default: %(default)s)")
     group.add_argument("--seed", type=int, default=0, help="seed of the first image; the next has the next "
                        "(default: %(default)s)")
     group.add_argument("--steps", type=int, default=50, help="sampler steps; fewer are faster, and coarser "
                        "(default: %(default)s)")
     group.add_argument("--guidance", type=float, default=5.0, help="how much the prompt counts; 1 turns "
                        "guidance off, lower values vary more (default: %(default)s)")
-    group.add_argument("--batch", type=int, default=batch, help="images at a time; fewer if memory runs out "
-                       "(default: %(default)s)")
 
 
 def add_clip_option(parser: argparse.ArgumentParser) -> None:

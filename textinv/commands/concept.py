@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import weights
 from ldm import InputError, LatentDiffusion
@@ -17,6 +18,9 @@ from textinv.commands import command
 from textinv.commands.arguments import Parser
 from textinv.concept import Concept, find_words, save_all
 from textinv.initialization import nearest_words
+from textinv.inside.map_page import map_page, summary
+from textinv.inside.page import write_page
+from textinv.inside.vocabulary import map_vocabulary, read_path
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
                    help=f"write for another tool, to --out: {', '.join(formats.FORMATS)}")
     p.add_argument("--out", metavar="PATH", help="the file that --export writes")
+    p.add_argument("--map", metavar="FILE.html", help="write a page on how the word, one run or file, moved "
+                   "among the words of the model, which is that of --weights or the one it was learned on")
     return p
 
 
@@ -71,12 +77,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         _write(args.out, concepts, args.export)
     if args.merge is not None or args.export is not None:
         return
+    if args.map is not None:
+        _write_map(Path(os.path.expanduser(args.map)), args)
+        return
     model = None if args.weights is None else weights.load(args.weights, vocab=args.vocab)
     if args.vocabulary:
         known = (model or weights.load()).tokenizer.whole_words
         print(*(word for word in known if any(map(str.isalnum, word))))
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
+
+
+def _write_map(out: Path, args: argparse.Namespace) -> None:
+    found = [(path, word) for path, words in map(find_words, args.files) for word in words]
+    if len(found) != 1:
+        raise InputError(f"`map` shows one word, but there are {len(found)}. Give one file or folder.")
+    (source, word), = found
+    path, steps = read_path(source, word)
+    model = weights.load(args.weights or word.info.get("model", "tiny"), vocab=args.vocab)
+    maps = {f"vector {i + 1}": map_vocabulary(model, path[:, i], steps) for i in range(path.shape[1])}
+    write_page(out, map_page(word.placeholder, maps))
+    print(*(summary(one) for one in maps.values()), out, sep="\n")
 
 
 def _write(path: str, concepts: Sequence[Concept], format: str) -> None:

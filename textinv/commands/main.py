@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import textinv
-from textinv.commands import command, concept, edit, evaluate, report, sample, train
+from textinv.commands import attend, audit, command, concept, edit, evaluate, report, sample, train
 from textinv.commands.arguments import Parser
 
 COMMANDS = {"train": (train.main, "learn a new word from images"),
@@ -16,7 +16,9 @@ COMMANDS = {"train": (train.main, "learn a new word from images"),
             "edit": (edit.main, "edit images with learned words, tune the model around one"),
             "evaluate": (evaluate.main, "measure how good a word is"),
             "concept": (concept.main, "show, merge and export the files of learned words"),
-            "report": (report.main, "write the report of a run again")}
+            "report": (report.main, "write the report of a run again"),
+            "attend": (attend.main, "show where each token of a prompt looks"),
+            "audit": (audit.main, "tell one training step stage by stage, and check every claim")}
 MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
   textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
   textinv sample "a * on the beach" --concept runs/fox          use it

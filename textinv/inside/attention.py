@@ -1,7 +1,7 @@
 """Where does a word look? The cross-attention of every prompt token over the image, averaged over heads and
-layers: softmax(q k^T / sqrt(d)) of Rombach et al. 2021, section 3.3, with queries from the feature map and keys
-from the context. The context meets the UNet nowhere else, so these weights are all that a token can say about
-a place. (Averaging them into heat maps: Tang et al. 2022, arXiv 2210.04885.)
+layers: softmax(q k^T / sqrt(d)) of Rombach et al. 2021, section 3.3, with queries from the feature map and
+keys from the context. The context meets the UNet nowhere else, so these weights are all that a token can say
+about a place. (Averaging them into heat maps: Tang et al. 2022, arXiv 2210.04885.)
 
 At each position the weights of all tokens, framing and padding among them, sum to 1.
 """
@@ -29,13 +29,12 @@ from ldm.unet import TransformerBlock
 class AttentionMaps:
     """What each token of a prompt has looked at while an image was denoised."""
     image: Image.Image          # what came out
-    tokens: list[str]           # n, the prompt's own first: index 0 is [CLS]
-    own: slice                  # the tokens between [CLS] and [SEP]
-    timesteps: list[int]        # s
-    maps: Tensor                # s n h w in fp32, means over heads and layers; sum over n is 1
+    tokens: list[str]           # n, with those that frame and pad the prompt
+    own: slice                  # the prompt's own among them
+    maps: Tensor                # s n h w in fp32: of each step, means over heads and layers; sum over n is 1
 
     def mean(self) -> Tensor:
-        """The mean over the timesteps (n h w)."""
+        """The mean over the steps (n h w)."""
         return self.maps.mean(dim=0)
 
 
@@ -84,15 +83,14 @@ def attend(model: LatentDiffusion, prompt: str, *, steps: int = 50, guidance: fl
     its tokens look in every step. With guidance the maps are those of the prompt, not of the empty one.
     """
     c, uncond = model.context([prompt]), None if guidance == 1 else model.context([""])
-    side, timesteps, maps = model.config.diffusion.latent_size, [], []
+    side, maps = model.config.diffusion.latent_size, []
     with collect_cross_attention(model) as calls:
-        for t_prev, z0 in model.trajectory(c, uncond, steps=steps, guidance=guidance, sampler=sampler,
-                                           generator=[torch.Generator().manual_seed(seed)]):
+        for _, z in model.trajectory(c, uncond, steps=steps, guidance=guidance, sampler=sampler,
+                                     generator=[torch.Generator().manual_seed(seed)]):
+            z0 = z
             maps.append(layer_mean(calls, side, side)[-1].cpu())
-            timesteps.append(t_prev)
             calls.clear()
-    image = to_images(model.decode(z0.to(model.dtype)))[0]
-    return _maps(model, prompt, image, timesteps, maps)
+    return _maps(model, prompt, to_images(model.decode(z0.to(model.dtype)))[0], maps)
 
 
 @torch.no_grad()
@@ -111,14 +109,13 @@ def attend_to_image(model: LatentDiffusion, x: Tensor, prompt: str, *,
             maps.append(layer_mean(calls, *z0.shape[-2:])[0].cpu())
             calls.clear()
     predicted = predict_z0(model.schedule.alphas_cumprod.tolist(), z_t, eps_hat, t)
-    return _maps(model, prompt, to_images(model.decode(predicted.to(model.dtype)))[0], list(timesteps), maps)
+    return _maps(model, prompt, to_images(model.decode(predicted.to(model.dtype)))[0], maps)
 
 
-def _maps(model: LatentDiffusion, prompt: str, image: Image.Image, timesteps: list[int],
-          maps: list[Tensor]) -> AttentionMaps:
+def _maps(model: LatentDiffusion, prompt: str, image: Image.Image, maps: list[Tensor]) -> AttentionMaps:
     ids = model.tokenizer([prompt])[0].tolist()
     own = slice(1, 1 + min(len(model.tokenizer.tokenize(prompt)), len(ids) - 2))
-    return AttentionMaps(image, token_names(model, ids), own, timesteps, torch.stack(maps))
+    return AttentionMaps(image, token_names(model, ids), own, torch.stack(maps))
 
 
 def token_names(model: LatentDiffusion, ids: Sequence[int]) -> list[str]:

@@ -1,5 +1,5 @@
-"""The audit: one real training step told stage by stage, and every claim that this project makes about it put to
-the test, on any weights. `audit` measures and checks; audit_text.py and audit_page.py show.
+"""The audit: one real training step told stage by stage, and every claim that this project makes about it put
+to the test, on any weights. `audit` measures and checks; audit_text.py and audit_page.py show.
 """
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ class Audit:
 
 
 def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, init: str,
-          placeholder: str = "*", batch: int = 4, seed: int = 0,
+          placeholder: str = "*", batch: int = 4, seed: int = 0, source: str | Path | None = None,
           progress: Callable[[str], None] = lambda line: None) -> Audit:
     """Audit the first training step of a word. The model is left as it was.
 
-    images: a folder, a file, or a list of either. progress is called with a line now and then.
+    images: a folder, a file, or a list of either.
+    source: what `weights.load` read, to be compared with the model; None for random weights.
+    progress: called with a line now and then.
     Raises InputError on whatever the images or the init word lack.
     """
     config = InversionConfig(init=init, placeholder=placeholder, batch=batch, seed=seed, steps=1, flip=False,
@@ -64,7 +66,11 @@ def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, 
         for check in _of_the_step(run, step, large=size > LARGE):
             progress(f"{'ok' if check.passed else 'FAILED':6} {check.claim}")
             done.append(check)
-    done += [checks.repeats(first, timed), checks.forgotten(model, placeholder, context), checks.frozen(model, digests)]
+    done += [checks.repeats(first, timed), checks.forgotten(model, placeholder, context),
+             checks.frozen(model, digests)]
+    if source is not None:
+        progress("comparing the model with its checkpoint")
+        done.append(checks.checkpoint(model, source))
     stages = [replace(a, flops=b.flops) for a, b in zip(timed, counted, strict=True)]
     return Audit(_facts(model, run, size), stages, done, step)
 

@@ -24,9 +24,9 @@ CSS = """
 .check { display: grid; grid-template-columns: 3.4rem 1fr; }
 @media (max-width: 44rem) { .stage { grid-template-columns: 1fr; } .stage > .wide { grid-column: 1; } }
 """
-INTRO = ("Every stage between the images and the new word in one real training step, computed by the functions of "
-         "the code that are named; then the claims that the project makes about them, each with the number that "
-         "was measured and the limit it must keep.")
+INTRO = ("Every stage between the images and the new word in one real training step, computed by the "
+         "functions of the code that are named; then the claims that the project makes about them, each with "
+         "the number that was measured and the limit it must keep.")
 
 
 def audit_page(audit: Audit, model: LatentDiffusion) -> str:
@@ -50,7 +50,8 @@ def _images(audit: Audit, model: LatentDiffusion) -> str:
     images = {"x": to_images(step.x[None])[0],
               **{name: to_images(model.decode(z.to(model.device, model.dtype)))[0]
                  for name, z in latents.items()}}
-    return f'<div class="row">{"".join(page.figure(image, name, 160) for name, image in images.items())}</div>'
+    figures = "".join(page.figure(image, name, 160) for name, image in images.items())
+    return f'<div class="row">{figures}</div>'
 
 
 def _tokens(audit: Audit) -> str:
@@ -69,18 +70,20 @@ def _tokens(audit: Audit) -> str:
 
 def _stage(stage: Stage, longest: float) -> str:
     story = " · ".join(html.escape(part) for part in (stage.source, stage.note) if part)
-    cost = f"{stage.milliseconds:.3g} ms · {size_text(stage.bytes)}" + f" · {flops_text(stage.flops)}" * (stage.flops > 0)
+    cost = f"{stage.milliseconds:.3g} ms · {size_text(stage.bytes)}"
+    cost += f" · {flops_text(stage.flops)}" * (stage.flops > 0)
     value = " · ".join(part for part in (shape_text(stage), range_text(stage)) if part)
     width = 100 * stage.milliseconds / longest
     return (f'<div class="card stage"><span>{html.escape(stage.name.strip())}</span>'
             f'<span>{html.escape(stage.formula)}</span>'
             f'<span class="soft">{cost}<div class="bar" style="width:{width:.1f}%"></div></span>'
             f'<span class="wide">{value}</span>'
-            f'<span class="wide soft small">{story}</span><code class="wide soft">{html.escape(stage.where)}</code>'
-            "</div>")
+            f'<span class="wide soft small">{story}</span>'
+            f'<code class="wide soft">{html.escape(stage.where)}</code></div>')
 
 
 def _check(check: Check) -> str:
     mark = '<b class="good">ok</b>' if check.passed else '<b class="bad">fails</b>'
-    return (f'<div class="card check">{mark}<span>{html.escape(check.claim)}<br><span class="soft small">'
-            f"{check.number:.3g}, at most {check.limit:.3g}: {html.escape(check.meaning)}</span></span></div>")
+    numbers = f"{check.number:.3g}, at most {check.limit:.3g}: {check.meaning}"
+    return (f'<div class="card check">{mark}<span>{html.escape(check.claim)}<br>'
+            f'<span class="soft small">{html.escape(numbers)}</span></span></div>')

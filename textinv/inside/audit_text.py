@@ -24,8 +24,8 @@ def _stage(stage: Stage) -> list[str]:
 
 
 def _check(check: Check) -> str:
-    return (f"{'ok' if check.passed else 'FAILED':8}{check.claim}: {check.number:.3g} (at most {check.limit:.3g}; "
-            f"{check.meaning})")
+    mark = "ok" if check.passed else "FAILED"
+    return f"{mark:8}{check.claim}: {check.number:.3g} (at most {check.limit:.3g}; {check.meaning})"
 
 
 def shape_text(stage: Stage) -> str:

@@ -1,10 +1,11 @@
-"""What the audit checks of one step and of the model it ran on: each function returns a Check, a number with the
-limit that it must keep.
+"""What the audit checks of one step and of the model it ran on: each function returns a Check, a number with
+the limit that it must keep.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from textinv.inside.float64 import Float64
 from textinv.inside.stages import Stage, digest
 from textinv.inside.step import Step
 from textinv.inversion import Batch, Inversion, inversion_loss
+from weights.inventory import take_inventory
 
 SIGMAS = 5                      # standard errors that a mean of random numbers may be off, 1 in 2 million
 
@@ -34,8 +36,8 @@ class Check:
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """How far results in this precision may be apart, relative to the largest: a few dozen roundings."""
-    return 32 * torch.finfo(dtype).eps
+    """How far results in this precision may be apart, relative to the largest: some roundings."""
+    return 16 * torch.finfo(dtype).eps
 
 
 def relative(got: Tensor, expected: Tensor) -> float:
@@ -76,13 +78,13 @@ def gradient_at_v(step: Step, vocab_size: int) -> Check:
     k, gradient = len(step.v_before), step.gradients["embeddings"].double()
     rows = torch.stack([gradient[step.ids.to(gradient.device) == vocab_size + i].sum(dim=0)
                         for i in range(k)])
-    return Check("gradient of v is the sum over its rows of the embeddings", relative(step.gradients["v"], rows),
-                 rounding(step.embeddings.dtype), "max difference / max")
+    return Check("gradient of v is the sum over its rows of the embeddings",
+                 relative(step.gradients["v"], rows), rounding(step.embeddings.dtype), "max difference / max")
 
 
 def gradient_in_float64(inversion: Inversion, step: Step, directions: int) -> list[Check]:
-    """The gradient of the first sample's loss, against central differences (L(v + h u) - L(v - h u)) / 2h along
-    random directions u, both in float64; and in the model's own precision against float64."""
+    """The gradient of the first sample's loss, against central differences (L(v + h u) - L(v - h u)) / 2h
+    along random directions u, both in float64; and in the model's own precision against float64."""
     model, batch, v = inversion.model, _first(step.batch), step.v_before
     narrow, _ = _gradient(inversion, batch, v)
     wide_batch = Batch(batch.z0.double(), batch.ids, batch.eps.double(), batch.t, batch.loss_weights)
@@ -94,15 +96,16 @@ def gradient_in_float64(inversion: Inversion, step: Step, directions: int) -> li
             u = torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v.device)
             u = u / u.norm()
             with torch.no_grad():
-                up, down = (inversion_loss(model, _rows(inversion, v.double() + sign * h * u), wide_batch)
-                            for sign in (1, -1))
+                up, down = (inversion_loss(model, _rows(inversion, v.double() + step * u), wide_batch)
+                            for step in (h, -h))
             errors.append(abs((up - down).item() / (2 * h) - (exact * u).sum().item()))
     scale = exact.norm().item() / exact.numel() ** 0.5          # of a directional derivative
     limit = {torch.float32: 1e-3}.get(model.dtype, 0.1)
     return [Check("gradient of v equals central differences in float64", max(errors) / scale, 1e-5,
                   f"largest error of {directions} random directions / typical derivative; loss {loss:.4f}"),
             Check(f"gradient of v in {str(model.dtype).removeprefix('torch.')} equals that in float64",
-                  ((narrow.double() - exact).norm() / exact.norm()).item(), limit, "|difference| / |gradient|")]
+                  ((narrow.double() - exact).norm() / exact.norm()).item(), limit,
+                  "|difference| / |gradient|")]
 
 
 def _gradient(inversion: Inversion, batch: Batch, v: Tensor) -> tuple[Tensor, float]:
@@ -164,8 +167,8 @@ def schedule(model: LatentDiffusion) -> Check:
 
 @torch.no_grad()
 def moments(model: LatentDiffusion, step: Step, samples: int = 64) -> Check:
-    """Mean and variance of z_t over fresh noise, at three timesteps, are sqrt(a_t) z0 and 1 - a_t: the mean of
-    N standard normals is off by 1 / sqrt(N), their mean square by sqrt(2 / N)."""
+    """Mean and variance of z_t over fresh noise, at three timesteps, are sqrt(a_t) z0 and 1 - a_t: the mean
+    of N standard normals is off by 1 / sqrt(N), their mean square by sqrt(2 / N)."""
     generator, off = torch.Generator().manual_seed(0), []
     z0 = step.batch.z0[:1].float().cpu()
     for t in (0, model.schedule.timesteps // 2, model.schedule.timesteps - 1):
@@ -174,8 +177,10 @@ def moments(model: LatentDiffusion, step: Step, samples: int = 64) -> Check:
         z_t = model.schedule.add_noise(z0.expand_as(eps).to(model.device), eps.to(model.device),
                                        torch.full((samples,), t, device=model.device)).double().cpu()
         normal, n = (z_t - a ** 0.5 * z0) / (1 - a) ** 0.5, eps.numel()
-        off += [abs(normal.mean().item()) * n ** 0.5, abs(normal.square().mean().item() - 1) * (n / 2) ** 0.5]
-    return Check("z_t has the moments of q(z_t | z0)", max(off), SIGMAS, "largest deviation in standard errors")
+        off.append(abs(normal.mean().item()) * n ** 0.5)
+        off.append(abs(normal.square().mean().item() - 1) * (n / 2) ** 0.5)
+    return Check("z_t has the moments of q(z_t | z0)", max(off), SIGMAS,
+                 "largest deviation in standard errors")
 
 
 @torch.no_grad()
@@ -191,13 +196,13 @@ def attention_sums(model: LatentDiffusion, step: Step) -> Check:
 
 @torch.no_grad()
 def guidance_1(model: LatentDiffusion, step: Step) -> Check:
-    """Guidance with the smallest number above 1, which goes through both branches, gives what the UNet gives."""
+    """Guidance a little above 1, which goes through both branches, gives what the UNet gives."""
     c = model.text_encoder(step.ids[:1].to(model.device))
     z, t = step.z_t[:1].float(), int(step.batch.t[0])
     both = model.guided(c, model.context([""]), 1 + 1e-12)(z, t)
     plain = model.unet(z.to(model.dtype), step.batch.t[:1], c.to(model.dtype)).float()
-    return Check("guidance 1 is no guidance", relative(both, model.schedule.predicted_eps(plain, z, t)), rounding(model.dtype),
-                 "max difference of eps_hat / max")
+    return Check("guidance 1 is no guidance", relative(both, model.schedule.predicted_eps(plain, z, t)),
+                 rounding(model.dtype), "max difference of eps_hat / max")
 
 
 def sampling_repeats(model: LatentDiffusion, step: Step, steps: int) -> Check:
@@ -207,6 +212,16 @@ def sampling_repeats(model: LatentDiffusion, step: Step, steps: int) -> Check:
                      for _ in range(2))
     return Check(f"sampling repeats, bit for bit ({steps} steps)", relative(first, second), 0,
                  "max difference / max")
+
+
+def checkpoint(model: LatentDiffusion, source: str | Path) -> Check:
+    """Every tensor of the checkpoint is in the model or has a reason not to be, and every tensor of the model
+    is the checkpoint's."""
+    found = take_inventory(model, source)
+    wrong = [*found.different, *found.unexplained]
+    return Check(f"all tensors of the checkpoint are accounted for: {found.equal} are the model's, "
+                 f"{sum(found.left_out.values())} are left out for a reason", len(wrong), 0,
+                 "tensors that differ or are unexplained" + "".join(f", {name}" for name in wrong[:3]))
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
-"""Answers to the exercises of WALKTHROUGH.md, checked: each function takes the reader's answer, puts it to the test
-on values of its own, and says "correct" or raises WrongAnswer with a hint.
+"""Answers to the exercises of WALKTHROUGH.md, checked: each function takes the reader's answer, puts it to
+the test on values of its own, and says "correct" or raises WrongAnswer with a hint.
 """
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def half_noise(answer: Callable[[LatentDiffusion], int], model: LatentDiffusion)
     """Section 2: the first timestep at which z_t has more noise than signal in it."""
     alphas_cumprod = model.schedule.alphas_cumprod
     right = int((alphas_cumprod < 0.5).nonzero()[0])
-    _expect(answer(model) == right, "Of unit-variance latents the signal's variance is alphas_cumprod[t] and the "
-                                    "noise's the rest: where does the second first exceed the first?")
+    _expect(answer(model) == right, "Of unit-variance latents the signal's variance is alphas_cumprod[t] and "
+                                    "the noise's the rest: where does the second first exceed the first?")
     print("correct")
 
 
@@ -79,12 +79,13 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     try:
         got = answer(table, ids, v)
     except IndexError as error:
-        raise WrongAnswer("An id at or beyond len(table) is no row of the table: it is one of v's.") from error
+        raise WrongAnswer("An id of len(table) or more is no row of the table: it is one of v's.") from error
     _expect(torch.equal(table, before), "The table has changed. It is frozen: only read it.")
-    _close(got.detach(), torch.cat([table, v.detach()])[ids], "Row i of v is the embedding of id len(table) + i.")
+    _close(got.detach(), torch.cat([table, v.detach()])[ids],
+           "Row i of v is the embedding of id len(table) + i.")
     _expect(got.requires_grad, "The result must be differentiable in v, or nothing can be learned.")
     gradient, = torch.autograd.grad(got.sum(), v)
-    _close(gradient, torch.full((2, 6), 2.0), "Each of v's rows stands twice in these ids, so its gradient is 2.")
+    _close(gradient, torch.full((2, 6), 2.0), "Each row of v stands twice in these ids: its gradient is 2.")
     print("correct")
 
 
@@ -94,22 +95,22 @@ def focus(answer: Callable[[Tensor, Tensor], float]) -> None:
     right = attention[mask].mean() / attention[~mask].mean()
     got = answer(attention, mask.float())
     _expect(abs(float(got) - right.item()) < 1e-4 * right.item(),
-            "Divide the mean over the positions where mask is 1 by the mean over those where it is 0; sums would "
-            "depend on how large the object is.")
+            "Divide the mean over the positions where mask is 1 by the mean over those where it is 0; sums "
+            "would depend on how large the object is.")
     print("correct")
 
 
 def ball(answer: Variant, radius: float) -> None:
     """Section 7: a Variant that after each step brings v back into the ball of this radius."""
+    _expect(isinstance(answer, Variant), "Give an instance of a subclass of textinv.inversion.Variant.")
     inside, outside = F.normalize(_noise(1, 16), dim=-1), F.normalize(_noise(1, 16, seed=1), dim=-1)
-    _expect(isinstance(answer, Variant), "Make it a subclass of textinv.inversion.Variant, and give an instance.")
     v = torch.cat([0.5 * radius * inside, 3 * radius * outside])
     before = v.clone()
     got = answer.constrain(v, 1)
     _expect(torch.equal(v, before), "The argument has changed. Return a new tensor.")
     _close(got[:1], v[:1], "A vector inside the ball stays where it is.")
-    _close(got[1:], radius * outside, "A vector outside goes to the nearest point of the ball: same direction, "
-                                      "norm `radius`. Look at each row (k d) by itself.")
+    _close(got[1:], radius * outside, "A vector outside goes to the nearest point of the ball: same "
+                                      "direction, norm `radius`. Look at each row (k d) by itself.")
     _close(answer.active(v, 1), v, "Only `constrain` is needed; `active` stays as it is.")
     print("correct")
 
@@ -120,8 +121,8 @@ def nearest(answer: Callable[[Tensor, Tensor], int]) -> None:
     table[7] = 0.1 * v + 0.01 * _noise(16, seed=2)
     table[9] = 10 * v + 30 * _noise(16, seed=3)             # the largest product
     table[11] = v + 0.7 * _noise(16, seed=4)                # the smallest distance
-    _expect(int(answer(table, v)) == 7, "Compare directions: divide every row, and v, by its norm first. By products long "
-                                        "rows win, by distances those as long as v.")
+    _expect(int(answer(table, v)) == 7, "Compare directions: divide every row, and v, by its norm first. By "
+                                        "products long rows win, by distances those as long as v.")
     print("correct")
 
 
@@ -130,6 +131,6 @@ def padding_is_wrong(answer: Callable[[LatentDiffusion], bool], model: LatentDif
     """Section 9: tell a model whose encoder pads on all sides from a right one; broken(model) makes it so."""
     _expect(not answer(model), "This model is right, and yet you call it wrong.")
     with broken(model):
-        _expect(bool(answer(model)), "This one pads on all sides. Encode an image and decode it: where do the edges "
-                                     "go, and what does the error become?")
+        _expect(bool(answer(model)), "This one pads on all sides. Encode an image and decode it: where do "
+                                     "the edges go?")
     print("correct")

@@ -1,5 +1,5 @@
-"""The map of the vocabulary as pieces of a page: the path among the words, the nearest words over time, and the
-norm. The run's report shows them, and `textinv concept --map` writes them as a page of their own.
+"""The map of the vocabulary as pieces of a page: the path among the words, the nearest words over time, and
+the norm. The run's report shows them, and `textinv concept --map` writes them as a page of their own.
 """
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def map_page(title: str, maps: Mapping[str, VocabularyMap]) -> str:
 def map_section(one: VocabularyMap) -> str:
     """Path, words and norm of one vector."""
     return (f"<p>{html.escape(summary(one))}</p><div class=charts><figure>{path_chart(one).svg()}"
-            f"<figcaption>The path of v in the plane of its two principal components ({one.explained[0]:.0%} and "
-            f"{one.explained[1]:.0%} of its variance), with the words nearest to it.</figcaption></figure>"
-            f"<figure>{norm_chart(one).svg()}<figcaption>The norm of v; dots at the left edge: the norms of all "
-            f"words.</figcaption></figure></div>{_changes(one)}")
+            f"<figcaption>The path of v in the plane of its two principal components "
+            f"({one.explained[0]:.0%} and {one.explained[1]:.0%} of its variance), with the words nearest to "
+            f"it.</figcaption></figure>"
+            f"<figure>{norm_chart(one).svg()}<figcaption>The norm of v; dots at the left edge: the norms of "
+            f"all words.</figcaption></figure></div>{_changes(one)}")
 
 
 def summary(one: VocabularyMap) -> str:
@@ -36,8 +37,8 @@ def summary(one: VocabularyMap) -> str:
     norm = one.norms[-1].item()
     shell = ("outside the shell of the words" if not low <= norm <= high else
              f"within the shell of the words, longer than {one.rank:.0%} of them")
-    return (f"At step {one.steps[-1]} the nearest word is {word} (cosine {cosine:.2f}). Its norm is {norm:.3g}, "
-            f"{shell} (norms {low:.3g} to {high:.3g}).")
+    return (f"At step {one.steps[-1]} the word nearest to v is {word} (cosine {cosine:.2f}). The norm of v "
+            f"is {norm:.3g}, {shell} (norms {low:.3g} to {high:.3g}).")
 
 
 def path_chart(one: VocabularyMap) -> svg.Chart:
@@ -47,10 +48,10 @@ def path_chart(one: VocabularyMap) -> svg.Chart:
     chart.dots(places, "soft")
     chart.line(points)
     chart.dots([points[0], points[-1]], "accent")
-    for (x, y), word in zip(places, one.words, strict=True):
-        chart.label(x, y, word)
     for (x, y), step in ((points[0], one.steps[0]), (points[-1], one.steps[-1])):
         chart.label(x, y, f"v at step {step}")
+    for (x, y), word in zip(places, one.words, strict=True):
+        chart.label(x, y, word)
     return chart
 
 

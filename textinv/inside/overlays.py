@@ -1,6 +1,6 @@
-"""Attention maps as images: a sheet with the image first, then for each token of the prompt the image lit where
-the token looks and dark elsewhere. All tokens of a sheet share one scale, so bright means much attention and not
-only more than elsewhere; under each stands its share of all attention.
+"""Attention maps as images: a sheet with the image first, then for each token of the prompt the image lit
+where the token looks and dark elsewhere. All tokens of a sheet share one scale, so bright means much
+attention and not only more than elsewhere; under each stands its share of all attention.
 """
 from __future__ import annotations
 
@@ -28,17 +28,16 @@ def overlay(image: Image.Image, light: Tensor, side: int = SIDE) -> Image.Image:
 
 
 def sheet(attended: AttentionMaps, *, over_steps: int = 0) -> Image.Image:
-    """One row, the mean over all timesteps, or with `over_steps` so many rows, each the mean over a part of the
-    steps, from noise to image."""
-    parts = over_steps or 1
-    chunks = list(torch.tensor_split(attended.maps, min(parts, len(attended.maps))))
-    starts = torch.tensor_split(torch.tensor(attended.timesteps), len(chunks))
-    rows = [chunk.mean(dim=0)[attended.own] for chunk in chunks]                         # n h w each
+    """One row, the mean over all timesteps, or with `over_steps` so many rows, each the mean over a part of
+    the steps, from noise to image."""
+    steps = len(attended.maps)
+    chunks = torch.arange(steps).tensor_split(max(1, min(over_steps, steps)))
+    rows = [attended.maps[chunk].mean(dim=0)[attended.own] for chunk in chunks]          # n h w each
     scale = max(row.max().item() for row in rows)
     words = attended.tokens[attended.own]
     cells = []
-    for row, steps in zip(rows, starts, strict=True):
-        label = "" if over_steps == 0 else f"t = {steps[0]} ... {steps[-1]}"
+    for row, chunk in zip(rows, chunks, strict=True):
+        label = "" if over_steps == 0 else f"steps {chunk[0] + 1} to {chunk[-1] + 1}"
         cells.append([(overlay(attended.image, torch.ones(1, 1)), "the image", label)]
                      + [(overlay(attended.image, each / scale), word, f"{each.mean():.1%}")
                         for word, each in zip(words, row, strict=True)])

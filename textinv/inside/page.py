@@ -1,5 +1,5 @@
-"""Pages of one file that need no network, readable in light and dark and on a phone: the style, and the few pieces
-of HTML that the pages of this folder share.
+"""Pages of one file that need no network, readable in light and dark and on a phone: the style, and the few
+pieces of HTML that the pages of this folder share.
 """
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import base64
 import html
 import io
 from collections.abc import Mapping
+from pathlib import Path
 
 from PIL import Image
+
+from weights.files import atomic_write
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2430; --soft: #5d6675; --paper: #fbfaf8; --card: #ffffff;
@@ -19,7 +22,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
        margin: 0 auto; max-width: 70rem; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .7rem; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .4rem; }
+h2 { font-size: 1.2rem; margin: 2.4rem 0 .7rem; }
 p { margin: .4rem 0; max-width: 46rem; } .soft { color: var(--soft); } .small { font-size: .85rem; }
 code, .mono { font: .85rem/1.45 ui-monospace, monospace; overflow-wrap: anywhere; }
 img { display: block; border-radius: 6px; max-width: 100%; } figure { margin: 0; }
@@ -38,6 +42,13 @@ def document(title: str, body: str, style: str = "") -> str:
     return (f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style>\n<body>\n{body}\n</body></html>\n")
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page atomically, in a folder that may be new. Raises InputError if it cannot be written."""
+    with atomic_write(path) as partial:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8")
 
 
 def figure(image: Image.Image, caption: str, width: int) -> str:

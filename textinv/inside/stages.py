@@ -59,8 +59,8 @@ class Teller:
     def __call__(self, name: str, formula: str, source: str, function: Callable[..., Any],
                  compute: Callable[[], T], *, show: Callable[[T], Tensor | list[str]] | None = None,
                  note: Callable[[T], str] | str = "") -> T:
-        """Returns what `compute` does, which calls `function`. show: the tensor, or the lines, to describe, by
-        default the result itself."""
+        """Returns what `compute` does, which calls `function`. show: the tensor, or the lines, to describe,
+        by default the result itself."""
         counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) if self.counting else None
         self._wait()
         start = time.perf_counter()
@@ -71,7 +71,7 @@ class Teller:
                 result = compute()
         self._wait()
         milliseconds = 1000 * (time.perf_counter() - start)
-        shown = result if show is None else show(result)
+        shown: Any = result if show is None else show(result)
         self.stages.append(Stage(name, formula, source, where(function), **describe(shown),
                                  milliseconds=milliseconds,
                                  flops=0 if counter is None else counter.get_total_flops(),
@@ -109,5 +109,5 @@ def digest(value: Tensor) -> str:
     """A checksum of shape, type and every bit."""
     plain = value.detach().cpu().contiguous()
     text = hashlib.sha256(f"{tuple(plain.shape)} {plain.dtype}".encode())
-    text.update(plain.reshape(-1).view(torch.uint8).numpy())
+    text.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return text.hexdigest()

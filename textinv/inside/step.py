@@ -1,6 +1,6 @@
-"""One step of the inversion, taken apart: the functions that `textinv.inversion.Inversion` calls, one at a time and
-in the order of the papers, so that everything between the image and the new v can be looked at. The audit checks
-that v ends where the loop's own step puts it, bit for bit.
+"""One step of the inversion, taken apart: the functions that `textinv.inversion.Inversion` calls, one at a
+time and in the order of the papers, so that everything between the image and the new v can be looked at. The
+audit checks that v ends where the loop's own step puts it, bit for bit.
 """
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def tell_step(run: Run, tell: Teller) -> Step:
     views = torch.randint(len(dataset.mean), (config.batch,), generator=step_generator(config.seed, 0, 1))
     image = run.images[int(views[0])]
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
-    x = tell("x", "image in [-1, 1]", f"{TI}, section 4.1", read_images,
-             lambda: read_images(image.path, size)[0].views[0].x, note=image.path.name)
+    x = tell("x", "image in [-1, 1]", f"{TI}, section 3", read_images,
+             lambda: read_images(image.path, size, warn=lambda _: None)[0].views[0].x, note=image.path.name)
     posterior = tell("mean of q(z | x)", "q(z | x) = N(mean, std^2)", f"{LDM}, section 3.1",
                      model.autoencoder.encode,
                      lambda: model.autoencoder.encode(x[None].to(model.device, model.dtype)),
@@ -102,7 +102,8 @@ def tell_step(run: Run, tell: Teller) -> Step:
                              lambda: torch.autograd.grad(loss, eps_hat), show=_only)
     through_unet = tell("dL/dK, dL/dV", "through the UNet", "chain rule", unet.denoise,
                         lambda: torch.autograd.grad(eps_hat, keys_values, grads["eps_hat"]), show=_flat)
-    for name, pair in zip(layer_names(model), zip(through_unet[::2], through_unet[1::2]), strict=True):
+    by_layer = zip(through_unet[::2], through_unet[1::2], strict=True)
+    for name, pair in zip(layer_names(model), by_layer, strict=True):
         tell("  of one layer", "dL/dK, dL/dV", "chain rule", unet.denoise, lambda pair=pair: pair,
              show=torch.stack, note=name)
     grads["c"], = tell("dL/dc", "sum over the layers' W_K, W_V", "chain rule", unet.keys_values,
@@ -117,9 +118,10 @@ def tell_step(run: Run, tell: Teller) -> Step:
     tell("update of v", "v' - v of AdamW", f"{ADAMW}, algorithm 2", inversion.optimizer.step,
          inversion.optimizer.step, show=lambda _: v.detach() - before,
          note=f"effective rate {inversion.lr:g}, weight decay {config.decay:g}")
-    return Step(batch, x, posterior.mean.detach(), prompts, token_names(model, ids[0].tolist()), ids,
-                ids >= text.vocab_size,
-                embeddings.detach(), z_t, target, eps_hat.detach(), loss.detach(), grads, before, v.detach().clone())
+    tokens = token_names(model, ids[0].tolist())
+    return Step(batch, x, posterior.mean.detach(), prompts, tokens, ids, ids >= text.vocab_size,
+                embeddings.detach(), z_t, target, eps_hat.detach(), loss.detach(), grads, before,
+                v.detach().clone())
 
 
 def layer_names(model: LatentDiffusion) -> list[str]:

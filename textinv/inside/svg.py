@@ -1,5 +1,5 @@
-"""Charts as SVG inside a page: lines, dots and labels in a frame with ticks. They take their colors from the page's
-style (page.py), so they follow light and dark, and need no library, so a plain install has its curves.
+"""Charts as SVG inside a page: lines, dots and labels in a frame with ticks. They take their colors from the
+page's style (page.py), so they follow light and dark, and need no library, so a plain install has its curves.
 """
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ CSS = """
 svg.chart { width: 100%; max-width: 36rem; height: auto; display: block; }
 svg.chart text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 svg.chart text.label { fill: var(--ink); } svg.chart .frame { stroke: var(--line); fill: none; }
-svg.chart .ink { stroke: var(--ink); fill: var(--ink); } svg.chart .soft { stroke: var(--soft); fill: var(--soft); }
+svg.chart .ink { stroke: var(--ink); fill: var(--ink); }
+svg.chart .soft { stroke: var(--soft); fill: var(--soft); }
 svg.chart .accent { stroke: var(--accent); fill: var(--accent); }
 svg.chart polyline { fill: none !important; stroke-width: 1.8; } svg.chart circle { stroke: none; }
 svg.chart .leader { stroke: var(--line); }
@@ -31,8 +32,8 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass
 class Chart:
-    """Collects marks, then writes them. `kind` of a mark is ink, soft or accent. Points that are not finite are
-    left out."""
+    """Collects marks, then writes them. `kind` of a mark is ink, soft or accent. Points that are not finite
+    are left out."""
     x_name: str
     y_name: str
     equal: bool = False                                 # one unit as long on either axis
@@ -86,10 +87,10 @@ class Chart:
 
     @staticmethod
     def _labels(placed: list[tuple[float, float, str]]) -> list[str]:
-        """From the top down, each below those it would cover; left of its point where it would leave the
+        """In their order, each below those it would cover; left of its point where it would leave the
         frame."""
         parts, taken = [], []
-        for x, y, text in sorted(placed, key=lambda item: item[1]):
+        for x, y, text in placed:
             top, wide = y, 0.58 * TEXT * len(text)
             left = x + 8 if x + 8 + wide < WIDTH - RIGHT else x - 8 - wide
             while clash := [other for start, other, end in taken
@@ -97,7 +98,8 @@ class Chart:
                 top = max(clash) + TEXT
             taken.append((left, top, left + wide))
             if top != y:
-                parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" x2="{left - 1:.1f}" y2="{top:.1f}"/>')
+                parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" '
+                             f'x2="{left:.1f}" y2="{top:.1f}"/>')
             parts.append(f'<text class="label" x="{left:.1f}" y="{top + 4:.1f}">{html.escape(text)}</text>')
         return parts
 
@@ -105,7 +107,8 @@ class Chart:
 def standalone(chart: Chart) -> str:
     """The chart as a file of its own, in the colors of a page."""
     style = f"<style>{page.STYLE.split('* {')[0]}{CSS} svg {{ background: var(--paper); }}</style>"
-    return chart.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(">", f">{style}", 1)
+    svg = chart.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return svg.replace(">", f">{style}", 1)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

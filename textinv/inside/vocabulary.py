@@ -1,20 +1,24 @@
-"""Inside the vocabulary: how a vector being learned moves among the words that the model knows. Its path in the
-plane of its own two principal components, with words for landmarks; the nearest words over time; and its norm next
-to theirs, since plain inversion tends to leave the shell in which they lie (as Directional Textual Inversion, arXiv
-2512.13672, observes).
+"""Inside the vocabulary: how a vector being learned moves among the words that the model knows. Its path in
+the plane of its own two principal components, with words for landmarks; the nearest words over time; and its
+norm next to theirs, since plain inversion tends to leave the shell in which they lie (as Directional Textual
+Inversion, arXiv 2512.13672, observes).
 """
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
+from textinv.concept import Concept
+from textinv.running.folder import ReadOnlyFolder, read_record
 
-TIE = 1e-3              # weight of the words in the choice of the plane: they decide where the path alone does not
+TIE = 1e-3              # weight of the words in the choice of the plane, which the path alone may not decide
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,23 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
     return VocabularyMap(list(steps), centered @ axes.T, [names[i] for i in landmarks], places @ axes.T,
                          (variance[0].item(), variance[1].item()), nearest, path.norm(dim=1),
                          table.norm(dim=1).sort().values)
+
+
+def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
+    """Where a word was during its training (s k d), and at which steps: of a run's folder at every
+    measurement of the evaluation loss, of a word's file at the start and the end. source: where the word was
+    found. Raises InputError if its start is not known."""
+    if "init_vectors" not in concept.info:
+        raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
+    start = torch.tensor(concept.info["init_vectors"], dtype=torch.float32)
+    if source.is_dir():
+        folder, every = ReadOnlyFolder(source), read_record(source).get("eval_every", 0)
+        for name in folder.states():
+            with contextlib.suppress(InputError, KeyError):         # a state of another run, or a damaged one
+                points = torch.cat([start[None], folder.read_state(name).tensors["evaluation.path"]])
+                if len(points) > 1:
+                    return points, [i * every for i in range(len(points))]
+    return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
 
 
 def _landmarks(nearest: Tensor, most: int = 8) -> list[int]:

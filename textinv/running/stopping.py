@@ -42,12 +42,14 @@ class Dvar:
 
 
 class EvaluationLoss:
-    """The losses of a word that is being learned on the evaluation batch, and the best word so far."""
+    """The losses of a word that is being learned on the evaluation batch, where it was then, and the best
+    word so far."""
 
     def __init__(self, inversion: Inversion):
         self.inversion = inversion
         self.batch = evaluation_batch(inversion)
         self.losses: list[float] = []
+        self.path = torch.empty(0, *inversion.v0.shape)     # v at each measurement: n k d
         self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
 
     def measure(self) -> float:
@@ -55,6 +57,7 @@ class EvaluationLoss:
         inversion = self.inversion
         loss = self.loss(self.batch, inversion.rows(inversion.step))
         self.losses.append(loss)
+        self.path = torch.cat([self.path, inversion.v.detach()[None].cpu()])
         if loss < self.best_loss:
             self.best_v, self.best_loss, self.best_step = inversion.v.detach().clone(), loss, inversion.step
         return loss
@@ -74,12 +77,13 @@ class EvaluationLoss:
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs to continue from here; copies."""
-        return {"losses": torch.tensor(self.losses, dtype=torch.float64), "best_v": self.best_v.cpu().clone(),
+        return {"losses": torch.tensor(self.losses, dtype=torch.float64), "path": self.path.clone(),
+                "best_v": self.best_v.cpu().clone(),
                 "best": torch.tensor([self.best_loss, self.best_step], dtype=torch.float64)}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        self.losses = state["losses"].tolist()
+        self.losses, self.path = state["losses"].tolist(), state["path"].clone()
         self.best_v = state["best_v"].to(self.inversion.v.device, copy=True)
         self.best_loss, self.best_step = state["best"][0].item(), int(state["best"][1])
 
