@@ -30,7 +30,7 @@ def take_inventory(model: LatentDiffusion, source: str | Path) -> Inventory:
     path = _locate(source)
     if path.is_dir():
         file = tensors = huggingface.open_folder(path)
-        file_key = huggingface.file_key
+        file_key = huggingface_names.file_key
     else:
         file = open_tensors(path).tensors
         tensors, _ = compvis.canonical(file)

@@ -77,8 +77,8 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
     axes = torch.linalg.svd(torch.cat([centered, TIE * places]), full_matrices=False).Vh[:2]     # 2 d
     variance = (centered @ axes.T).square().sum(dim=0) / centered.square().sum().clamp(min=1e-30)
     return VocabularyMap(list(steps), centered @ axes.T, [names[i] for i in landmarks], places @ axes.T,
-                         (variance[0].item(), variance[1].item()), nearest, path.norm(dim=1),
-                         table.norm(dim=1).sort().values)
+                         explained=(variance[0].item(), variance[1].item()), nearest=nearest,
+                         norms=path.norm(dim=1), word_norms=table.norm(dim=1).sort().values)
 
 
 def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
@@ -92,7 +92,7 @@ def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
         folder, every = ReadOnlyFolder(source), read_record(source).get("eval_every", 0)
         for name in folder.states():
             with contextlib.suppress(InputError, KeyError):         # a state of another run, or a damaged one
-                points = torch.cat([start[None], folder.read_state(name).tensors["evaluation.path"]])
+                points = torch.cat([start[None], read_state(source / name).tensors["evaluation.path"]])
                 if len(points) > 1:
                     return points, [i * every for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
