@@ -64,6 +64,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def keys_values(self, context: Tensor) -> KeysValues:                    # b m dc -> b m d, b m d
+        """Of every position of a context."""
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:         # b n d -> b n d

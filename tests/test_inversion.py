@@ -129,7 +129,7 @@ def test_accumulated_batches_are_one_large_batch(monkeypatch, model, variants):
     results = []
     for batches, accumulate in (([whole], 1), (halves, 2)):
         queue = iter(batches)
-        monkeypatch.setattr(textinv.inversion, "sample_batch", lambda *_: next(queue))
+        monkeypatch.setattr(textinv.inversion, "sample_batch", lambda *_, queue=queue: next(queue))
         inversion = loop(model, steps=1, accumulate=accumulate, variants=variants)
         results.append((next(iter(inversion)), inversion.v.detach(), inversion.v.grad))
     assert results[0][0].loss == pytest.approx(results[1][0].loss, rel=1e-5)
@@ -200,7 +200,7 @@ def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
     monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, v, batch, good=inversion_loss:
                         good(model, v, batch) * (1.0 if done < 2 else float("nan")))
     with pytest.raises(InputError, match="10 steps in a row, to step 12"):
-        for progress in inversion:
+        for _ in inversion:
             done += 1
             if done == 2:
                 good = inversion.v.detach().clone()

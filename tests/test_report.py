@@ -63,7 +63,8 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
     tags = parsed(learned)
     assert images_of(tags) == ["the word", "“cat” from the same seeds", "0.png", "1.png", "2.png", "step 0",
                                "step 2"]
-    for line in ("evaluation loss with *", "evaluation loss with cat", "evaluation loss with no prompt", "PSNR"):
+    for line in ("evaluation loss with *", "evaluation loss with cat", "evaluation loss with no prompt",
+                 "PSNR"):
         assert line in tags.text, "what a user's images are to this model"
     assert sum(tag == "svg" for tag, _ in tags.seen) == 4
     assert "step 3 of 3, started from “cat”; smallest evaluation loss" in tags.text

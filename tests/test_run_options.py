@@ -35,7 +35,8 @@ def test_auto_is_a_fixed_rule(monkeypatch):
         assert resolve_dtype("auto", "mps") == "float32"
 
 
-@pytest.mark.parametrize("cuda, mps, device", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+@pytest.mark.parametrize("cuda, mps, device", [
+    (True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
 def test_auto_is_the_accelerator_that_is_there(cuda, mps, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)

@@ -1,5 +1,5 @@
-"""The job on Stable Diffusion: the commands on its checkpoints, words that other tools publish for it, and the
-settings that differ from the paper's model."""
+"""The job on Stable Diffusion: the commands on its checkpoints, words that other tools publish for it, and
+the settings that differ from the paper's model."""
 import json
 import re
 

@@ -73,7 +73,8 @@ def test_original_layout_of_parameters_and_shared_storage(tmp_path, compvis, ori
     parts = flat.split([value.numel() for value in original.values()])
     state = torch.nn.Module().state_dict()                      # an OrderedDict with the attribute _metadata
     assert state._metadata
-    state |= {key: part.view(value.shape) for (key, value), part in zip(original.items(), parts, strict=False)}
+    state |= {key: part.view(value.shape)
+              for (key, value), part in zip(original.items(), parts, strict=True)}
     key = TEXT + "to_logits.weight"
     state[key] = torch.nn.Parameter(original[key].t().contiguous().t(), requires_grad=True)
     torch.save(state, tmp_path / "model.pt")

@@ -36,7 +36,8 @@ class Subject:
     def learn(cls, model: LatentDiffusion, evaluator: Clip, images: Sequence[Image.Image],
               category: str) -> Subject:
         """The subject with its word. Raises InputError if the category is empty."""
-        return cls(model, evaluator, images, category, learn_clip_word(evaluator, images, category))
+        return cls(model, evaluator, images, category,
+                   word=learn_clip_word(evaluator, images, category))
 
 
 def palavra_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:

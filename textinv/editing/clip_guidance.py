@@ -84,7 +84,7 @@ def guided_diffusion(model: LatentDiffusion, evaluator: Clip, targets: Tensor, *
         z = model.schedule.add_noise(z0, z, torch.full((n,), pairs[0][0], device=model.device))
     with torch.no_grad():
         c = model.context([""]).expand(n, -1, -1)
-        denoise = guided_by_clip(model.guided(c), model, evaluator, targets, scale, generator)
+        denoise = guided_by_clip(model.guided(c), model, evaluator, targets, scale=scale, generator=generator)
         for t, t_prev in pairs:
             z = ddim_step(alphas_cumprod, z, denoise(z, t), t, t_prev)
     return z

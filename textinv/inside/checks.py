@@ -4,7 +4,7 @@ the limit that it must keep.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def gradient_in_float64(inversion: Inversion, step: Step, directions: int) -> li
     along random directions u, both in float64; and in the model's own precision against float64."""
     model, batch, v = inversion.model, _first(step.batch), step.v_before
     narrow, _ = _gradient(inversion, batch, v)
-    wide_batch = Batch(batch.z0.double(), batch.ids, batch.eps.double(), batch.t, batch.loss_weights)
+    wide_batch = replace(batch, z0=batch.z0.double(), eps=batch.eps.double())
     generator = torch.Generator().manual_seed(inversion.config.seed)
     with Float64():
         exact, loss = _gradient(inversion, wide_batch, v.double())
@@ -120,8 +120,8 @@ def _rows(inversion: Inversion, v: Tensor) -> Tensor:
 
 def _first(batch: Batch) -> Batch:
     weights = batch.loss_weights
-    return Batch(batch.z0[:1], batch.ids[:1], batch.eps[:1], batch.t[:1],
-                 None if weights is None else weights[:1])
+    return Batch(z0=batch.z0[:1], ids=batch.ids[:1], eps=batch.eps[:1], t=batch.t[:1],
+                 loss_weights=None if weights is None else weights[:1])
 
 
 def adamw(inversion: Inversion, step: Step) -> Check:

@@ -119,9 +119,10 @@ def tell_step(run: Run, tell: Teller) -> Step:
          inversion.optimizer.step, show=lambda _: v.detach() - before,
          note=f"effective rate {inversion.lr:g}, weight decay {config.decay:g}")
     tokens = token_names(model, ids[0].tolist())
-    return Step(batch, x, posterior.mean.detach(), prompts, tokens, ids, ids >= text.vocab_size,
-                embeddings.detach(), z_t, target, eps_hat.detach(), loss.detach(), grads, before,
-                v.detach().clone())
+    return Step(batch, x, posterior.mean.detach(), prompts, tokens=tokens, ids=ids,
+                is_v=ids >= text.vocab_size, embeddings=embeddings.detach(), z_t=z_t, target=target,
+                eps_hat=eps_hat.detach(), loss=loss.detach(), gradients=grads, v_before=before,
+                v_after=v.detach().clone())
 
 
 def layer_names(model: LatentDiffusion) -> list[str]:
