@@ -3,8 +3,7 @@ and spatial transformers, told the context by cross-attention (Rombach et al. 20
 figure 3; Ho et al. 2020).
 
 Module names are the original checkpoint's. Epsilons differ from one another as there: GroupNorm 1e-5 in
-residual blocks, 1e-6 in spatial transformers.
-"""
+residual blocks, 1e-6 in spatial transformers."""
 from __future__ import annotations
 
 import math

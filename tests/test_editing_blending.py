@@ -123,8 +123,8 @@ def test_masks_that_are_refused(mask, message):
 
 
 @pytest.mark.parametrize("values, message", [({"n": 0}, "`n` is 0"), ({"batch": 0}, "`batch` is 0"),
-                                             ({"steps": 0}, "steps is 0"), ({"eta": 2.0}, "eta is 2.0"),
-                                             ({"seed": -1}, "seed is -1")])
+                                             ({"steps": 0}, "steps` is 0"), ({"eta": 2.0}, "eta` is 2.0"),
+                                             ({"seed": -1}, "seed` is -1")])
 def test_values_without_meaning(own_model, values, message):
     with pytest.raises(InputError, match=message):
         blend(own_model, Image.new("RGB", (64, 64)), Image.new("L", (64, 64), 255), "a cat", **values)

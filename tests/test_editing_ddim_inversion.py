@@ -77,7 +77,7 @@ def test_edits_start_at_the_images_noise(tiny):
 
 
 @pytest.mark.parametrize("values, message", [({"eta": 0.5}, "eta is 0.5, but inversion needs"),
-                                             ({"steps": 0}, "steps is 0")])
+                                             ({"steps": 0}, "steps` is 0")])
 def test_values_without_meaning(own_model, values, message):
     with pytest.raises(InputError, match=message):
         edit_inverted(own_model, Image.new("RGB", (64, 64)), "a cat", ["a dog"], **values)

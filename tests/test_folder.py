@@ -57,7 +57,7 @@ def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path
 def test_the_error_that_ends_a_run_is_the_one_that_is_told(pictures, tmp_path, monkeypatch, small_files,
                                                            capsys):
     """Not the second one, of closing the metrics on the same full disk."""
-    def full(self, *_):
+    def full(self, *_, **__):
         small_files()
         raise InputError("the first error")
 

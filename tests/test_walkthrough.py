@@ -74,7 +74,7 @@ def test_shortened():
 
 def test_regenerating_writes_both(tmp_path, monkeypatch):
     """The command runs the snippets of the text and writes the notebook."""
-    text = "# T\n\n```python\nopen('walkthrough.txt', 'w').write('ran')\n```\n"
+    text = "# T\n\n```python\nfrom pathlib import Path\nPath('walkthrough.txt').write_text('ran')\n```\n"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(walkthrough, "TEXT", tmp_path / "T.md")
     monkeypatch.setattr(walkthrough, "NOTEBOOK", tmp_path / "T.ipynb")

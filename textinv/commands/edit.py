@@ -28,6 +28,7 @@ def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
     parser = Parser("edit", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog=f"commands:\n{listed}\n\n`textinv edit COMMAND --help` lists the options of one.")
+                    epilog=f"commands:\n{listed}\n\n`textinv edit COMMAND --help` lists the options of one."
+                           "\n\nexample:\n  textinv edit blend --help")
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
     parser.parse_args(argv)

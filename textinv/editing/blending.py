@@ -62,7 +62,8 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
     for some in generators(n, seed, batch):
         z = randn((len(some), *z0.shape[1:]), some, model.device)
         denoise = model.guided(c.expand(len(some), -1, -1), uncond, guidance)
-        trajectory = blended(denoise, model.schedule.alphas_cumprod.tolist(), z, z0, m, steps, some, eta)
+        trajectory = blended(denoise, model.schedule.alphas_cumprod.tolist(), z, z0, mask=m, steps=steps,
+                             generator=some, eta=eta)
         images += to_images(model.decode(last_latents(trajectory).to(model.dtype)))
     return [paste(image, edited, mask) for edited in images] if keep_background else images
 

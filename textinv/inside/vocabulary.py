@@ -77,9 +77,9 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
     centered, places = path - center, table[landmarks] - center
     axes = torch.linalg.svd(torch.cat([centered, TIE * places]), full_matrices=False).Vh[:2]     # 2 d
     variance = (centered @ axes.T).square().sum(dim=0) / centered.square().sum().clamp(min=1e-30)
-    return VocabularyMap(list(steps), centered @ axes.T, [names[i] for i in landmarks], places @ axes.T,
-                         (variance[0].item(), variance[1].item()), nearest, path.norm(dim=1),
-                         table.norm(dim=1).sort().values)
+    return VocabularyMap(steps=list(steps), path=centered @ axes.T, words=[names[i] for i in landmarks],
+                         places=places @ axes.T, explained=(variance[0].item(), variance[1].item()),
+                         nearest=nearest, norms=path.norm(dim=1), word_norms=table.norm(dim=1).sort().values)
 
 
 def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
