@@ -1,6 +1,7 @@
 """Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on
 random weights, and the models loaded from the weights beside them."""
 import shutil
+import signal
 import zlib
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from recipe import artwork, codes, vocabulary
 from recipe import clip as recipe
 from recipe.objects import STYLES, codepoint
 from weights.files import open_tensors
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals():
+    """A job in the background starts with Ctrl-C ignored, one under nohup with SIGHUP: programs keep to that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
