@@ -476,5 +476,5 @@ def test_errors_without_a_text_are_named(monkeypatch, tmp_path, original):
         raise MemoryError
 
     save_file(original, tmp_path / "model.safetensors")
-    monkeypatch.setattr(weights, "LatentDiffusion", fails)
+    monkeypatch.setattr("weights.filling.LatentDiffusion", fails)
     assert "MemoryError" in error_of(weights.load, tmp_path / "model.safetensors")
