@@ -1,4 +1,5 @@
 """A run's folder: it belongs to one run, a full disk loses nothing, TensorBoard gets the metrics."""
+import contextlib
 import json
 import os
 import resource
@@ -35,34 +36,37 @@ def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
     assert textinv.Concept.load(tmp_path / "run").info["step"] == 1
 
 
-@pytest.fixture
-def small_files():
-    """After a call of this, no file of this process may grow: the disk is full."""
+@contextlib.contextmanager
+def full_disk():
+    """Yields a call after which no file of this process may grow. That ends with the block: after it pytest
+    itself writes, which may be to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path, small_files):
+def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path):
     """They are in a buffer, which is written when the file is closed; the folder is free afterwards."""
     out = RunFolder(tmp_path / "run")
     out.begin({})
     out.log(Progress(1, 1.0, 1.0, 1.0, 1.0, False), 0.1)
-    small_files()
-    with pytest.raises(InputError, match="run: cannot be written .File too large"):
+    with full_disk() as fill, pytest.raises(InputError, match="run: cannot be written .File too large"):
+        fill()
         out.close()
     filelock.FileLock(tmp_path / "run/.lock", timeout=0).acquire()
 
 
-def test_the_error_that_ends_a_run_is_the_one_that_is_told(pictures, tmp_path, monkeypatch, small_files,
-                                                           capsys):
+def test_the_error_that_ends_a_run_is_the_one_that_is_told(pictures, tmp_path, monkeypatch, capsys):
     """Not the second one, of closing the metrics on the same full disk."""
-    def full(self, *_, **__):
-        small_files()
-        raise InputError("the first error")
+    with full_disk() as fill:
+        def full(self, *_, **__):
+            fill()
+            raise InputError("the first error")
 
-    monkeypatch.setattr(RunFolder, "save", full)
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
+        monkeypatch.setattr(RunFolder, "save", full)
+        assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: the first error"
 
 

@@ -46,7 +46,10 @@ def assert_same_run(a: Path, b: Path) -> None:
     """All that a run is worth, bit for bit."""
     for name in ("concept.safetensors", "best.safetensors"):
         one, other = Concept.load(a / name), Concept.load(b / name)
-        assert torch.equal(one.vectors, other.vectors) and one.info == other.info
+        assert torch.equal(one.vectors, other.vectors), name
+        assert one.info == other.info, (name, {key: (one.info.get(key), other.info.get(key))
+                                               for key in {*one.info, *other.info}
+                                               if one.info.get(key) != other.info.get(key)})
     for name in ("metrics.jsonl", "state.safetensors"):
         assert (a / name).read_bytes() == (b / name).read_bytes()
     for path in (a / "previews").glob("*"):
