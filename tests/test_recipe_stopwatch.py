@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 
 import ldm
@@ -11,6 +12,13 @@ from recipe.sizes import CONFIG
 from weights.vocabularies import read_vocabulary
 
 
+@pytest.fixture(autouse=True)
+def usual_threads(monkeypatch):
+    """The command sets the number of threads for its process, which is the tests' here: another number gives
+    other last bits."""
+    monkeypatch.setattr(stopwatch, "CORES", torch.get_num_threads())
+
+
 def test_peak_memory_is_in_gigabytes():
     ballast = np.ones(50_000_000)               # 0.4 GB
     assert ballast.nbytes / 1e9 <= stopwatch.peak_gb() < 32
@@ -18,7 +26,6 @@ def test_peak_memory_is_in_gigabytes():
 
 def test_stopwatch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stopwatch, "STEPS", 1)
-    monkeypatch.setattr(stopwatch, "CORES", torch.get_num_threads())
     vocabulary.write(tmp_path / "vocab.txt")
     model = ldm.LatentDiffusion(CONFIG)
     model.tokenizer.read_from(lambda: read_vocabulary(tmp_path / "vocab.txt"))
