@@ -23,7 +23,8 @@ def test_questions_are_answered(argv, capsys):
     out = capsys.readouterr().out
     assert end.value.code == 0
     assert out == f"textinv {textinv.__version__}\n" if argv == ["--version"] else all(
-        f"\n  {name} " in out for name in ("train", "sample", "evaluate", "concept", "report", "bench"))
+        f"\n  {name} " in out
+        for name in ("train", "sample", "edit", "evaluate", "concept", "report", "bench"))
 
 
 def test_help_is_a_map(capsys):
@@ -46,7 +47,7 @@ def test_anything_else_is_one_line(argv, message, capsys):
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["train", "sample", "evaluate", "concept", "report", "bench"])
+@pytest.mark.parametrize("name", ["train", "sample", "edit", "evaluate", "concept", "report", "bench"])
 def test_every_command_has_help(name, capsys):
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])

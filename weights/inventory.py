@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ldm import LatentDiffusion
-from weights import _locate, compvis, huggingface
+from weights import _locate, compvis, huggingface, huggingface_names
 from weights.files import open_tensors
 
 

@@ -13,8 +13,10 @@ import torch
 
 import weights
 from ldm import InputError, LatentDiffusion
+from textinv.evaluation.evaluate import PUBLIC_CLIP, SMALL_CLIP
 from textinv.options import MAX_SEED, check, option
 from textinv.running.options import resolve_device, resolve_dtype
+from weights import clip
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,6 +88,18 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, n: int = 1, batch: 
                        "(default: %(default)s)")
     group.add_argument("--guidance", type=float, default=5.0, help="how much the prompt counts; 1 turns "
                        "guidance off, lower values vary more (default: %(default)s)")
+
+
+def add_clip_option(parser: argparse.ArgumentParser) -> None:
+    """The option of `load_clip`."""
+    parser.add_argument("--clip", metavar="SOURCE", help="folder or hub id of a CLIPModel (default: the "
+                        f"small one for tiny, else {PUBLIC_CLIP})")
+
+
+def load_clip(source: str | None, weights_source: str, device: str | torch.device) -> clip.Clip:
+    """The CLIP of --clip, by default the one that goes with the weights. Raises InputError."""
+    default = SMALL_CLIP if weights_source == "tiny" else PUBLIC_CLIP
+    return clip.load(os.path.expanduser(source) if source else default, str(device))
 
 
 def value(**rules: Any) -> Any:

@@ -17,19 +17,20 @@ from ldm.model import to_images
 from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
+    add_clip_option,
     add_model_options,
     add_sampling_options,
     check_sampling,
+    load_clip,
     load_model,
 )
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, patch, unpatch
-from textinv.evaluation.evaluate import EDITS, PUBLIC_CLIP, SMALL_CLIP, SampleSpec, Sampling, evaluate, write
+from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
 from textinv.prompts import read_templates
 from textinv.running import report
 from textinv.running.folder import read_record
-from weights import clip
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,8 +46,7 @@ def parser() -> argparse.ArgumentParser:
                                                 "run's folder)")
     add_sampling_options(p, n=64, batch=16)
     add_model_options(p, "those that the word was learned on")
-    p.add_argument("--clip", metavar="SOURCE", help="folder or hub id of a CLIPModel (default: the small one "
-                                                    f"for tiny, else {PUBLIC_CLIP})")
+    add_clip_option(p)
     return p
 
 
@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if images is None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
     model = load_model(source, options.vocab, options.dtype, options.device)
-    evaluator = clip.load(os.path.expanduser(options.clip) if options.clip else
-                          SMALL_CLIP if source == "tiny" else PUBLIC_CLIP, str(model.device))
+    evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import textinv
-from textinv.commands import attend, audit, command, concept, evaluate, report, sample, train
+from textinv.commands import attend, audit, command, concept, edit, evaluate, report, sample, train
 from textinv.commands.arguments import Parser
 
 COMMANDS = {"train": (train.main, "learn a new word from images"),
             "sample": (sample.main, "generate images with learned words"),
+            "edit": (edit.main, "edit images with learned words, tune the model around one"),
             "evaluate": (evaluate.main, "measure how good a word is"),
             "concept": (concept.main, "show, merge and export the files of learned words"),
             "report": (report.main, "write the report of a run again"),

@@ -11,6 +11,7 @@ from typing import Any
 from ldm import InputError
 from textinv.commands.arguments import SamplingOptions, value
 from textinv.concept import find_words, fingerprint
+from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
 from textinv.options import option
 from textinv.running.options import resolve_device, resolve_dtype
@@ -20,8 +21,8 @@ SAMPLERS = ("ddim", "ddpm", "dpm++")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(SamplingOptions):
-    """All that an image depends on. `index` is its place among all images of the command, None for the grid.
-    Raises InputError on values without meaning."""
+    """All that an image depends on. `index` is its place among all images of the command, None for the grid,
+    which shows those of `kept`, or all. Raises InputError on values without meaning."""
     prompts: list[str] = value()
     concepts: list[dict[str, Any]] = value()      # path as in `find_words`, placeholder, hash, strength?
     strength: float = value(minimum=-1000, maximum=1000)
@@ -33,6 +34,8 @@ class Recipe(SamplingOptions):
     dtype: str = value(choices=("float32", "bfloat16"))
     scale: int = option(1, "", minimum=1, maximum=64)
     index: int | None = option(None, "", minimum=0)
+    kept: list[int] | None = option(None, "")                # the best, best first
+    tuned: dict[str, str] | None = option(None, "")          # path and hash of a delta
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -45,9 +48,22 @@ class Recipe(SamplingOptions):
             if not (isinstance(entry, dict) and isinstance(entry.get("strength", 1.0), (int, float)) and all(
                     isinstance(entry.get(name), str) for name in ("path", "placeholder", "hash"))):
                 raise InputError(f"`concept` {entry!r} does not describe a word. Give the file of one.")
-        if self.index is not None and self.index >= len(self.prompts) * self.n:
-            raise InputError(f"`index` is {self.index} of {len(self.prompts) * self.n} images. "
-                             "Give a smaller one.")
+        count = len(self.prompts) * self.n
+        if self.index is not None and self.index >= count:
+            raise InputError(f"`index` is {self.index} of {count} images. Give a smaller one.")
+        if self.kept is not None and not (isinstance(self.kept, list) and self.kept and all(
+                isinstance(i, int) and 0 <= i < count for i in self.kept)):
+            raise InputError(f"`kept` is {self.kept!r} of {count} images. Give the places of some.")
+        if self.tuned is not None and not (isinstance(self.tuned, dict) and all(
+                isinstance(self.tuned.get(name), str) for name in ("path", "hash"))):
+            raise InputError(f"`tuned` {self.tuned!r} does not describe a delta. Give the file of one.")
+
+    @property
+    def wanted(self) -> Sequence[int]:
+        """The places of the images that are shown."""
+        if self.index is not None:
+            return [self.index]
+        return range(len(self.prompts) * self.n) if self.kept is None else self.kept
 
 
 def recipe_from_options(options: argparse.Namespace) -> Recipe:
@@ -70,8 +86,9 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
               if hasattr(options, field.name)}
     dtype = resolve_dtype(options.dtype, resolve_device(options.device))
+    tuned = options.tuned and {"path": options.tuned, "hash": Delta.load(options.tuned).fingerprint}
     return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny",
-                     "strength": strength, "dtype": dtype})
+                     "strength": strength, "dtype": dtype, "tuned": tuned})
 
 
 def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float:

@@ -5,27 +5,40 @@ Every PNG carries its recipe; `python sample.py --from FILE.png` repeats it exac
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import glob
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
 from textinv.commands import command, dashed
-from textinv.commands.arguments import Parser, add_model_options, add_sampling_options, load_model
+from textinv.commands.arguments import (
+    Parser,
+    add_clip_option,
+    add_model_options,
+    add_sampling_options,
+    load_clip,
+    load_model,
+)
 from textinv.commands.recipe import Recipe, recipe_from_options, recipe_from_png
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, patch
 from textinv.decoding import is_flat
+from textinv.editing.curation import best, without_words
+from textinv.editing.deltas import Delta, applied
 from textinv.grids import enlarged, grid, read_recipe, save_png
-from textinv.images import print_warning
+from textinv.images import print_warning, read_images
 from textinv.prompts import prompt_problems
+from textinv.running.folder import read_record
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,7 +61,13 @@ def parser() -> argparse.ArgumentParser:
                    help="noise that ddim adds in each step, 0 to 1 (default: %(default)s)")
     p.add_argument("--scale", type=int, default=1, help="enlarge the images, each pixel to a square of this "
                                                         "side (default: %(default)s)")
+    p.add_argument("--best", type=int, metavar="K", help="keep of each prompt's -n images the K that CLIP "
+                   "finds nearest to the prompt and to the training images (default: all)")
+    p.add_argument("--images", metavar="DIR",
+                   help="training images to compare with for --best (default: those of the words' runs)")
+    add_clip_option(p)
     add_model_options(p, "those that the first word was learned on, or tiny")
+    p.add_argument("--tuned", metavar="FILE", help="delta that `textinv edit tune` has written")
     p.add_argument("--out", metavar="FILE.png", help="the grid, or the only image; replaces what this "
                    "command wrote there before. A folder: a new file in it (default: a new file in samples/)")
     p.add_argument("--from", dest="source", metavar="FILE.png",
@@ -67,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
     recipe = recipe_from_png(options) if options.source else recipe_from_options(options)
+    if options.best is not None and not 1 <= options.best <= recipe.n:
+        raise InputError(f"`best` is {options.best}. Use 1 to {recipe.n}, the number of images per prompt.")
     out = path_of(options.out, recipe)
     model = teach(load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device), recipe)
     texts = [*dict.fromkeys(recipe.prompts), *([recipe.negative] if recipe.negative else [])]
@@ -75,11 +96,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             print_warning(dashed(f"prompt {text!r} {problem}"))
     written: list[Path] = []
     try:
-        for path in generate(model, recipe, out):
-            written.append(path)
+        with tuned(model, recipe):
+            images: Iterable[tuple[int, Image.Image]] = candidates(model, recipe)
+            if options.best is not None and not options.source:
+                choose, made = chooser(model, recipe, options), dict(images)
+                recipe = dataclasses.replace(recipe, kept=choose(made))
+                images = [(i, made[i]) for i in recipe.wanted]
+            for path in generate(images, recipe, out):
+                written.append(path)
     finally:
         for path in written:
             print(path)
+
+
+def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
+    """Context manager: the model, with the recipe's delta. Raises InputError if its file is not as it was."""
+    if recipe.tuned is None:
+        return contextlib.nullcontext()
+    delta = Delta.load(recipe.tuned["path"])
+    if delta.fingerprint != recipe.tuned["hash"]:
+        raise InputError(f"{recipe.tuned['path']}: contains another delta than the one that this image was "
+                         "made with. Give the file as it was.")
+    return applied(model, delta)
 
 
 def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
@@ -110,30 +148,55 @@ def at_strength(concept: Concept, strength: float) -> torch.Tensor:
     return start + strength * (concept.vectors - start)
 
 
-def generate(model: LatentDiffusion, recipe: Recipe, out: Path) -> Iterator[Path]:
-    """Generate the images and write each as it comes, the grid last; yields their paths. A single image of
-    a command is generated within its batch, as it was: the size of a batch decides the last bits of rounding.
-    """
-    count, only = recipe.n * len(recipe.prompts), recipe.index
-    first = 0 if only is None else only // recipe.batch * recipe.batch
-    starts = range(first, count if only is None else first + 1, recipe.batch)
-    images: list[Image.Image] = []
-    total = count if only is None else min(recipe.batch, count - first)
-    with tqdm(total=total, unit="image", dynamic_ncols=True) as bar:
-        for start in starts:
-            texts = [recipe.prompts[i // recipe.n] for i in range(start, min(start + recipe.batch, count))]
+def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Image.Image]]:
+    """The images that a recipe wants, as they come, with their places. Each is generated within its batch, as
+    it was: the size of a batch decides the last bits of rounding."""
+    count, wanted = recipe.n * len(recipe.prompts), recipe.wanted
+    starts = sorted({i // recipe.batch * recipe.batch for i in wanted})
+    ends = [min(start + recipe.batch, count) for start in starts]
+    with tqdm(total=sum(ends) - sum(starts), unit="image", dynamic_ncols=True) as bar:
+        for start, end in zip(starts, ends, strict=True):
+            texts = [recipe.prompts[i // recipe.n] for i in range(start, end)]
             batch = model.generate(texts, negative=recipe.negative, steps=recipe.steps,
                                    guidance=recipe.guidance, eta=recipe.eta, sampler=recipe.sampler,
                                    seed=recipe.seed + start, batch=recipe.batch)
             bar.update(len(batch))
-            for i, image in enumerate(batch, start):
-                if only in (None, i):
-                    path = out if only == i or count == 1 else out.with_name(f"{out.stem}-{i:03d}.png")
-                    images.append(enlarged(image, recipe.scale))
-                    yield save(images[-1], path, dataclasses.replace(recipe, index=i))
-    if len(images) > 1:
-        columns = recipe.n if len(recipe.prompts) > 1 else min(recipe.n, 4 if recipe.n <= 16 else 8)
-        yield save(grid(images, columns), out, recipe)
+            yield from ((i, image) for i, image in enumerate(batch, start) if i in wanted)
+
+
+def chooser(model: LatentDiffusion, recipe: Recipe,
+            options: argparse.Namespace) -> Callable[[dict[int, Image.Image]], list[int]]:
+    """A function from all images by their places to the places of the best of each prompt, best first.
+    Raises InputError on a CLIP or training images that cannot be read."""
+    evaluator = load_clip(options.clip, recipe.weights, model.device)
+    folders = [path for text in options.concept if (path := find_words(text)[0]).is_dir()]
+    sources = [options.images] if options.images else [read_record(path)["images"] for path in folders]
+    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    references = [image for source in sources for training in read_images(source, size)
+                  for image in to_images(training.views[0].x[None])]
+
+    def choose(images: dict[int, Image.Image]) -> list[int]:
+        kept = []
+        for row, prompt in enumerate(recipe.prompts):
+            places = range(row * recipe.n, (row + 1) * recipe.n)
+            chosen = best(evaluator, [images[i] for i in places], without_words(model, prompt), options.best,
+                          references)
+            kept += [places[i] for i in chosen]
+        return kept
+    return choose
+
+
+def generate(images: Iterable[tuple[int, Image.Image]], recipe: Recipe, out: Path) -> Iterator[Path]:
+    """Write each image as it comes, and last the grid, in the order of `recipe.wanted`; yields the paths."""
+    shown, wanted = {}, recipe.wanted
+    for i, image in images:
+        shown[i] = enlarged(image, recipe.scale)
+        path = out if len(wanted) == 1 else out.with_name(f"{out.stem}-{i:03d}.png")
+        yield save(shown[i], path, dataclasses.replace(recipe, index=i, kept=None))
+    if len(wanted) > 1:
+        n = len(wanted) // len(recipe.prompts)
+        columns = n if len(recipe.prompts) > 1 else min(n, 4 if n <= 16 else 8)
+        yield save(grid([shown[i] for i in wanted], columns), out, recipe)
 
 
 def save(image: Image.Image, path: Path, recipe: Recipe) -> Path:

@@ -1,6 +1,6 @@
 """The other ways to personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can
-exist here: each from the same few images and the same prompt. All of them optimize CLIP's opinion, so of a
-table of CLIP scores they get more than they deserve: judge them by another model, or by eye.
+exist here: each from the same few images and the same prompt. All of them optimize a score of CLIP, so CLIP
+rates them higher than they deserve. Judge them by another model, or by eye.
 """
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Subject:
 
 def palavra_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:
     """PALAVRA's word with VQGAN-CLIP (row 2)."""
-    text = _text_with_word(subject, template)
-    return optimized_latents(subject.model, subject.evaluator, text, n=n, seed=seed)
+    targets = _text_with_word(subject, template)
+    return optimized_latents(subject.model, subject.evaluator, targets, n=n, seed=seed)
 
 
 def palavra_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
     """PALAVRA's word with guided diffusion (row 3)."""
-    text = _text_with_word(subject, template)
-    return guided_diffusion(subject.model, subject.evaluator, text, n=n, seed=seed)
+    targets = _text_with_word(subject, template)
+    return guided_diffusion(subject.model, subject.evaluator, targets, n=n, seed=seed)
 
 
 def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) -> Tensor:
@@ -60,7 +60,7 @@ def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) 
 
 
 def from_image_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
-    """Guided diffusion toward the text that starts at the images (row 5), one after the other."""
+    """Guided diffusion toward the text that starts at the images, one after the other (row 5)."""
     size = image_size(subject.model)
     x = torch.cat([to_x(subject.images[i % len(subject.images)], size) for i in range(n)])
     z0 = encode(subject.model, x)

@@ -49,8 +49,8 @@ class Distribution:
         generator = torch.Generator().manual_seed(0)
         rows = torch.randint(len(self.labels), (RESAMPLES, len(self.labels)), generator=generator)
         shares = F.one_hot(self.labels[rows], len(self.classes)).double().mean(dim=1)
-        edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(entropy(shares), edges).tolist()
+        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+        low, high = torch.quantile(entropy(shares), ends).tolist()
         return low, high
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ def distribution(model: LatentDiffusion, prompt: str, classify: Classifier, clas
     p = classify(images).cpu()
     if p.shape != (n, len(classes)):
         raise InputError(f"the classifier gave {list(p.shape)} probabilities for {n} images and "
-                         f"{len(classes)} classes. Give it the names of its classes.")
+                         f"{len(classes)} classes. Name the classes that it knows.")
     return Distribution(prompt, images, tuple(classes), p.argmax(dim=1))
 
 

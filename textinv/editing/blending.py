@@ -8,9 +8,8 @@ pixel.
 """
 from __future__ import annotations
 
-import collections
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
@@ -19,15 +18,8 @@ from torch import Tensor
 from ldm import LatentDiffusion
 from ldm.model import to_images
 from ldm.samplers import Denoise, Generators, Trajectory, ddim_step, ddim_timesteps, randn
-from textinv.editing.inputs import (
-    check_mask,
-    encode,
-    generators,
-    image_size,
-    latent_mask,
-    middle_square,
-    to_x,
-)
+from textinv.editing import inputs
+from textinv.editing.inputs import encode, generators, last_latents, middle_square
 
 
 def blended(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, z0: Tensor, mask: Tensor,
@@ -49,21 +41,22 @@ def blended(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, z0: Te
         yield t_prev, z
 
 
+@torch.no_grad()
 def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt: str, *, n: int = 4,
           negative: str = "", steps: int = 50, guidance: float = 5.0, eta: float = 1.0, seed: int = 0,
           batch: int = 8, keep_background: bool = False) -> list[Image.Image]:
     """n images in which the white part of the mask shows the prompt and the rest what the image shows.
 
     Of an image that is not square the middle square is used. The result has the model's size, and outside
-    the mask differs from the image as the autoencoder's reconstruction does; with keep_background it has the
-    image's size, and there equals it exactly (in between, gray mixes the two). Image i has the seed `seed` +
-    i.
+    the mask differs from the image as the autoencoder's reconstruction does. With keep_background it has the
+    image's size, and outside the mask equals it exactly; where the mask is gray the two are mixed. Image i
+    has the seed `seed` + i.
 
     Raises InputError if the mask has another size than the image or is black, and on values without meaning.
     """
-    mask, size = check_mask(mask, image), image_size(model)
-    z0 = encode(model, to_x(image, size))
-    m = latent_mask(mask, size, model.config.autoencoder.factor).to(model.device)
+    mask, size = inputs.check_mask(mask, image), inputs.image_size(model)
+    z0 = encode(model, inputs.to_x(image, size))
+    m = inputs.latent_mask(mask, size, model.config.autoencoder.factor).to(model.device)
     c, uncond = model.context([prompt]), model.context([negative])
     images: list[Image.Image] = []
     for some in generators(n, seed, batch):
@@ -71,7 +64,7 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
         denoise = model.guided(c.expand(len(some), -1, -1), uncond, guidance)
         trajectory = blended(denoise, model.schedule.alphas_cumprod.tolist(), z, z0, mask=m, steps=steps,
                              generator=some, eta=eta)
-        images += to_images(_last(model, trajectory))
+        images += to_images(model.decode(last_latents(trajectory).to(model.dtype)))
     return [paste(image, edited, mask) for edited in images] if keep_background else images
 
 
@@ -83,10 +76,3 @@ def paste(image: Image.Image, edited: Image.Image, mask: Image.Image) -> Image.I
     side = box[2] - box[0]
     whole.paste(edited.resize((side, side), Image.Resampling.BICUBIC), box[:2], mask.crop(box))
     return whole
-
-
-@torch.no_grad()
-def _last(model: LatentDiffusion, trajectory: Iterator[tuple[int, Tensor]]) -> Tensor:
-    """The images x (b 3 H W) of a trajectory's end."""
-    _, z = collections.deque(trajectory, maxlen=1).pop()
-    return model.decode(z.to(model.dtype))

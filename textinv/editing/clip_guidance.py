@@ -1,5 +1,5 @@
-"""Images by CLIP's gradients, with no prompt for the model itself: diffusion guided by them (Crowson 2021,
-"CLIP guided diffusion", after Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2), and the latents of an
+"""Images by CLIP's gradients, with no prompt for the model itself: diffusion guided by them (CLIP-guided
+diffusion: Crowson 2021, after Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2), and the latents of an
 autoencoder optimized by them (VQGAN-CLIP: Crowson et al. 2022, arXiv 2204.08583). They are what Figure 5 of
 Gal et al. 2022 compares with. Departures: latent diffusion, so that the gradient passes the decoder; and a KL
 autoencoder, whose latents are held near the prior where a VQGAN's are quantized.
@@ -17,8 +17,8 @@ from ldm import LatentDiffusion
 from ldm.samplers import Denoise, Generators, ddim_step, ddim_timesteps, predict_z0, randn
 from weights.clip import Clip, embed_x
 
-CUTOUTS = 8             # random views of an image: without them the gradient finds what pleases CLIP alone
-SMALLEST = 0.7          # of a view's side, as a part of the image's
+CUTOUTS = 8             # random views of each image: without them the gradient finds noise that pleases CLIP
+SMALLEST = 0.7          # view, by its side as a part of the image's
 
 
 def clip_pixels(evaluator: Clip, x: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def clip_pixels(evaluator: Clip, x: Tensor) -> Tensor:
     processor = evaluator.processor
     x = F.interpolate(x, (processor.crop_size["height"], processor.crop_size["width"]), mode="bicubic",
                       align_corners=False, antialias=True)
-    mean, std = (x.new_tensor(values).view(1, 3, 1, 1)
+    mean, std = (rearrange(x.new_tensor(values), "c -> 1 c 1 1")
                  for values in (processor.image_mean, processor.image_std))
     return ((x + 1) / 2 - mean) / std
 
@@ -91,16 +91,22 @@ def guided_diffusion(model: LatentDiffusion, evaluator: Clip, targets: Tensor, *
 
 
 def optimized_latents(model: LatentDiffusion, evaluator: Clip, targets: Tensor, *, n: int, seed: int = 0,
-                      steps: int = 150, lr: float = 0.1, prior_weight: float = 0.1) -> Tensor:
-    """Latents z (n c h w) from noise by Adam on -cosine(CLIP(D(z)), targets (m d)) + prior_weight mean(z^2) /
-    2, whose second term is the negative logarithm of the prior N(0, 1)."""
+                      steps: int = 150, lr: float = 0.1, prior_weight: float = 0.1,
+                      jitter: float = 0.5) -> Tensor:
+    """Latents z (n c h w) by Adam, from near zero, the prior's mean, on
+
+        -cosine(CLIP(D(z + jitter noise)), targets (m d)) + prior_weight mean(z^2) / 2
+
+    whose second term is the negative logarithm of the prior N(0, 1). The noise, fresh in each step, does in
+    the latents what the random views do in the image."""
     generator = torch.Generator().manual_seed(seed)
-    z = _noise(model, n, generator).requires_grad_()
+    z = (0.1 * _noise(model, n, generator)).requires_grad_()
     optimizer = torch.optim.Adam([z], lr=lr)
     with torch.enable_grad():
         for _ in range(steps):
             optimizer.zero_grad()
-            similarity = clip_similarity(evaluator, model.decode(z.to(model.dtype)).to(z), targets, generator)
+            x = model.decode((z + jitter * _noise(model, n, generator)).to(model.dtype)).to(z)
+            similarity = clip_similarity(evaluator, x, targets, generator)
             (prior_weight * z.square().mean(dim=(1, 2, 3)) / 2 - similarity).sum().backward()
             optimizer.step()
     return z.detach()

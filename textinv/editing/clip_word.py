@@ -58,8 +58,8 @@ def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Te
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, category: Tensor, scale: float) -> Tensor:
-    """-log softmax over {text with the word, the same text with the category's word} of scale x cosine, for
-    the former, averaged over images (b d) and texts (n d); all are unit vectors."""
+    """-log softmax over {text with the word, the same text with the category's} of scale x cosine, for the
+    former, averaged over images (b d) and texts (n d), category (n d); all are unit vectors."""
     logits = scale * torch.stack([images @ texts.T, images @ category.T], dim=-1)        # b n 2
     return -F.log_softmax(logits, dim=-1)[..., 0].mean()
 

@@ -47,8 +47,7 @@ class Composition:
     found: dict[str, Tensor]
 
     def shares(self) -> dict[str, Share]:
-        """The share of the images for each judge, and under "all" that in which every judge found its
-        thing."""
+        """The share of the images for each judge, and as "all" that in which every judge found its thing."""
         return {name: share(found) for name, found in
                 [*self.found.items(), ("all", torch.stack(list(self.found.values())).all(dim=0))]}
 

@@ -7,7 +7,6 @@ section 4.3; Dhariwal & Nichol 2021, arXiv 2105.05233, appendix F).
 """
 from __future__ import annotations
 
-import collections
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
 from ldm.samplers import Denoise, Trajectory, ddim_step, ddim_timesteps
-from textinv.editing.inputs import encode, image_size, to_x
+from textinv.editing.inputs import encode, image_size, last_latents, to_x
 
 
 def inverted(denoise: Denoise, alphas_cumprod: Sequence[float], z0: Tensor, steps: int,
@@ -44,9 +43,8 @@ def invert_latents(model: LatentDiffusion, z0: Tensor, c: Tensor, *, steps: int 
                    refine: int = 1) -> Tensor:
     """The noise z_T (b c h w) of latents z0 (b c h w) under contexts c (b n d), without guidance: with it
     the way up and the way down part."""
-    z_T = z0.to(model.device, torch.float32)
-    trajectory = inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z_T, steps, refine=refine)
-    return collections.deque(trajectory, maxlen=1).pop()[1]
+    z0 = z0.to(model.device, torch.float32)
+    return last_latents(inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z0, steps, refine))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ model, and says to which.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,15 @@ class Delta:
         for name in ("down", "up"):
             object.__setattr__(self, name, {key: factor.detach().to("cpu", torch.float16, copy=True)
                                             for key, factor in getattr(self, name).items()})
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that two deltas share only if they are the same, bit for bit."""
+        digest = hashlib.sha256(self.model.encode())
+        for factors in (self.down, self.up):
+            for name, factor in sorted(factors.items()):
+                digest.update(f"{name} {list(factor.shape)}".encode() + factor.numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, atomically. Raises InputError if it cannot be written."""

@@ -3,6 +3,7 @@ for each image that is to be made.
 """
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
 from ldm.model import check_seeds
+from ldm.samplers import Trajectory
 
 
 def image_size(model: LatentDiffusion) -> int:
@@ -76,3 +78,8 @@ def generators(n: int, seed: int, batch: int) -> Iterator[list[torch.Generator]]
     check_seeds(seed, n)
     for start in range(0, n, batch):
         yield [torch.Generator().manual_seed(seed + i) for i in range(start, min(start + batch, n))]
+
+
+def last_latents(trajectory: Trajectory) -> Tensor:
+    """The latents (b c h w) that a trajectory ends with."""
+    return deque(trajectory, maxlen=1)[0][1]

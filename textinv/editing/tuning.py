@@ -2,9 +2,9 @@
 learned word stays as it is, the pivot, and the UNet is tuned until "a photo of *" gives the few images back.
 
 What is tuned is a low-rank change of each of the UNet's matrices, convolutions among them (Hu et al. 2021,
-arXiv 2106.09685): as a full copy of the public model's UNet it would be a file of 1.7 GB for one word, at
-rank 4 it is one of 9 MB, and so few numbers forget less of what the model knew. Optionally the model is held
-to what it shows for another prompt (prior preservation: Ruiz et al. 2022, arXiv 2208.12242, section 3.2).
+arXiv 2106.09685). A full copy of the public model's UNet would be a file of 1.7 GB for one word; at rank 4
+the file has 9 MB. Optionally the model is held to what it shows for another prompt (prior preservation: Ruiz
+et al. 2022, arXiv 2208.12242, section 3.2).
 """
 from __future__ import annotations
 
@@ -20,28 +20,27 @@ from ldm import InputError, LatentDiffusion
 from textinv.concept import model_hash
 from textinv.editing.deltas import Delta, matrices
 from textinv.editing.inputs import image_size, to_x
+from textinv.options import MAX_LR, MAX_SEED, check, option
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
     """Options of pivotal tuning. Raises InputError on values without meaning."""
-    steps: int = 200
-    batch: int = 4
-    lr: float = 1e-3
-    rank: int = 4
-    prior: str = ""             # prompt whose images are preserved, such as "a photo of a wolf"; "" for none
-    prior_weight: float = 1.0   # of their loss, added to that of the images
-    prior_images: int = 16
-    flip: bool = True           # tune on mirrored images too
-    seed: int = 0
+    steps: int = option(200, "optimizer steps; more are closer to the images, and obey prompts less",
+                        minimum=1)
+    batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
+    lr: float = option(1e-3, "learning rate of AdamW on the factors; lower it if the loss jumps")
+    rank: int = option(4, "of the change of each matrix; more can change more, in a larger file", minimum=1)
+    prior: str = option("", "prompt whose images shall stay as they are, such as 'a photo of a wolf'")
+    prior_weight: float = option(1.0, "of these images' loss, next to that of yours", minimum=0)
+    prior_images: int = option(16, "how many of them", minimum=1)
+    flip: bool = option(True, "tune on mirrored images too; turn it off for text and asymmetric things")
+    seed: int = option(0, "seed of everything random in tuning", minimum=0, maximum=MAX_SEED)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "rank", "prior_images"):
-            if getattr(self, name) < 1:
-                raise InputError(f"`{name}` is {getattr(self, name)}. Use 1 or more.")
-        if not self.lr > 0 or not self.prior_weight > 0:
-            raise InputError(f"`lr` is {self.lr} and `prior_weight` {self.prior_weight}. Use numbers above "
-                             "0.")
+        check(self)
+        if not 0 < self.lr <= MAX_LR:
+            raise InputError(f"`lr` is {self.lr}. Use a number above 0 and up to {MAX_LR:g}.")
 
 
 class Tuning:
@@ -145,8 +144,8 @@ class _Loss(nn.Module):
 
 def tune(model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
          config: TuningConfig = TuningConfig()) -> Delta:
-    """Tune a copy of the UNet on images, under prompts with a word that the model has learned. The model
-    stays as it is; `deltas.applied` tunes it for a while. Raises InputError on values without meaning."""
+    """Tune the UNet to images, under prompts with a word that the model has learned. The model stays as it
+    is: `deltas.applied` gives it the tuned weights for a while. Raises InputError if the loss diverges."""
     tuning = Tuning(model, images, prompts, config)
     for _ in tuning:
         pass

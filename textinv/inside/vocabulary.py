@@ -17,6 +17,7 @@ from torch import Tensor
 from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept
 from textinv.running.folder import ReadOnlyFolder, read_record
+from textinv.running.state import read_state
 
 TIE = 1e-3              # weight of the words in the choice of the plane, which the path alone may not decide
 

@@ -2,7 +2,8 @@
 
     runs/NAME/  config.json            every option, and what the word depends on: model, images, rate
                 metrics.jsonl          a line per step
-                previews/              grids of images with the word, always from the same seeds
+                previews/              grids of images with the word, and init.png, from the same seeds
+                comparison.json        losses of word, init word and no prompt; the autoencoder's error
                 concept.safetensors    the word, as it is after the last step that was saved
                 best.safetensors       the word with the smallest evaluation loss
                 state.safetensors      all that the steps to come depend on; next to it the state before

@@ -31,7 +31,6 @@ from textinv.running.stopping import Dvar, EvaluationLoss
 from textinv.variants import make_variants
 
 MANY = 30               # images of one thing
-LOSSES = "evaluation.losses"            # the one tensor of a state that grows
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
 
@@ -194,12 +193,9 @@ class Run:
                 **{f"evaluation.{name}": tensor for name, tensor in evaluation.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned. Raises InputError, with nothing changed, if it is not of this
-        run's shapes and dtypes."""
-        expected = self.state()
-        if LOSSES in expected:
-            expected[LOSSES] = expected[LOSSES].new_empty(0)
-        if wrong := mismatch(state, expected):
+        """Continue from what `state` returned, in a run that has made no step. Raises InputError, with
+        nothing changed, if it is not of this run's shapes and dtypes."""
+        if wrong := mismatch(state, self.state()):
             raise InputError(f"the state is damaged: {wrong}")
         self.inversion.restore(state)
         if self.evaluation is not None:

@@ -1,0 +1,138 @@
+"""`textinv edit`: each command writes what it promises, and refuses with one line."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from helpers.runs import MODEL, pixels
+from textinv.commands import edit
+from textinv.commands.edits.shared import new_folder
+from textinv.editing.deltas import Delta
+from textinv.grids import read_recipe
+
+
+def run(*argv):
+    """A command on the model of random weights; returns its status."""
+    return edit.main([*map(str, argv), "--weights", MODEL])
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """An image and a mask of its lower right part."""
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (70, 90, 3), dtype=np.uint8)).save(tmp_path / "scene.png")
+    mask = Image.new("L", (90, 70))
+    ImageDraw.Draw(mask).rectangle((45, 35, 70, 60), fill=255)
+    mask.save(tmp_path / "mask.png")
+    return tmp_path / "scene.png", tmp_path / "mask.png"
+
+
+def test_blend_paints_the_word(scene, learned, tmp_path, capsys):
+    image, mask = scene
+    common = ["blend", image, mask, "a photo of *", "--concept", learned, "-n", 2, "--steps", 2]
+    assert run(*common, "--out", tmp_path / "a") == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "a/sheet.png")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"sheet.png", "000.png", "001.png"}
+    assert pixels(tmp_path / "a/000.png").shape == (64, 64, 3)
+    assert read_recipe(tmp_path / "a/000.png")["options"]["prompt"] == "a photo of *"
+    assert run(*common, "--keep-background", "--out", tmp_path / "b") == 0
+    kept = pixels(tmp_path / "b/001.png")
+    assert np.array_equal(kept[pixels(mask) == 0], pixels(image)[pixels(mask) == 0])
+    assert run(*common, "--keep-background", "--out", tmp_path / "c", "--seed", 1) == 0
+    assert np.array_equal(pixels(tmp_path / "c/000.png"), kept)             # image i has the seed seed + i
+
+
+def test_invert_goes_there_and_back(scene, learned, tmp_path, capsys):
+    assert run("invert", scene[0], "a cat", "* on the beach", "--concept", learned, "--steps", 5,
+               "--guidance", 1, "--guidance", 3, "--out", tmp_path / "a") == 0
+    assert "relative error" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"sheet.png",
+                                                                 *(f"{i:03d}.png" for i in range(5))}
+
+
+def test_tune_writes_a_delta_that_the_other_commands_use(scene, learned, tmp_path, capsys):
+    assert run("tune", "--concept", learned, "--steps", 3, "--rank", 2, "--lr", "0.1", "--prior", "a dog",
+               "--prior-images", 2, "--out", tmp_path / "a") == 0
+    out = capsys.readouterr().out
+    path = tmp_path / "a/tuned.safetensors"
+    delta = Delta.load(path)
+    assert delta.info["steps"] == 3 and delta.info["rank"] == 2 and delta.info["prior"] == "a dog"
+    assert "a photo of a *" in delta.info["prompts"] and f"--tuned {path}" in out
+    for name, more in (("plain", []), ("tuned", ["--tuned", path])):
+        assert run("blend", *scene, "*", "--concept", learned, "-n", 1, "--steps", 2,
+                   "--out", tmp_path / name, *more) == 0
+    assert not np.array_equal(pixels(tmp_path / "plain/000.png"), pixels(tmp_path / "tuned/000.png"))
+
+
+def test_compose_counts(learned, small_clip, tmp_path, capsys):
+    assert run("compose", "<a> next to <b>", "--concept", f"{learned}=<a>", "--concept", f"{learned}=<b>",
+               "-n", 3, "--steps", 1, "--find", "a cat", "--find", "a dog", "--among", "a car",
+               "--clip", small_clip, "--out", tmp_path / "a") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[1:]] == ["a cat", "a dog", "all"] and "n = 3)" in lines[3]
+    assert len(list((tmp_path / "a").iterdir())) == 4
+
+
+def test_bias_counts_each_prompt(learned, small_clip, tmp_path, capsys):
+    assert run("bias", "a vehicle", "*", "--concept", learned, "-n", 3, "--steps", 1,
+               "--classes", "car", "bus", "--clip", small_clip, "--out", tmp_path / "a") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("a vehicle: ") and lines[2].startswith("*: ") and "bits" in lines[2]
+    assert len(list((tmp_path / "a").iterdir())) == 7
+
+
+def test_baselines_are_one_table(learned, small_clip, tmp_path, capsys, monkeypatch):
+    names = ["text from an image, guided diffusion", "images and text, optimized latents"]
+    monkeypatch.setattr("textinv.commands.edits.baselines.BASELINES", names)
+    monkeypatch.setattr("textinv.commands.edits.baselines.baseline_images",
+                        lambda subject, name, template, n, seed: [
+                            Image.new("RGB", (64, 64), (40 * names.index(name), seed, 9))] * n)
+    assert run("baselines", "a {} on the moon", "--concept", learned, "-n", 2, "--steps", 1, "--seed", 3,
+               "--clip", small_clip, "--out", tmp_path / "a") == 0
+    out = capsys.readouterr().out
+    assert f"| | textual inversion | {' | '.join(names)} |".replace("| |", "|  |") in out
+    assert "| a {} on the moon |" in out and "DALLE-2: its weights are closed: not measured" in out
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["sheet.png"]
+
+
+def test_folders_are_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(new_folder(None, "blend")) == "edits/blend"
+    (tmp_path / "edits/blend").mkdir(parents=True)
+    assert str(new_folder(None, "blend")) == "edits/blend-2"
+    assert new_folder(str(tmp_path / "empty"), "blend") == tmp_path / "empty"
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"), (["blend"], "required: IMAGE"),
+    (["blend", "scene.png", "mask.png", "*", "--out", "."], "--out . exists already"),
+    (["blend", "nowhere.png", "mask.png", "*"], "nowhere.png: cannot be read"),
+    (["blend", "scene.png", "black.png", "*"], "the mask is black"),
+    (["blend", "scene.png", "small.png", "*"], "the mask is 9 x 9 pixels, but the image is 90 x 70"),
+    (["blend", "scene.png", "mask.png", "*", "-n", "0"], "-n is 0"),
+    (["blend", "scene.png", "mask.png", "*", "--tuned", "scene.png"], "scene.png"),
+    (["invert", "scene.png", "--eta", "0.5"], "eta is 0.5, but inversion"),
+    (["invert", "scene.png", "--steps", "0"], "steps is 0"),
+    (["tune", "--images", "."], "not 0. Give one as --concept"), (["tune", "--lr", "0"], "--lr is 0"),
+    (["tune", "--concept", "run", "--images", "empty"], "no image that can be read"),
+    (["compose", "*"], "required: --find"), (["bias", "*"], "required: --classes"),
+    (["baselines", "a photo"], "has no {}"), (["baselines"], "one word, not 0")])
+def test_edit_refuses(argv, message, scene, learned, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    Image.new("L", (90, 70)).save("black.png")
+    Image.new("L", (9, 9), 255).save("small.png")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    assert edit.main([*argv, *(["--weights", MODEL] if argv[1:] else [])]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("error: ") and message in error and "Traceback" not in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", edit.COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        edit.main([name, "--help"])
+    out = capsys.readouterr().out
+    assert end.value.code == 0 and f"usage: textinv edit {name}" in out and "example:" in out

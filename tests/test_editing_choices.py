@@ -1,0 +1,139 @@
+"""Curation, compositions, bias, and the sheets that show them, on hand-made judges and scores."""
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ldm import InputError
+from textinv.editing.bias import Distribution, bias_sheet, distribution, entropy
+from textinv.editing.compositions import Composition, compose, compositions_sheet, share
+from textinv.editing.curation import best, clip_scores, without_words
+from textinv.editing.sheets import Row, sheet
+
+
+class HandMade:
+    """An evaluator in the plane: an image's gray value is its angle in degrees, texts are their angles."""
+
+    def images(self, images):
+        return self._vectors([image.getpixel((0, 0)) for image in images])
+
+    def texts(self, texts):
+        return self._vectors([float(text) for text in texts])
+
+    def _vectors(self, degrees):
+        angles = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def gray(*values, size=(8, 8)):
+    return [Image.new("L", size, value) for value in values]
+
+
+def test_scores_are_cosines():
+    cosines = clip_scores(HandMade(), gray(0, 60, 90), "0")
+    torch.testing.assert_close(cosines, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    # references at 80 and 100 degrees: their mean is at 90, whatever its length
+    both = clip_scores(HandMade(), gray(0, 45, 90), "0", gray(80, 100))
+    torch.testing.assert_close(both, torch.tensor([0.5, math.sqrt(0.5), 0.5], dtype=torch.float64))
+
+
+def test_the_best_come_first():
+    images = gray(90, 10, 45, 200, 20)
+    assert best(HandMade(), images, "0", 3) == [1, 4, 2]
+    assert best(HandMade(), images, "0", 5) == [1, 4, 2, 0, 3]
+    assert best(HandMade(), images, "0", 1, gray(90)) == [2]
+    assert best(HandMade(), gray(7, 7, 7), "0", 2) == [0, 1]            # equal ones in their order
+    for k in (0, 6):
+        with pytest.raises(InputError, match=f"`best` is {k}, but there are 5 images"):
+            best(HandMade(), images, "0", k)
+
+
+def test_learned_words_are_left_out_for_clip(own_model):
+    own_model.words.add("*", torch.zeros(1, own_model.words.width))
+    own_model.words.add("<b>", torch.zeros(2, own_model.words.width))
+    assert without_words(own_model, "a photo of a * on the  beach") == "a photo of a on the beach"
+    assert without_words(own_model, "* next to <b>") == "next to"
+    assert without_words(own_model, "a cat") == "a cat"
+
+
+@pytest.mark.parametrize("hits, n, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775),
+                                                (16, 16, 0.8064, 1.0)])
+def test_shares_have_wilsons_interval(hits, n, low, high):
+    found = share(torch.arange(n) < hits)
+    assert found.value == hits / n and found.n == n
+    assert found.low == pytest.approx(low, abs=1e-4) and found.high == pytest.approx(high, abs=1e-4)
+    assert str(share(torch.arange(10) < 8)) == "80% (49% to 94%, n = 10)"
+
+
+def test_a_composition_is_complete_where_every_judge_found_its_thing(own_model):
+    seen = []
+
+    def judge(answers):
+        def found(images):
+            seen.append(images)
+            return torch.tensor(answers)
+        return found
+
+    judges = {"fox": judge([1, 1, 0, 1]), "inked": judge([1, 0, 0, 1])}
+    one = compose(own_model, "a cat", judges, n=4, steps=1, seed=3)
+    shares = {name: part.value for name, part in one.shares().items()}
+    assert shares == {"fox": 0.75, "inked": 0.5, "all": 0.5}
+    assert seen[0] is seen[1] is one.images
+    expected = own_model.generate(["a cat"] * 4, steps=1, seed=3)
+    assert all(map(np.array_equal, map(np.asarray, one.images), map(np.asarray, expected)))
+
+
+def test_the_sheet_of_compositions_shows_complete_ones_first():
+    found = {"fox": torch.tensor([True, False, True]), "inked": torch.tensor([True, True, True])}
+    one = Composition("*", [image.convert("RGB") for image in gray(10, 20, 30)], found)
+    page = compositions_sheet([one], columns=2)
+    assert page.getpixel((60, 60)) == (10, 10, 10) and page.getpixel((190, 60)) == (30, 30, 30)
+
+
+def test_entropy_in_closed_form():
+    p = torch.tensor([[1.0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]], dtype=torch.float64)
+    assert entropy(p).tolist() == pytest.approx([0, 2, 1])
+    expected = -0.6 * math.log2(0.6) - 0.4 * math.log2(0.4)
+    assert entropy(torch.tensor([0.6, 0.4])).item() == pytest.approx(expected)
+
+
+def test_a_distribution_counts_the_most_probable_classes(own_model):
+    p = F.one_hot(torch.tensor([0, 0, 2, 0]), 3) * 0.6 + 0.1
+    one = distribution(own_model, "a vehicle", lambda images: p[:len(images)], ("car", "bus", "truck"), n=4,
+                       steps=1)
+    assert one.shares.tolist() == [0.75, 0, 0.25] and len(one.images) == 4
+    assert one.entropy == pytest.approx(-0.75 * math.log2(0.75) + 0.5)
+    low, high = one.interval()
+    assert 0 <= low < one.entropy < high <= 1 and (low, high) == one.interval()
+    assert str(one) == f"a vehicle: 0.81 bits ({low:.2f} to {high:.2f}); car 75%, truck 25%"
+    with pytest.raises(InputError, match=r"gave \[4, 3\] probabilities for 4 images and 2 classes"):
+        distribution(own_model, "a vehicle", lambda images: p, ("car", "bus"), n=4, steps=1)
+
+
+def test_the_interval_narrows_with_the_images():
+    widths = []
+    for n in (20, 2000):
+        labels = torch.arange(n) % 3
+        low, high = Distribution("", [], ("a", "b", "c"), labels).interval()
+        assert low <= high <= math.log2(3) + 1e-9
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+
+
+def test_the_sheet_of_distributions():
+    one = Distribution("a vehicle", gray(10, 20, 30), ("car",), torch.zeros(3, dtype=torch.long))
+    page = bias_sheet([one, one], columns=2)
+    assert page.size == (2 * 68 + 4, 2 * (64 + 24))
+
+
+def test_sheets():
+    wide = Image.new("RGB", (30, 10), "red")
+    wide.paste("blue", (10, 0, 20, 10))                                 # the middle square
+    page = sheet([Row("two", gray(0, 100)), Row("one", [wide])], side=20)
+    assert page.size == (2 * 24 + 4, 2 * 44) and page.mode == "RGB"
+    assert page.getpixel((10, 30)) == (0, 0, 0) and page.getpixel((34, 30)) == (100, 100, 100)
+    assert page.getpixel((10, 74)) == (0, 0, 255) and page.getpixel((34, 74)) == (255, 255, 255)
+    assert min(page.crop((0, 0, 52, 18)).convert("L").getextrema()) < 128       # there is text

@@ -1,0 +1,188 @@
+"""Pivotal tuning: the images are learned, the model stays as it was, and a delta knows its model."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import weights
+from helpers import DATA
+from ldm import InputError
+from textinv.concept import model_hash
+from textinv.editing.deltas import Delta, applied
+from textinv.editing.inputs import encode, to_x
+from textinv.editing.tuning import Tuning, TuningConfig, tune
+from weights import TINY
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (80, 64, 3), dtype=np.uint8)) for _ in range(2)]
+
+
+@pytest.fixture
+def model(own_model):
+    own_model.words.add("*", torch.full((1, own_model.words.width), 0.1))
+    return own_model
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def assert_unchanged(model, before):
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def fixed_loss(model, images):
+    """Equation 1 of the images, always with the same noise and timesteps."""
+    z0 = torch.cat([encode(model, to_x(image, 64)) for image in images]).repeat(8, 1, 1, 1)
+    generator = torch.Generator().manual_seed(7)
+    eps = torch.randn(z0.shape, generator=generator)
+    t = torch.randint(1000, (len(z0),), generator=generator)
+    with torch.no_grad():
+        return model.loss(z0, model.context(["a photo of *"]).expand(len(z0), -1, -1), eps, t).item()
+
+
+def test_tuning_learns_the_images_and_leaves_the_model_alone(model, images):
+    before, loss = state(model), fixed_loss(model, images)
+    tensors = dict(model.unet.named_parameters())
+    delta = tune(model, images, ["a photo of *"], TuningConfig(steps=25, lr=1e-2))
+    assert_unchanged(model, before)
+    with applied(model, delta) as tuned:
+        assert tuned is model and fixed_loss(model, images) < 0.9 * loss
+    assert_unchanged(model, before)
+    assert all(tensors[name] is parameter for name, parameter in model.unet.named_parameters())
+
+
+def test_the_model_is_restored_after_an_error(model, images):
+    before, delta = state(model), tune(model, images, ["*"], TuningConfig(steps=2))
+    with pytest.raises(RuntimeError), applied(model, delta):
+        assert any(not torch.equal(model.state_dict()[name], before[name]) for name in before)
+        raise RuntimeError
+    assert_unchanged(model, before)
+
+
+def test_the_first_step_starts_at_the_model_itself(model, images):
+    """B is zero, and the loss under the factors is Equation 1 of the model."""
+    tuning = Tuning(model, images, ["a photo of *"], TuningConfig(steps=1))
+    assert all(not factor.any() for factor in tuning.up.values())
+    seed = tuning.generator.get_state()
+    first = tuning.loss().item()
+    tuning.generator.set_state(seed)
+    with applied(model, tuning.delta()):
+        assert tuning.loss().item() == first
+    for weight in tuning.weights.values():
+        assert not weight.requires_grad
+
+
+def test_applied_weights_are_w_plus_ba(model):
+    names = ["input_blocks.1.0.in_layers.2.weight", "time_embed.0.weight"]          # a convolution, a layer
+    before = {name: model.unet.get_parameter(name).clone() for name in names}
+    down = {name: torch.randn(2, before[name][0].numel()) for name in names}
+    up = {name: torch.randn(len(before[name]), 2) for name in names}
+    delta = Delta(down, up, model_hash(model))
+    with applied(model, delta):
+        for name in names:
+            change = torch.einsum("or,ri->oi", up[name].half().float(), down[name].half().float())
+            expected = before[name] + change.reshape(before[name].shape)
+            assert torch.allclose(model.unet.get_parameter(name), expected, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_delta(model, images):
+    first, again = (tune(model, images, ["*"], TuningConfig(steps=2, prior="a cat", prior_images=2))
+                    for _ in range(2))
+    assert all(torch.equal(first.up[name], again.up[name]) for name in first.up)
+    other = tune(model, images, ["*"], TuningConfig(steps=2, seed=1, prior="a cat", prior_images=2))
+    assert any(not torch.equal(first.up[name], other.up[name]) for name in first.up)
+
+
+def test_a_preserved_prompt_changes_less(model, images):
+    c = model.context(["a cat"])
+    z0 = model.sample(c.expand(4, -1, -1), model.context([""]), steps=10,
+                      generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(6)
+    eps = torch.randn(z0.shape, generator=generator)
+    t = torch.tensor([100, 400, 700, 900])
+    z_t = model.schedule.add_noise(z0, eps, t)
+
+    def loss():
+        with torch.no_grad():
+            return (model.unet(z_t, t, c.expand(4, -1, -1)) - eps).square().mean().item()
+
+    untouched, losses = loss(), {}
+    for prior in ("", "a cat"):
+        config = TuningConfig(steps=20, lr=1e-2, prior=prior, prior_weight=2.0, prior_images=4)
+        with applied(model, tune(model, images, ["*"], config)):
+            losses[prior] = loss()
+    assert losses["a cat"] < losses[""] and losses["a cat"] < untouched
+
+
+def test_the_file_is_read_back_bit_for_bit_and_is_small(model, images, tmp_path):
+    delta = tune(model, images, ["a photo of *"], TuningConfig(steps=2))
+    delta.save(tmp_path / "new/fox.safetensors")
+    again = Delta.load(tmp_path / "new/fox.safetensors")
+    assert again.model == delta.model and again.info == delta.info and again.info["rank"] == 4
+    for ours, theirs in ((delta.down, again.down), (delta.up, again.up)):
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    before = state(model)
+    with applied(model, again):
+        assert any(not torch.equal(model.state_dict()[name], before[name]) for name in before)
+
+
+def test_a_delta_of_the_embedded_model_takes_little_room(tmp_path):
+    tiny = weights.load("tiny")
+    matrices = [weight for weight in tiny.unet.parameters() if weight.ndim > 1]
+    Delta({str(i): torch.zeros(4, weight[0].numel()) for i, weight in enumerate(matrices)},
+          {str(i): torch.zeros(len(weight), 4) for i, weight in enumerate(matrices)}, "").save(tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size < 0.1 * TINY.stat().st_size
+
+
+def test_a_delta_refuses_another_model(model, images, compvis):
+    delta = tune(model, images, ["*"], TuningConfig(steps=1))
+    with pytest.raises(InputError, match="was tuned on another model"), applied(compvis[0], delta):
+        pass
+    with torch.no_grad():
+        model.unet.out[2].bias += 1                                 # the same shapes, other weights
+    with pytest.raises(InputError, match="was tuned on another model"), applied(model, delta):
+        pass
+
+
+def test_a_delta_is_not_applied_twice(model, images):
+    delta = tune(model, images, ["*"], TuningConfig(steps=3, lr=1e-1))
+    with applied(model, delta), pytest.raises(InputError, match="another model"), applied(model, delta):
+        pass
+
+
+def test_files_that_are_no_delta(tmp_path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "word.safetensors")
+    (tmp_path / "text.safetensors").write_text("not a file of tensors")
+    for path, message in ((tmp_path / "nowhere.safetensors", "no such file"),
+                          (tmp_path / "word.safetensors", "not the delta of a tuned model"),
+                          (tmp_path / "text.safetensors", "text.safetensors"),
+                          (DATA / "diffusers-tiny/unet/diffusion_pytorch_model.safetensors",
+                           "not the delta of a tuned model")):
+        with pytest.raises(InputError, match=message) as error:
+            Delta.load(path)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("values, message", [({"steps": 0}, "`steps` is 0"), ({"rank": 0}, "`rank` is 0"),
+                                             ({"prior_images": 0}, "`prior_images` is 0"),
+                                             ({"lr": float("nan")}, "`lr` is nan"), ({"lr": 0}, "`lr` is 0")])
+def test_values_without_meaning(values, message):
+    with pytest.raises(InputError, match=message):
+        TuningConfig(**values)
+
+
+def test_a_loss_that_diverges_ends_it(model, images):
+    before = state(model)
+    tuning = Tuning(model, images, ["*"], TuningConfig(steps=3))
+    steps = iter(tuning)
+    next(steps)
+    tuning.mean[:] = float("inf")
+    with pytest.raises(InputError, match="not finite at step 2"):
+        next(steps)
+    assert_unchanged(model, before)

@@ -1,0 +1,33 @@
+"""Edit images with learned words: `textinv edit COMMAND ...`."""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from textinv.commands import command
+from textinv.commands.arguments import Parser
+from textinv.commands.edits import baselines, bias, blend, compose, invert, tune
+
+COMMANDS = {"blend": (blend.main, "paint a word into a part of an image"),
+            "invert": (invert.main, "change an image from its own noise"),
+            "tune": (tune.main, "tune the model around a word"),
+            "compose": (compose.main, "several words in one prompt, counted"),
+            "bias": (bias.main, "what a word shows, counted"),
+            "baselines": (baselines.main, "the word next to other methods")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`textinv edit COMMAND ...`; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return COMMANDS[argv[0]][0](argv[1:]) if argv and argv[0] in COMMANDS else usage(argv)
+
+
+@command
+def usage(argv: Sequence[str] | None = None) -> None:
+    """Answer --help. Raises InputError on anything else."""
+    listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
+    parser = Parser("edit", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+                    epilog=f"commands:\n{listed}\n\n`textinv edit COMMAND --help` lists the options of one.")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
+    parser.parse_args(argv)

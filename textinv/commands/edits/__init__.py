@@ -1,0 +1,1 @@
+"""The commands of `textinv edit`, one file each, and what they share."""

@@ -1,0 +1,87 @@
+"""Show a learned word next to what other methods make of the same images, scored in one table.
+
+Figure 5 of the paper; textinv/editing/baselines.py.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+from tqdm import tqdm
+
+from ldm import InputError
+from textinv.commands import command
+from textinv.commands.arguments import (
+    Parser,
+    add_clip_option,
+    add_sampling_options,
+    check_sampling,
+    load_clip,
+)
+from textinv.commands.edits.shared import (
+    add_word_options,
+    new_folder,
+    open_model,
+    training_images,
+    write_images,
+)
+from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
+from textinv.editing.sheets import Row, sheet
+from textinv.evaluation.evaluate import PLAIN, without_word
+from textinv.evaluation.scores import markdown, scores, table_rows
+
+EDITS = ("a photo of a {} on the beach", "a photo of a {} on a red background")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = Parser("edit baselines", __doc__, example="--concept runs/fox --category wolf -n 4")
+    p.add_argument("prompts", nargs="*", metavar="PROMPT",
+                   help=f"with {{}} for the word (default: {', '.join(EDITS)})")
+    p.add_argument("--images", metavar="DIR", help="the images (default: those of the run)")
+    p.add_argument("--category", metavar="WORD", help="word for what the images show (default: the word that "
+                                                      "the learned one started from)")
+    add_sampling_options(p, n=8, batch=8)
+    add_word_options(p)
+    add_clip_option(p)
+    return p
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parser().parse_args(argv)
+    check_sampling(options)
+    folder = new_folder(options.out, "baselines")
+    templates: tuple[str, ...] = tuple(options.prompts) or EDITS
+    for template in templates:
+        if template.count("{}") != 1:
+            raise InputError(f"{template!r} has no {{}}, or several. Write it once, where the word goes.")
+    with open_model(options) as (model, concepts, source):
+        if len(concepts) != 1:
+            raise InputError(f"the table is about one word, not {len(concepts)}. Give one as `concept`.")
+        word = concepts[0]
+        category = options.category or word.info.get("init", "")
+        images = training_images(model, options.images, options.concept)
+        evaluator = load_clip(options.clip, source, model.device)
+        subject = Subject.learn(model, evaluator, images, category)
+
+        def ours(template: str) -> list[Image.Image]:
+            return model.generate([template.replace("{}", word.placeholder)] * options.n, seed=options.seed,
+                                  steps=options.steps, guidance=options.guidance, batch=options.batch)
+
+        methods: dict[str, Callable[[str], list[Image.Image]]] = {"textual inversion": ours}
+        for name in BASELINES:
+            methods[name] = lambda template, name=name: baseline_images(subject, name, template, n=options.n,
+                                                                        seed=options.seed)
+        work = [(name, template) for name in methods for template in (PLAIN, *templates)]
+        made = {(name, template): methods[name](template) for name, template in tqdm(work, unit="prompt")}
+    texts = dict(zip(templates, evaluator.texts([without_word(one) for one in templates]), strict=True))
+    results = {name: scores(evaluator.images(made[name, PLAIN]),
+                            {one: evaluator.images(made[name, one]) for one in templates}, texts,
+                            evaluator.images(images)) for name in methods}
+    rows = [Row("the images", images[:8])]
+    rows += [Row(f"{name}: {template}", made[name, template][:8]) for name, template in work]
+    write_images(folder, sheet(rows, side=96), [], options)
+    print(markdown(table_rows(results, None)), *(f"{name}: {why}" for name, why in CLOSED.items()), sep="\n")

@@ -1,0 +1,50 @@
+"""Count what the images of each prompt show, by CLIP: a category's word, and a fairer word in its place.
+
+Section 4.5 and Figure 8 of the paper; textinv/editing/bias.py. The fairer word is learned as any other, by
+`textinv train --init WORD --images DIR` from a small balanced set.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from textinv.commands import command
+from textinv.commands.arguments import (
+    Parser,
+    add_clip_option,
+    add_sampling_options,
+    check_sampling,
+    load_clip,
+)
+from textinv.commands.edits.shared import add_word_options, new_folder, open_model, write_images
+from textinv.editing.bias import bias_sheet, distribution
+from textinv.editing.zero_shot import clip_classifier
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = Parser("edit bias", __doc__, example='"a photo of a vehicle" "a photo of a *" --concept runs/vehicle '
+                                             "--classes car bus truck train boat")
+    p.add_argument("prompts", nargs="+", metavar="PROMPT", help="with the category's word, or a learned one")
+    p.add_argument("--classes", nargs="+", required=True, metavar="TEXT",
+                   help="what an image may show, in words that CLIP knows")
+    add_sampling_options(p, n=64, batch=8)
+    add_word_options(p)
+    add_clip_option(p)
+    return p
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parser().parse_args(argv)
+    check_sampling(options)
+    folder = new_folder(options.out, "bias")
+    with open_model(options) as (model, _, source):
+        evaluator = load_clip(options.clip, source, model.device)
+        classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])
+        found = [distribution(model, prompt, classify, options.classes, n=options.n, steps=options.steps,
+                              guidance=options.guidance, seed=options.seed, batch=options.batch)
+                 for prompt in options.prompts]
+    write_images(folder, bias_sheet(found), [image for one in found for image in one.images], options)
+    print(*found, sep="\n")

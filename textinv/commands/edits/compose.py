@@ -1,0 +1,54 @@
+"""Generate a prompt with several learned words, and count how often CLIP finds each of their things.
+
+Figures 6 and 7 of the paper; textinv/editing/compositions.py.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from textinv.commands import command
+from textinv.commands.arguments import (
+    Parser,
+    add_clip_option,
+    add_sampling_options,
+    check_sampling,
+    load_clip,
+)
+from textinv.commands.edits.shared import add_word_options, new_folder, open_model, write_images
+from textinv.editing.compositions import compose, compositions_sheet
+from textinv.editing.zero_shot import clip_judge
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = Parser("edit compose", __doc__,
+               example='"a <fox> next to a <panda>" --concept "runs/fox=<fox>" --concept '
+                       '"runs/panda=<panda>" --find fox --find panda --among cat dog wolf bear')
+    p.add_argument("prompt", metavar="PROMPT", help="with the words")
+    p.add_argument("--find", action="append", required=True, metavar="TEXT",
+                   help="what to look for, in words that CLIP knows. Repeatable")
+    p.add_argument("--among", nargs="+", required=True, metavar="TEXT",
+                   help="what the images might show else: a thing is found if of all these texts only others "
+                        "that are looked for are nearer to the image")
+    add_sampling_options(p, n=16, batch=8)
+    add_word_options(p)
+    add_clip_option(p)
+    return p
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parser().parse_args(argv)
+    check_sampling(options)
+    folder = new_folder(options.out, "compose")
+    with open_model(options) as (model, _, source):
+        evaluator = load_clip(options.clip, source, model.device)
+        judges = {text: clip_judge(evaluator, text, [*options.find, *options.among], len(options.find))
+                  for text in options.find}
+        found = compose(model, options.prompt, judges, n=options.n, steps=options.steps,
+                        guidance=options.guidance, seed=options.seed, batch=options.batch)
+    write_images(folder, compositions_sheet([found]), found.images, options)
+    for name, share in found.shares().items():
+        print(f"{name}: {share}")

@@ -1,0 +1,93 @@
+"""What the commands of `textinv edit` share: the words and the tuned model, the user's images, and the folder
+that they write to.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
+from textinv.commands.arguments import add_model_options, load_model
+from textinv.concept import Concept, find_words, learned_elsewhere, patch
+from textinv.decoding import read_rgb, reason
+from textinv.editing.deltas import Delta, applied
+from textinv.editing.inputs import image_size
+from textinv.grids import save_png
+from textinv.images import print_warning, read_images
+from textinv.running.folder import read_record
+
+
+def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> None:
+    """The options of `open_model`, and --out."""
+    parser.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
+                        help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME "
+                             "gives it another placeholder. Repeatable")
+    if tuned:
+        parser.add_argument("--tuned", metavar="FILE", help="delta that `textinv edit tune` has written")
+    parser.add_argument("--out", metavar="DIR", help="new folder for the results (default: one in edits/)")
+    add_model_options(parser, "those that the first word was learned on, or tiny")
+
+
+@contextlib.contextmanager
+def open_model(options: argparse.Namespace) -> Iterator[tuple[LatentDiffusion, list[Concept], str]]:
+    """Context manager: the model, tuned, the words that it has been taught, and where its weights are from.
+    Raises InputError."""
+    found = [find_words(text) for text in options.concept]
+    concepts = [word for _, words in found for word in words]
+    sources = [options.weights, *(word.info.get("model") for word in concepts), "tiny"]
+    source = next(source for source in sources if source)
+    model = load_model(source, options.vocab, options.dtype, options.device)
+    for path, words in found:
+        for word in words:
+            if learned_elsewhere(word, model):
+                print_warning(f"{path}: this word was learned on another model ({word.info.get('model')})")
+            patch(model, word)
+    tuned = getattr(options, "tuned", None)
+    with applied(model, Delta.load(tuned)) if tuned else contextlib.nullcontext():
+        yield model, concepts, source
+
+
+def read_image(path: str) -> Image.Image:
+    """An image file as a person sees it. Raises InputError if it cannot be read."""
+    try:
+        return read_rgb(os.path.expanduser(path))
+    except Exception as error:          # decoders fail on broken files with nearly every type of exception
+        raise InputError(f"{path}: cannot be read ({reason(error)}). Give PNG or JPEG.") from error
+
+
+def training_images(model: LatentDiffusion, images: str | None, concepts: Sequence[str]) -> list[Image.Image]:
+    """The images of a folder, or else those of the runs that the words come from, as the model sees them.
+    Raises InputError if there are none."""
+    sources = [images] if images else [
+        read_record(path)["images"] for text in concepts if (path := find_words(text)[0]).is_dir()]
+    if not sources:
+        raise InputError("a word alone does not say from which images. Give them as `images`.")
+    x = [image.views[0].x for source in sources for image in read_images(source, image_size(model))]
+    return to_images(torch.stack(x))
+
+
+def new_folder(out: str | None, name: str) -> Path:
+    """The folder for the results; by default a new one in edits/. Raises InputError if it has files in it."""
+    if out is None:
+        names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+        return next(path for one in names if not (path := Path("edits") / one).exists())
+    path = Path(os.path.expanduser(out))
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"`out` {path} exists already. Give the name of a new folder.")
+    return path
+
+
+def write_images(folder: Path, sheet: Image.Image, images: Sequence[Image.Image],
+                 options: argparse.Namespace) -> None:
+    """Write sheet.png and the images as 000.png, 001.png, ..., with the command's options; print where."""
+    for name, image in [*((f"{i:03d}.png", image) for i, image in enumerate(images)), ("sheet.png", sheet)]:
+        save_png(image, folder / name, {"options": vars(options)})
+    print(folder / "sheet.png")

@@ -1,0 +1,56 @@
+"""Tune the model around a learned word, until the word gives the images back; writes a small delta.
+
+Pivotal tuning, Appendix A and Figure 11 of the paper; textinv/editing/tuning.py. It is used by
+`textinv sample --tuned FILE`.
+"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from ldm import InputError
+from textinv.commands import command
+from textinv.commands.arguments import Parser, add_fields
+from textinv.commands.edits.shared import add_word_options, new_folder, open_model, training_images
+from textinv.editing.tuning import Tuning, TuningConfig
+from textinv.prompts import OBJECT, STYLE
+
+FILE = "tuned.safetensors"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    p = Parser("edit tune", __doc__, example="--concept runs/fox --prior 'a photo of a wolf'")
+    p.add_argument("--images", metavar="DIR", help="the images (default: those of the run)")
+    p.add_argument("--style", action="store_true", help="the word is a style (default: off)")
+    add_fields(p, "tuning", TuningConfig)
+    add_word_options(p, tuned=False)
+    return p
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    options = parser().parse_args(argv)
+    config = TuningConfig(**{field.name: getattr(options, field.name)
+                             for field in dataclasses.fields(TuningConfig) if hasattr(options, field.name)})
+    folder = new_folder(options.out, "tune")
+    with open_model(options) as (model, concepts, _):
+        if len(concepts) != 1:
+            raise InputError(f"the model is tuned around one word, not {len(concepts)}. "
+                             "Give one as `concept`.")
+        images = training_images(model, options.images, options.concept)
+        prompts = [template.replace("{}", concepts[0].placeholder)
+                   for template in (STYLE if options.style else OBJECT)]
+        tuning = Tuning(model, images, prompts, config)
+        with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
+            for loss in tuning:
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        tuning.delta().save(folder / FILE)
+    print(folder / FILE)
+    print(f"use it: textinv sample \"a photo of {concepts[0].placeholder}\" --concept {options.concept[0]} "
+          f"--tuned {folder / FILE}")

@@ -1,0 +1,29 @@
+"""CLIP as a judge of what an image shows (Radford et al. 2021, arXiv 2103.00020, section 3.1): of several
+texts the one whose embedding is nearest to the image's. For whoever has no better judge.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+from torch import Tensor
+
+from weights.clip import Clip
+
+
+def clip_classifier(evaluator: Clip, texts: Sequence[str]) -> Callable[[Sequence[Image.Image]], Tensor]:
+    """n images -> probabilities of the k texts (n k): a softmax of CLIP's logits."""
+    embedded, scale = evaluator.texts(texts), evaluator.model.logit_scale.exp()
+    return lambda images: (scale * evaluator.images(images) @ embedded.T).softmax(dim=1)
+
+
+def clip_judge(evaluator: Clip, text: str, others: Sequence[str],
+               rank: int = 1) -> Callable[[Sequence[Image.Image]], Tensor]:
+    """n images -> n booleans: whether the text is among the `rank` that are nearest to the image, of itself
+    and the others. For an image of two things rank 2."""
+    classify = clip_classifier(evaluator, [text, *(other for other in others if other != text)])
+
+    def found(images: Sequence[Image.Image]) -> Tensor:
+        p = classify(images)
+        return (p > p[:, :1]).sum(dim=1) < rank
+    return found
