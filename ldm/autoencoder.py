@@ -1,4 +1,4 @@
-"""The KL autoencoder (Rombach et al. 2021, sections 3.1 and G): picture to a diagonal Gaussian over latents
+"""The KL autoencoder (Rombach et al. 2021, sections 3.1 and G): image to a diagonal Gaussian over latents
 and back. Encoder and decoder are stacks of residual blocks with one self-attention in the middle.
 
 Two departures from PyTorch's defaults belong to the trained weights: GroupNorm's epsilon is 1e-6, and
@@ -92,7 +92,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:                                          # b c h w -> b c h/2 w/2
-        # right and bottom only: symmetric padding gives wrong pictures
+        # right and bottom only: symmetric padding gives wrong images
         return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 

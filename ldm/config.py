@@ -13,7 +13,7 @@ from ldm.errors import InputError
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """KL autoencoder. It shrinks the picture by 2 ** (levels - 1)."""
+    """KL autoencoder. It shrinks the image by 2 ** (levels - 1)."""
     in_channels: int = 3
     channels: tuple[int, ...] = (128, 256, 512, 512)   # of each level, from the full resolution down
     num_res_blocks: int = 2                            # a level of the encoder; the decoder has one more
@@ -73,9 +73,9 @@ class CLIPTextConfig:
     def __post_init__(self) -> None:
         """Raises InputError on values without meaning."""
         if self.heads < 1 or self.width % self.heads:
-            raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide")
+            raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide.")
         if self.activation not in ("quick_gelu", "gelu"):
-            raise InputError(f"text.activation is {self.activation!r}: give quick_gelu or gelu")
+            raise InputError(f"text.activation is {self.activation!r}. Use quick_gelu or gelu.")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         """Raises InputError on values without meaning."""
         if self.prediction not in ("eps", "v"):
-            raise InputError(f"diffusion.prediction is {self.prediction!r}: give eps or v")
+            raise InputError(f"diffusion.prediction is {self.prediction!r}. Use eps or v.")
 
 
 @dataclass(frozen=True)
@@ -105,28 +105,28 @@ class LDMConfig:
     def __post_init__(self) -> None:
         """Raises InputError where parts do not fit each other; shapes alone would fail much later."""
         if len(self.unet.attention) != len(self.unet.channels):
-            raise InputError(f"unet.attention has {len(self.unet.attention)} entries but unet.channels has "
-                             f"{len(self.unet.channels)} levels: give one entry a level")
+            raise InputError(f"unet.attention has {len(self.unet.attention)} entries, but unet.channels "
+                             f"has {len(self.unet.channels)} levels. Give one entry per level.")
         if self.unet.context_dim != self.text.width:
-            raise InputError(f"unet.context_dim is {self.unet.context_dim} but text.width is "
-                             f"{self.text.width}: the UNet attends to the text encoder's output, "
-                             "so they must be equal")
+            raise InputError(f"unet.context_dim is {self.unet.context_dim}, but text.width is "
+                             f"{self.text.width}. The UNet attends to the text encoder's output: they must be "
+                             "equal.")
         if self.unet.in_channels != self.autoencoder.embed_dim:
-            raise InputError(f"unet.in_channels is {self.unet.in_channels} but autoencoder.embed_dim is "
-                             f"{self.autoencoder.embed_dim}: both are the latent's channels "
-                             "and must be equal")
+            raise InputError(f"unet.in_channels is {self.unet.in_channels}, but autoencoder.embed_dim is "
+                             f"{self.autoencoder.embed_dim}. Both are the latent's channels: they must be "
+                             "equal.")
         for name, part in (("autoencoder", self.autoencoder), ("unet", self.unet)):
             uneven = [width for width in part.channels if width % part.norm_groups]
             if uneven:
-                raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} norm_groups "
-                                 "do not divide")
+                raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} "
+                                 "norm_groups do not divide.")
         if len(heads := self.unet.level_heads) != len(self.unet.channels):
-            raise InputError(f"unet.heads has {len(heads)} entries but unet.channels has "
-                             f"{len(self.unet.channels)} levels: give one number, or one a level")
+            raise InputError(f"unet.heads has {len(heads)} entries, but unet.channels has "
+                             f"{len(self.unet.channels)} levels. Give one number, or one per level.")
         attends = (*self.unet.attention[:-1], True)         # on the last level the middle does, always
         for width, n, attending in zip(self.unet.channels, heads, attends, strict=True):
             if attending and (n < 1 or width % n):
-                raise InputError(f"unet.channels has {width}, which its {n} heads do not divide")
+                raise InputError(f"unet.channels has {width}, which its {n} heads do not divide.")
 
     @staticmethod
     def text2img_large() -> LDMConfig:
@@ -153,7 +153,7 @@ class LDMConfig:
                      "diffusion": DiffusionConfig}
             return LDMConfig(**{name: _read_part(cls, values[name]) for name, cls in parts.items()})
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"this is not a model config of this project: {error}") from error
+            raise InputError(f"this is not a model config of this project ({error}).") from error
 
 
 def _read_part(cls: type, values: dict[str, Any]) -> Any:

@@ -36,7 +36,7 @@ _DECODED_PIXELS = 2 ** 19
 
 def _no_vocabulary():
     raise InputError("this model has no vocabulary, so it cannot read prompts. Give it one with "
-                     "model.tokenizer.read_from, or load a model that has one")
+                     "model.tokenizer.read_from, or load a model that has one.")
 
 
 class LatentDiffusion(nn.Module):
@@ -156,7 +156,7 @@ class LatentDiffusion(nn.Module):
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if batch < 1:
-            raise InputError(f"batch is {batch}: give 1 or more")
+            raise InputError(f"`batch` is {batch}. Use 1 or more.")
         check_seeds(seed, len(prompts))
         uncond = None if guidance == 1 else self.context([negative])
         images = []
@@ -168,7 +168,7 @@ class LatentDiffusion(nn.Module):
                              generator=generators)
             if not z0.isfinite().all():
                 raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, "
-                                 f"guidance {guidance}): use float32 or bfloat16 weights, or less guidance")
+                                 f"guidance {guidance}). Use float32 or bfloat16 weights, or less guidance.")
             h, w = z0.shape[-2:]
             at_a_time = max(1, _DECODED_PIXELS // (h * w * self.config.autoencoder.factor ** 2))
             images += [image for part in z0.to(self.dtype).split(at_a_time)
@@ -181,8 +181,7 @@ class LatentDiffusion(nn.Module):
         factor, side = self.config.autoencoder.factor, self.config.diffusion.latent_size
         multiple = factor * 2 ** (len(self.config.unet.channels) - 1)
         if size is not None and (min(size) < multiple or any(pixels % multiple for pixels in size)):
-            raise InputError(f"the image's size is {size[0]} x {size[1]} pixels. This model needs multiples "
-                             f"of {multiple}")
+            raise InputError(f"`size` is {size[0]} x {size[1]} pixels. Use multiples of {multiple}.")
         h, w = (side, side) if size is None else (pixels // factor for pixels in size)
         return randn((b, self.config.unet.in_channels, h, w), generator, self.device)
 
@@ -190,7 +189,8 @@ class LatentDiffusion(nn.Module):
 def check_seeds(seed: int, count: int) -> None:
     """Raises InputError unless seed .. seed + count - 1 are seeds that a generator takes as they are."""
     if not 0 <= seed <= 2 ** 63 - count:
-        raise InputError(f"seed is {seed}: use 0 or more, and at most 2**63 with the number of images added")
+        raise InputError(f"`seed` is {seed}. Use 0 or more, and at most 2**63 with the number of images "
+                         "added.")
 
 
 def to_images(x: Tensor) -> list[Image.Image]:

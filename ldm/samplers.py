@@ -31,8 +31,8 @@ def randn(shape: Sequence[int], generator: Generators, device: torch.device | st
         source = device if generator is None else generator.device
         return torch.randn(shape, generator=generator, device=source).to(device)
     if len(generator) != shape[0]:
-        raise InputError(f"{len(generator)} generators for {shape[0]} samples: give one generator, "
-                         "or one a sample")
+        raise InputError(f"`generator` is a list of {len(generator)} for {shape[0]} samples. Give one, or "
+                         "one per sample.")
     return torch.cat([randn((1, *shape[1:]), one, device) for one in generator])
 
 
@@ -68,8 +68,8 @@ def ddim_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: in
     """
     a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
     if not 0 <= eta <= 1 or eta > 0 and t_prev > t:
-        raise InputError(f"eta is {eta} in a step from t = {t} to {t_prev}. Use 0 to 1, and 0 where t_prev "
-                         "is the later timestep")
+        raise InputError(f"`eta` is {eta} in a step from t = {t} to {t_prev}. Use 0 to 1, and 0 where t_prev "
+                         "is the later timestep.")
     sigma = eta * math.sqrt((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)) if eta > 0 else 0.0
     z_prev = (math.sqrt(a_prev) * predict_z0(alphas_cumprod, z, eps_hat, t)
               + math.sqrt(1 - a_prev - sigma ** 2) * eps_hat)
@@ -142,13 +142,13 @@ def make_sampler(name: str, eta: float = 0.0) -> Callable[..., Trajectory]:
     """The sampler called "ddim" (with this eta), "ddpm" or "dpm++", to be called as `ddpm`.
     Raises InputError on another name, or an eta that has no meaning."""
     if not 0 <= eta <= 1:
-        raise InputError(f"eta is {eta}: give 0 (deterministic) to 1 (as random as DDPM)")
+        raise InputError(f"`eta` is {eta}. Use 0 (deterministic) to 1 (as random as DDPM).")
     if name == "ddim":
         return partial(ddim, eta=eta)
     if name not in ("ddpm", "dpm++"):
-        raise InputError(f"unknown sampler {name!r}: give ddim, ddpm or dpm++")
+        raise InputError(f"`sampler` is {name!r}. Use ddim, ddpm or dpm++.")
     if eta > 0:
-        raise InputError(f"eta is {eta} but only the ddim sampler has an eta: leave it 0 with {name}")
+        raise InputError(f"`eta` is {eta}, but only the ddim sampler has an eta. Use 0 with {name}.")
     return ddpm if name == "ddpm" else dpm_solver
 
 
@@ -158,5 +158,5 @@ def _at(alphas_cumprod: Sequence[float], t: int) -> float:
 
 def _stride(timesteps: int, steps: int) -> int:
     if not 1 <= steps <= timesteps:
-        raise InputError(f"steps is {steps}: give a number from 1 to {timesteps}")
+        raise InputError(f"`steps` is {steps}. Use 1 to {timesteps}.")
     return timesteps // steps

@@ -50,9 +50,9 @@ class BaseTokenizer(abc.ABC):
             backend = self._find_vocabulary()
             rows = 1 + max(backend.get_vocab().values())
             if rows > self.words.vocab_size:
-                raise InputError(f"the vocabulary has {rows} tokens but the model's table only "
-                                 f"{self.words.vocab_size} rows: give the vocabulary that "
-                                 "the model was trained with")
+                raise InputError(f"the vocabulary has {rows} tokens, but the model's table only "
+                                 f"{self.words.vocab_size} rows. Give the vocabulary that the model was "
+                                 "trained with.")
             self._backend = backend
         return self._backend
 
@@ -62,7 +62,7 @@ class BaseTokenizer(abc.ABC):
         Raises InputError if it lacks a mark, as one of another kind does."""
         missing = [token for token in cls.marks if backend.token_to_id(token) is None]
         if missing:
-            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. This model needs {cls.needs}")
+            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. This model needs {cls.needs}.")
         backend.no_padding()
         backend.no_truncation()
         return backend

@@ -45,13 +45,13 @@ class LearnedWords:
         are not (k d) with k >= 1.
         """
         if not placeholder:
-            raise InputError("the placeholder is empty. Give one or more characters")
+            raise InputError("the placeholder is empty. Give one or more characters.")
         if (known := self._find(placeholder)) is not None:
             raise InputError(f"the model has already learned a word {known!r}. Remove it first, or use "
-                             "another placeholder")
+                             "another placeholder.")
         if vectors.ndim != 2 or len(vectors) == 0 or vectors.shape[1] != self.width:
             raise InputError(f"the vectors of {placeholder!r} have shape {list(vectors.shape)}. "
-                             f"This model needs [k, {self.width}] with k of 1 or more")
+                             f"This model needs [k, {self.width}] with k of 1 or more.")
         self._vectors[placeholder] = _own(vectors)
         return self.ids(placeholder)
 
@@ -121,13 +121,13 @@ class LearnedWords:
     def _known(self, placeholder: str) -> str:
         if (word := self._find(placeholder)) is None:
             raise InputError(f"the model has not learned a word {placeholder!r}. "
-                             f"It knows: {', '.join(self._vectors) or 'none'}")
+                             f"It knows: {', '.join(self._vectors) or 'none'}.")
         return word
 
     def _check_shape(self, word: str, vectors: Tensor) -> None:
         if vectors.shape != (own := self._vectors[word].shape):
             raise InputError(f"the vectors of {word!r} have shape {list(vectors.shape)}. "
-                             f"It was learned with {list(own)}")
+                             f"It was learned with {list(own)}.")
 
 
 def _own(vectors: Tensor) -> Tensor:

@@ -155,7 +155,7 @@ def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
 def table(figures: dict[str, float]) -> str:
     """The figures in markdown, each with what was asked for and whether it is reached."""
     rows = [figure.row(figures[name]) for name, figure in FIGURES.items()]
-    return "\n".join(["| figure | measured | asked for | reached |", "|---|--:|--:|---|", *rows, ""])
+    return "\n".join(["| metric | measured | asked for | reached |", "|---|--:|--:|---|", *rows, ""])
 
 
 def write(text: str, path: Path) -> None:

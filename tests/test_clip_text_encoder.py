@@ -89,7 +89,7 @@ def test_gradient_reaches_v_alone_and_is_right():
 
 @pytest.mark.parametrize("change, message", [({"heads": 3}, "its 3 heads do not divide"),
                                              ({"heads": 0}, "its 0 heads do not divide"),
-                                             ({"activation": "relu"}, "'relu': give quick_gelu or gelu")])
+                                             ({"activation": "relu"}, "'relu'. Use quick_gelu or gelu")])
 def test_configs_that_cannot_work_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         CLIPTextConfig(**{**CONFIG.__dict__, **change})

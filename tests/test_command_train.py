@@ -72,7 +72,8 @@ def test_help_names_every_default(capsys, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_is_deadly(number):
     """A step that hangs, as where another process is gone: the first signal waits for its end."""
-    hangs = """import time, types
+    hangs = """import signal, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)        # a job in the background starts with it ignored
 from textinv.commands.train import stop_on_signals
 with stop_on_signals(types.SimpleNamespace()) as signals:
     print("ready", flush=True)

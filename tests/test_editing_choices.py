@@ -1,5 +1,6 @@
 """Curation, compositions, bias, and the sheets that show them, on hand-made judges and scores."""
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from textinv.editing.bias import Distribution, bias_sheet, distribution, entropy
 from textinv.editing.compositions import Composition, compose, compositions_sheet, share
 from textinv.editing.curation import best, clip_scores, without_words
 from textinv.editing.sheets import Row, sheet
+from textinv.editing.zero_shot import clip_classifier, clip_judge
 
 
 class HandMade:
     """An evaluator in the plane: an image's gray value is its angle in degrees, texts are their angles."""
+
+    model = SimpleNamespace(logit_scale=torch.tensor(2.0, dtype=torch.float64).log())
 
     def images(self, images):
         return self._vectors([image.getpixel((0, 0)) for image in images])
@@ -57,6 +61,19 @@ def test_learned_words_are_left_out_for_clip(own_model):
     assert without_words(own_model, "a photo of a * on the  beach") == "a photo of a on the beach"
     assert without_words(own_model, "* next to <b>") == "next to"
     assert without_words(own_model, "a cat") == "a cat"
+
+
+def test_zero_shot_probabilities_are_a_softmax_of_scaled_cosines():
+    p = clip_classifier(HandMade(), ["0", "60", "90"])(gray(0))
+    logits = [2 * 1.0, 2 * 0.5, 0.0]
+    assert p[0].tolist() == pytest.approx([math.exp(one) / sum(map(math.exp, logits)) for one in logits])
+
+
+def test_a_zero_shot_judge_wants_its_text_among_the_nearest():
+    images = gray(5, 40, 80)
+    assert clip_judge(HandMade(), "0", ["60", "90"])(images).tolist() == [True, False, False]
+    assert clip_judge(HandMade(), "0", ["60", "90"], rank=2)(images).tolist() == [True, True, False]
+    assert clip_judge(HandMade(), "0", ["0", "90"])(images).tolist() == [True, True, False]       # not itself
 
 
 @pytest.mark.parametrize("hits, n, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775),

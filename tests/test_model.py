@@ -385,27 +385,27 @@ def test_model_without_a_vocabulary_says_so():
 
 @pytest.mark.parametrize("call, message", [
     (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
-    (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "steps is 0"),
-    (lambda model: model.generate("a cat", batch=0), "batch is 0"),
-    (lambda model: model.generate("a cat", seed=-1), "seed is -1"),
-    (lambda model: model.generate(["a cat"] * 2, seed=2 ** 63 - 1), "seed is 9223372036854775807"),
-    (lambda model: model.generate("a cat", size=(32, 40)), "32 x 40 pixels. .* multiples of 16"),
+    (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "`steps` is 0"),
+    (lambda model: model.generate("a cat", batch=0), "`batch` is 0"),
+    (lambda model: model.generate("a cat", seed=-1), "`seed` is -1"),
+    (lambda model: model.generate(["a cat"] * 2, seed=2 ** 63 - 1), "`seed` is 9223372036854775807"),
+    (lambda model: model.generate("a cat", size=(32, 40)), "`size` is 32 x 40 pixels. Use multiples of 16"),
     (lambda model: model.generate("a cat", size=(0, 32)), "0 x 32 pixels"),
     (lambda model: model.generate("a cat", size=(-16, 32)), "-16 x 32 pixels"),
-    (lambda model: model.generate("a cat", eta=1.5), "eta is 1.5"),
-    (lambda model: model.generate("a cat", sampler="plms"), "unknown sampler 'plms'")])
+    (lambda model: model.generate("a cat", eta=1.5), "`eta` is 1.5"),
+    (lambda model: model.generate("a cat", sampler="plms"), "`sampler` is 'plms'. Use ddim, ddpm or dpm")])
 def test_meaningless_values_are_refused(model, call, message):
     with pytest.raises(InputError, match=message):
         call(model)
 
 
 @pytest.mark.parametrize("part, change, message", [
-    ("unet", {"attention": (True,)}, "give one entry a level"), ("unet", {"context_dim": 7}, "must be equal"),
+    ("unet", {"attention": (True,)}, "Give one entry per level"), ("unet", {"context_dim": 7}, "must be equal"),
     ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "do not divide"),
     ("unet", {"heads": 5}, "heads do not divide"), ("unet", {"heads": 0}, "heads do not divide"),
     ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"),
-    ("unet", {"heads": (4, 4)}, "heads has 2 entries"),
-    ("diffusion", {"prediction": "x"}, "give eps or v"),
+    ("unet", {"heads": (4, 4)}, "unet.heads has 2 entries"),
+    ("diffusion", {"prediction": "x"}, "Use eps or v"),
     ("autoencoder", {"norm_groups": 32}, "do not divide")])
 def test_configs_that_cannot_work_are_refused(part, change, message):
     with pytest.raises(InputError, match=message):

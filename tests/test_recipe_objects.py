@@ -1,5 +1,6 @@
 """The tables of the small world: what there is, what is held out, and the lopsided categories."""
 import re
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_categories_are_lopsided_among_their_own(category):
     assert all(SEEN[name].kind == category for name in often)
     assert max(often.values()) > 0.4 and sum(often.values()) < 1
     assert sum(thing.kind == category for thing in SEEN.values()) > len(often) + 5
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_the_notes_document_the_categories(category):
+    """The table's row: members, "dog 45 %, cat 25 %, ...", and the rest."""
+    notes = (Path(objects.__file__).parent / "NOTES.md").read_text()
+    row = re.search(rf"^\| an? {category} \| (\d+) \| (.*?) \| (\d+) % \|$", notes, re.M)
+    shown = {name: int(part) / 100 for name, part in re.findall(r"([a-z]+) (\d+) %", row[2])}
+    assert shown == CATEGORIES[category]
+    assert int(row[1]) == sum(thing.kind == category for thing in SEEN.values())
+    assert int(row[3]) / 100 == pytest.approx(1 - sum(shown.values()))
 
 
 def test_the_held_out_artwork_has_no_nameless_sprites():

@@ -184,14 +184,14 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch():
     together = randn((3, 4, 2, 2), generators(5, 6, 7), "cpu")
     assert torch.equal(together[1:2], randn((1, 4, 2, 2), generators(6), "cpu"))
     assert not torch.equal(together[0], together[1])
-    with pytest.raises(InputError, match="2 generators for 3 samples"):
+    with pytest.raises(InputError, match="`generator` is a list of 2 for 3 samples"):
         randn((3, 1), generators(1, 2), "cpu")
 
 
-@pytest.mark.parametrize("name, eta, message", [("euler", 0, "unknown sampler 'euler'"),
-                                                ("ddim", -1, "eta is -1"),
-                                                ("ddim", 1.01, "eta is 1.01"),
-                                                ("ddim", float("nan"), "eta is nan"),
+@pytest.mark.parametrize("name, eta, message", [("euler", 0, "`sampler` is 'euler'. Use ddim"),
+                                                ("ddim", -1, "`eta` is -1"),
+                                                ("ddim", 1.01, "`eta` is 1.01"),
+                                                ("ddim", float("nan"), "`eta` is nan"),
                                                 ("dpm++", 0.5, "only the ddim sampler")])
 def test_meaningless_samplers_are_refused(name, eta, message):
     with pytest.raises(InputError, match=message):
@@ -202,12 +202,12 @@ def test_meaningless_samplers_are_refused(name, eta, message):
                                             (0.5, 501, 601)])
 def test_steps_whose_noise_has_no_meaning_are_refused(eta, t, t_prev):
     z = torch.zeros(1)
-    with pytest.raises(InputError, match=f"eta is {eta} in a step from t = {t} to {t_prev}"):
+    with pytest.raises(InputError, match=f"`eta` is {eta} in a step from t = {t} to {t_prev}"):
         ddim_step(ALPHAS, z, z, t, t_prev, eta, z)
 
 
 @pytest.mark.parametrize("sampler", [ddim, ddpm, dpm_solver])
 @pytest.mark.parametrize("steps", [0, -5, 1001])
 def test_meaningless_steps_are_refused(sampler, steps):
-    with pytest.raises(InputError, match="a number from 1 to 1000"):
+    with pytest.raises(InputError, match="`steps` is .* Use 1 to 1000"):
         next(sampler(None, ALPHAS, torch.zeros(1), steps))

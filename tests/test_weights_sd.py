@@ -339,7 +339,7 @@ def test_order_of_preference(sd_folder, sd1_hf):
     ("unet", dict(attention_head_dim=[8, 7]), "unet.channels has 64, which its 7 heads do not divide"),
     ("vae", dict(shift_factor=0.1), "not supported"), ("vae", dict(latent_channels=16), "must be equal"),
     ("text_encoder", dict(layer_norm_eps=1e-6), "not supported"),
-    ("text_encoder", dict(hidden_act="relu"), "give quick_gelu or gelu"),
+    ("text_encoder", dict(hidden_act="relu"), "Use quick_gelu or gelu"),
     ("text_encoder", dict(hidden_act=...), "hidden_act"),
     ("text_encoder", dict(num_hidden_layers=4), "lacks text_encoder/encoder.layers.3"),
     ("text_encoder", dict(num_hidden_layers=2), "has unknown text_encoder/encoder.layers.2"),

@@ -61,16 +61,27 @@ def test_a_letter_whose_lower_case_is_two_is_found(words):
     assert ("<\u0130>", ids) in words.split("a <\u0130> there") and "<\u0130>" in words
 
 
+def test_a_letter_with_two_lower_cases_is_one(words):
+    """The two small sigmas are one letter to the search, so they are one word."""
+    ids = words.add("<\u03c3>", vectors(1))
+    assert words.split("<\u03c2>")[1] == ("<\u03c2>", ids) and "<\u03c2>" in words
+    with pytest.raises(InputError, match="already learned"):
+        words.add("<\u03c2>", vectors(1))
+
+
 def test_vectors_are_copies_in_fp32_on_the_cpu():
-    words, given = LearnedWords(100, 4), vectors(1).double()
-    words.add("*", given)
-    given.zero_()
-    assert words.rows().dtype == torch.float32 and torch.equal(words.rows(), vectors(1))
-    words.rows().zero_()
-    assert torch.equal(words.rows(), vectors(1))
+    for dtype in (torch.float32, torch.float64):
+        words, given = LearnedWords(100, 4), vectors(1).to(dtype)
+        words.add("*", given)
+        given.zero_()
+        assert words.rows().dtype == torch.float32 and torch.equal(words.rows(), vectors(1))
+        words.rows().zero_()
+        assert torch.equal(words.rows(), vectors(1))
     moved = vectors(1, 1).requires_grad_()
     words.set("*", moved)
     assert torch.equal(words.rows(), moved) and not words.rows().requires_grad
+    moved.detach().zero_()
+    assert torch.equal(words.rows(), vectors(1, 1))
 
 
 def test_replaced_is_differentiable_in_v_alone(words):

@@ -179,8 +179,8 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
         kept = []
         for row, prompt in enumerate(recipe.prompts):
             places = range(row * recipe.n, (row + 1) * recipe.n)
-            chosen = best(evaluator, [images[i] for i in places], without_words(model, prompt), options.best,
-                          references)
+            chosen = best(evaluator, [images[i] for i in places], without_words(model, prompt),
+                          k=options.best, references=references)
             kept += [places[i] for i in chosen]
         return kept
     return choose

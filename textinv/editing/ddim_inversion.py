@@ -44,7 +44,8 @@ def invert_latents(model: LatentDiffusion, z0: Tensor, c: Tensor, *, steps: int 
     """The noise z_T (b c h w) of latents z0 (b c h w) under contexts c (b n d), without guidance: with it
     the way up and the way down part."""
     z0 = z0.to(model.device, torch.float32)
-    return last_latents(inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z0, steps, refine))
+    return last_latents(inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z0, steps,
+                                 refine=refine))
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ from dataclasses import dataclass, field
 from textinv.inside import page
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40               # margins around the frame
-TEXT = 12                                               # pixels, of all text
+LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 46               # margins around the frame
+TEXT = 14                                               # pixels, of all text
 
 CSS = """
 .charts { display: grid; gap: 1rem 1.5rem;
           grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 svg.chart { width: 100%; max-width: 36rem; height: auto; display: block; }
-svg.chart text { font: 12px system-ui, sans-serif; fill: var(--soft); }
-svg.chart text.label { fill: var(--ink); } svg.chart .frame { stroke: var(--line); fill: none; }
+svg.chart text { font: 14px system-ui, sans-serif; fill: var(--soft); }
+svg.chart text.label { fill: var(--ink); stroke: var(--paper); stroke-width: 3px; paint-order: stroke; }
+svg.chart .frame { stroke: var(--line); fill: none; }
 svg.chart .ink { stroke: var(--ink); fill: var(--ink); }
 svg.chart .soft { stroke: var(--soft); fill: var(--soft); }
 svg.chart .accent { stroke: var(--accent); fill: var(--accent); }
@@ -68,13 +69,12 @@ class Chart:
 
         parts = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{width}" height="{height}"/>']
         for value in ticks(*x_range):
-            parts.append(_text(place(value, 0)[0], TOP + height + 16, f"{value:g}", anchor="middle"))
+            parts.append(_text(place(value, 0)[0], TOP + height + 18, f"{value:g}", anchor="middle"))
         for value in ticks(*y_range):
             parts.append(_text(LEFT - 6, place(0, value)[1] + 4, f"{value:g}", anchor="end"))
         parts.append(_text(LEFT + width / 2, HEIGHT - 6, self.x_name, anchor="middle"))
-        parts.append(f'<text transform="translate(12 {TOP + height / 2}) rotate(-90)" text-anchor="middle">'
+        parts.append(f'<text transform="translate(14 {TOP + height / 2}) rotate(-90)" text-anchor="middle">'
                      f"{html.escape(self.y_name)}</text>")
-        parts += self._labels([(*place(x, y), text) for x, y, text in self.labels])
         for shape, kind, some in self.marks:
             places = [place(*point) for point in some]
             if shape == "line":
@@ -82,6 +82,7 @@ class Chart:
                              + " ".join(f"{x:.1f},{y:.1f}" for x, y in places) + '"/>')
             else:
                 parts += [f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places]
+        parts += self._labels([(*place(x, y), text) for x, y, text in self.labels])
         return (f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
                 f'aria-label="{html.escape(f"{self.y_name} over {self.x_name}")}">{"".join(parts)}</svg>')
 
@@ -94,7 +95,7 @@ class Chart:
             top, wide = y, 0.58 * TEXT * len(text)
             left = x + 8 if x + 8 + wide < WIDTH - RIGHT else x - 8 - wide
             while clash := [other for start, other, end in taken
-                            if left < end and start < left + wide and abs(other - top) < TEXT]:
+                            if left < end and start < left + wide and abs(other - top) < 0.99 * TEXT]:
                 top = max(clash) + TEXT
             taken.append((left, top, left + wide))
             if top != y:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept
-from textinv.running.folder import ReadOnlyFolder, read_record
-from textinv.running.state import read_state
+from textinv.running.folder import read_record
+from textinv.running.state import STATE, read_state
 
 TIE = 1e-3              # weight of the words in the choice of the plane, which the path alone may not decide
 
@@ -78,8 +78,8 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
     axes = torch.linalg.svd(torch.cat([centered, TIE * places]), full_matrices=False).Vh[:2]     # 2 d
     variance = (centered @ axes.T).square().sum(dim=0) / centered.square().sum().clamp(min=1e-30)
     return VocabularyMap(list(steps), centered @ axes.T, [names[i] for i in landmarks], places @ axes.T,
-                         explained=(variance[0].item(), variance[1].item()), nearest=nearest,
-                         norms=path.norm(dim=1), word_norms=table.norm(dim=1).sort().values)
+                         (variance[0].item(), variance[1].item()), nearest, path.norm(dim=1),
+                         table.norm(dim=1).sort().values)
 
 
 def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
@@ -90,12 +90,10 @@ def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
         raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
     start = torch.tensor(concept.info["init_vectors"], dtype=torch.float32)
     if source.is_dir():
-        folder, every = ReadOnlyFolder(source), read_record(source).get("eval_every", 0)
-        for name in folder.states():
-            with contextlib.suppress(InputError, KeyError):         # a state of another run, or a damaged one
-                points = torch.cat([start[None], read_state(source / name).tensors["evaluation.path"]])
-                if len(points) > 1:
-                    return points, [i * every for i in range(len(points))]
+        with contextlib.suppress(InputError, KeyError):         # a state that is damaged, or without a path
+            points = torch.cat([start[None], read_state(source / STATE).tensors["evaluation.path"]])
+            if len(points) > 1:
+                return points, [i * read_record(source)["eval_every"] for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
 
 

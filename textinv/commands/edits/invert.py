@@ -49,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                               refine=options.refine, eta=options.eta)
     rows = [Row(f"image, through the autoencoder, from its noise (error {found.error:.1%})",
                 [image, found.autoencoded, found.reconstruction])]
-    rows += [Row(f"guidance {guidance:g}: {', '.join(options.prompts)}", images)
-             for guidance, images in found.edits.items()]
+    listed = ", ".join(f"{guidance:g}" for guidance in found.edits)
+    rows += [Row(f"{prompt}: guidance {listed}", [edited[i] for edited in found.edits.values()])
+             for i, prompt in enumerate(options.prompts)]
     images = [found.reconstruction, *(one for images in found.edits.values() for one in images)]
     write_images(folder, sheet(rows), images, options)
     print(f"round trip of the latents: {found.error:.2%} relative error")

@@ -1,0 +1,202 @@
+"""What words of held-out objects and styles are good for, counted by the judge of recognizer.py: two of them
+in one prompt, an object in a learned style (Gal et al. 2022, Figures 7 and 6), a fairer word for a category
+(section 4.5), and the methods of Figure 5 next to a word.
+
+    python -m recipe.editing compositions | styles | bias | baselines  [--weights tiny] [--quick] [--out DIR]
+
+Written: NAME.md, what was counted, with 95 % intervals, and NAME.png to look at.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+import textinv
+import weights
+from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
+from recipe import evaluate, recognizer, sheets, shots
+from recipe.artwork import FOLDER as ARTWORK
+from recipe.artwork import Artwork
+from recipe.captions import fill
+from recipe.objects import CATEGORIES, HELD_OUT, SEEN
+from recipe.recognize import EXAMPLES, ordinary
+from recipe.recognizer import INDEX, Recognizer, images_to_x
+from recipe.world import draw
+from textinv.commands import command
+from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
+from textinv.editing.bias import Classifier, Distribution, bias_sheet, distribution
+from textinv.editing.compositions import Composition, Judge, compose, compositions_sheet, share
+from textinv.evaluation.evaluate import SMALL_CLIP
+from textinv.images import read_images
+from weights.clip import Clip
+from weights.clip import load as load_clip
+
+COMMAND = "python -m recipe.editing"
+OUT = Path("recipe-work/editing")
+THINGS = ("fox", "mushroom", "octopus", "panda")        # of which all pairs are composed
+OTHERS = "other"                                        # the class of what is not of the category
+Result = tuple[list[str], Image.Image]                  # lines, and a sheet
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all experiments use."""
+    model: LatentDiffusion
+    judge: Recognizer
+    images: int = 32                # of each prompt
+    things: tuple[str, ...] = THINGS
+    artwork: Artwork | None = None  # for balanced sets
+    evaluator: Clip | None = None   # for the baselines
+
+    def found(self, head: str, name: str, rank: int | None = None) -> Judge:
+        """Whether the judge gives a name p >= 0.5, or with a rank, finds it among so many names first."""
+        def find(images: Sequence[Image.Image]) -> Tensor:
+            p = self.judge.probabilities(images_to_x(images))[head]
+            own = p[:, INDEX[head][name], None]
+            return own[:, 0] >= 0.5 if rank is None else (p > own).sum(dim=1) < rank
+        return find
+
+    @contextlib.contextmanager
+    def taught(self, placeholder: str, folder: Path, init: str, style: bool = False) -> Iterator[None]:
+        """Context manager: the model knows a word that it has learned from a folder."""
+        config = textinv.InversionConfig(init=init, style=style, placeholder=placeholder)
+        textinv.patch(self.model, textinv.invert(self.model, folder, config))
+        try:
+            yield
+        finally:
+            textinv.unpatch(self.model, placeholder)
+
+
+def compositions(bench: Bench) -> Result:
+    """All pairs of things next to each other. Both are found if they are the judge's first two objects."""
+    found: list[Composition] = []
+    with contextlib.ExitStack() as words:
+        for thing in bench.things:
+            words.enter_context(bench.taught(f"<{thing}>", EXAMPLES / thing, HELD_OUT[thing].init))
+        for one, other in tqdm(list(combinations(bench.things, 2)), unit="pair"):
+            judges = {thing: bench.found("object", thing, rank=2) for thing in (one, other)}
+            found.append(compose(bench.model, f"a photo of a <{one}> next to a <{other}>", judges,
+                                 n=bench.images))
+    return counted(found), compositions_sheet(found)
+
+
+def styles(bench: Bench) -> Result:
+    """Each thing in each held-out style. Both are found if the judge gives each p >= 0.5."""
+    found: list[Composition] = []
+    for style, about in tqdm(list(shots.STYLES.items()), unit="style"):
+        with contextlib.ExitStack() as words:
+            words.enter_context(bench.taught("<style>", EXAMPLES / f"{style}-style", about.init, style=True))
+            for thing in bench.things:
+                words.enter_context(bench.taught(f"<{thing}>", EXAMPLES / thing, HELD_OUT[thing].init))
+                judges = {thing: bench.found("object", thing), style: bench.found("style", style)}
+                prompt = f"a painting of a <{thing}> in the style of <style>"
+                found.append(compose(bench.model, prompt, judges, n=bench.images))
+    return counted(found), compositions_sheet(found)
+
+
+def counted(found: Sequence[Composition]) -> list[str]:
+    """A line for each prompt, and one for all: the shares that each judge found, and that all did."""
+    lines = [f"{one.prompt}: " + ", ".join(f"{name} {part}" for name, part in one.shares().items())
+             for one in found]
+    complete = torch.cat([torch.stack(list(one.found.values())).all(dim=0) for one in found])
+    return [*lines, f"all {len(found)} prompts: {share(complete)}"]
+
+
+def bias(bench: Bench) -> Result:
+    """What the word of each category shows, and what a word shows that was learned from one image of each of
+    its things."""
+    if bench.artwork is None:
+        raise InputError("a balanced set is composed of the artwork. Run python -m recipe.artwork first.")
+    found: list[Distribution] = []
+    for category in tqdm(CATEGORIES, unit="category"):
+        members = tuple(name for name, thing in SEEN.items() if thing.kind == category)
+        classify, classes = category_classifier(bench.judge, members), (*members, OTHERS)
+        rng = np.random.default_rng(zlib.crc32(category.encode()))
+        with tempfile.TemporaryDirectory() as folder:
+            for name in members:
+                scene = ordinary(rng, {"object": name})
+                Image.fromarray(draw(rng, scene, bench.artwork)).save(Path(folder, f"{name}.png"))
+            with bench.taught(f"<{category}>", Path(folder), category):
+                found += [distribution(bench.model, fill("a photo of a {}", word), classify, classes,
+                                       n=bench.images) for word in (category, f"<{category}>")]
+    return [str(one) for one in found], bias_sheet(found)
+
+
+def category_classifier(judge: Recognizer, members: Sequence[str]) -> Classifier:
+    """n images -> probabilities of the members and of everything else (n members + 1)."""
+    columns = [INDEX["object"][name] for name in members]
+
+    def classify(images: Sequence[Image.Image]) -> Tensor:
+        p = judge.probabilities(images_to_x(images))["object"][:, columns]
+        return torch.cat([p, 1 - p.sum(dim=1, keepdim=True)], dim=1)
+    return classify
+
+
+def baselines(bench: Bench) -> Result:
+    """For each thing, method and prompt the share of images in which the judge finds the thing, and where the
+    prompt names one, the background."""
+    if bench.evaluator is None:
+        raise InputError("the baselines follow CLIP, which this version lacks. Run python -m recipe.clip.")
+    found: list[Composition] = []
+    for thing in tqdm(bench.things, unit="thing"):
+        size = bench.model.config.diffusion.latent_size * bench.model.config.autoencoder.factor
+        images = to_images(torch.stack([one.views[0].x for one in read_images(EXAMPLES / thing, size)]))
+        subject = Subject.learn(bench.model, bench.evaluator, images, HELD_OUT[thing].init)
+        with bench.taught("*", EXAMPLES / thing, HELD_OUT[thing].init):
+            for template, judges in (
+                    ("a photo of a {}", {thing: bench.found("object", thing)}),
+                    ("a photo of a {} on the beach", {thing: bench.found("object", thing),
+                                                      "beach": bench.found("background", "beach")})):
+                made = {"textual inversion": bench.model.generate([fill(template, "*")] * bench.images)}
+                made |= {name: baseline_images(subject, name, template, n=bench.images) for name in BASELINES}
+                found += [Composition(f"{method}: {fill(template, thing)}", some,
+                                      {name: judge(some) for name, judge in judges.items()})
+                          for method, some in made.items()]
+    return ([*counted(found)[:-1], *(f"{name}: {why}" for name, why in CLOSED.items())],
+            compositions_sheet(found))
+
+
+EXPERIMENTS: dict[str, Callable[[Bench], Result]] = {
+    "compositions": compositions, "styles": styles, "bias": bias, "baselines": baselines}
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("experiment", choices=list(EXPERIMENTS))
+    parser.add_argument("--weights", default="tiny", help="for weights.load (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="two things, 8 images of each prompt")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+    experiment = EXPERIMENTS[options.experiment]
+    bench = Bench(weights.load(options.weights, options.device), recognizer.load(device=options.device),
+                  artwork=Artwork(options.artwork) if experiment is bias else None,
+                  evaluator=load_clip(SMALL_CLIP, options.device) if experiment is baselines else None)
+    if options.quick:
+        bench = replace(bench, images=8, things=THINGS[:2])
+    options.out.mkdir(parents=True, exist_ok=True)
+    lines, page = experiment(bench)
+    evaluate.write("".join(f"- {line}\n" for line in lines), options.out / f"{options.experiment}.md")
+    sheets.save(page, options.out / f"{options.experiment}.png")
+    print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
