@@ -109,8 +109,8 @@ class LDMConfig:
                              f"has {len(self.unet.channels)} levels. Give one entry per level.")
         if self.unet.context_dim != self.text.width:
             raise InputError(f"unet.context_dim is {self.unet.context_dim}, but text.width is "
-                             f"{self.text.width}. The UNet attends to the text encoder's output: they must be "
-                             "equal.")
+                             f"{self.text.width}. The UNet attends to the text encoder's output: they must "
+                             "be equal.")
         if self.unet.in_channels != self.autoencoder.embed_dim:
             raise InputError(f"unet.in_channels is {self.unet.in_channels}, but autoencoder.embed_dim is "
                              f"{self.autoencoder.embed_dim}. Both are the latent's channels: they must be "

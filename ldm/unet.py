@@ -1,6 +1,5 @@
-"""The denoiser eps_theta(z_t, t, c): a UNet whose levels hold residual blocks, told the timestep,
-and spatial transformers, told the context by cross-attention (Rombach et al. 2021, section 3.3 and
-figure 3; Ho et al. 2020).
+"""The denoiser eps_theta(z_t, t, c): a UNet of residual blocks, told the timestep, and spatial transformers,
+told the context by cross-attention (Rombach et al. 2021, section 3.3 and figure 3; Ho et al. 2020).
 
 Module names are the original checkpoint's. Epsilons differ from one another as there: GroupNorm 1e-5 in
 residual blocks, 1e-6 in spatial transformers."""

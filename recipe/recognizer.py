@@ -291,7 +291,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     recognizer.load_state_dict(averaged)
     x, right = unseen(artwork, coder, options.images, KEPT_BACK_SEED, EVERYTHING, soft=True)
     recognizer.temperature.copy_(torch.stack([
-        best_temperature(p, label) for p, label in zip(recognizer.probabilities(x).values(), right.T, strict=False)]))
+        best_temperature(p, label)
+        for p, label in zip(recognizer.probabilities(x).values(), right.T, strict=True)]))
     save(recognizer, WEIGHTS)
     print(table(load(WEIGHTS, options.device), artwork, coder, options.images))
     print(f"after {minutes:.0f} minutes: {WEIGHTS}, {sum(p.numel() for p in recognizer.parameters()):,} "

@@ -73,7 +73,7 @@ def test_help_names_every_default(capsys, monkeypatch):
 def test_the_second_signal_is_deadly(number):
     """A step that hangs, as where another process is gone: the first signal waits for its end."""
     hangs = """import signal, time, types
-signal.signal(signal.SIGINT, signal.default_int_handler)        # a job in the background starts with it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)        # background jobs start with it ignored
 from textinv.commands.train import stop_on_signals
 with stop_on_signals(types.SimpleNamespace()) as signals:
     print("ready", flush=True)

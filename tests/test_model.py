@@ -400,7 +400,8 @@ def test_meaningless_values_are_refused(model, call, message):
 
 
 @pytest.mark.parametrize("part, change, message", [
-    ("unet", {"attention": (True,)}, "Give one entry per level"), ("unet", {"context_dim": 7}, "must be equal"),
+    ("unet", {"attention": (True,)}, "Give one entry per level"),
+    ("unet", {"context_dim": 7}, "must be equal"),
     ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "do not divide"),
     ("unet", {"heads": 5}, "heads do not divide"), ("unet", {"heads": 0}, "heads do not divide"),
     ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"),

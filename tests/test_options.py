@@ -41,7 +41,8 @@ def test_effective_learning_rate():
     ({"seed": -1}, "`seed` is -1"), ({"seed": 2 ** 63}, "`seed` is 9223372036854775808. Use 0 to"),
     ({"steps": "six"}, "`steps` is 'six'. Use a whole number"), ({"lr": None}, "`lr` is None. Use a number"),
     ({"flip": 1}, "`flip` is 1. Use true or false"), ({"steps": True}, "`steps` is True"),
-    ({"steps": 2.0}, "`steps` is 2.0"), ({"init": 3}, "`init` is 3. Use text"), ({"lr": 1e38}, "up to 1000"), ({"style": True, "templates": "x"}, "`style` and `templates`"),
+    ({"steps": 2.0}, "`steps` is 2.0"), ({"init": 3}, "`init` is 3. Use text"), ({"lr": 1e38}, "up to 1000"),
+    ({"style": True, "templates": "x"}, "`style` and `templates`"),
     ({"stop": "DVAR"}, "`stop` is 'DVAR'. Use never or dvar"), ({"crop": "round"}, "`crop` is 'round'"),
     ({"preset": "fast"}, "`preset` is 'fast'. Use default or paper"),
     ({"stop": "dvar", "eval_every": 0}, "`eval_every` above 0")])

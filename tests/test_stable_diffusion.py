@@ -28,8 +28,8 @@ VOCAB = str(DATA / "sd1-tiny/vocab.json")
 def learned(pictures, tmp_path):
     """A run's folder: a word for two steps, on the model of the Hugging Face layout."""
     assert train.main(["--images", str(pictures), "--init", "photo", "--weights", FOLDER, "--steps", "2",
-                       "--batch", "2", "--placeholder", "<cat-toy>", "--dtype", "float32", "--preview-every", "2",
-                       "--eval-every", "1", "--out", str(tmp_path / "run")]) == 0
+                       "--batch", "2", "--placeholder", "<cat-toy>", "--dtype", "float32",
+                       "--preview-every", "2", "--eval-every", "1", "--out", str(tmp_path / "run")]) == 0
     return tmp_path / "run"
 
 
@@ -37,15 +37,16 @@ def test_a_word_is_learned_shown_sampled_measured_and_reported(learned, small_cl
     concept = Concept.load(learned)
     assert concept.placeholder == "<cat-toy>" and concept.vectors.shape == (1, 64)
     assert concept.info["width"] == 64 and concept.info["model"] == FOLDER
-    assert sample.main(["a photo of a <cat-toy> on the beach", "--concept", str(learned), "-n", "1", "--steps",
-                        "2", "--out", str(tmp_path / "x.png")]) == 0
+    assert sample.main(["a photo of a <cat-toy> on the beach", "--concept", str(learned), "-n", "1",
+                        "--steps", "2", "--out", str(tmp_path / "x.png")]) == 0
     assert "contains no learned word" not in capsys.readouterr().err
     with Image.open(tmp_path / "x.png") as image:
         assert image.size == (32, 32)                           # the model's own
     assert concept_main([str(learned), "--weights", FOLDER]) == 0
     shown = capsys.readouterr().out
     assert "<cat-toy>   1 vector, 64 wide" in shown and "near: " in shown and "</w>" not in shown
-    assert evaluate.main(["--concept", str(learned), "--clip", str(small_clip), "-n", "1", "--steps", "1"]) == 0
+    assert evaluate.main(["--concept", str(learned), "--clip", str(small_clip), "-n", "1",
+                          "--steps", "1"]) == 0
     page = (learned / "report.html").read_text()
     assert "&lt;cat-toy&gt;" in page and "evaluation" in page.lower()
 
@@ -174,12 +175,14 @@ def test_a_word_of_stable_diffusion_xl_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--weights", FILE, "--vocab", str(DATA / "diffusers-tiny/tokenizer/vocab.txt")], "is CLIP's, not BERT's"),
+    (["--weights", FILE, "--vocab", str(DATA / "diffusers-tiny/tokenizer/vocab.txt")],
+     "is CLIP's, not BERT's"),
     (["--weights", str(DATA / "compvis-tiny/model.ckpt"), "--vocab", VOCAB], "so it is not BERT's"),
     (["--weights", FILE, "--vocab", "nowhere"], "nowhere: there is no such file"),
     (["--weights", FILE], "give the path of its vocab.json as --vocab")])
 def test_a_wrong_vocabulary_is_one_line(pictures, tmp_path, capsys, cache, argv, message):
-    assert train.main(["--images", str(pictures), "--init", "photo", "--out", str(tmp_path / "run"), *argv]) == 2
+    assert train.main(["--images", str(pictures), "--init", "photo", "--out", str(tmp_path / "run"),
+                       *argv]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "run/concept.safetensors").exists()
