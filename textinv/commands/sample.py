@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -31,7 +30,7 @@ from textinv.commands.arguments import (
     load_model,
 )
 from textinv.commands.recipe import Recipe, recipe_from_options, recipe_from_png
-from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, patch
+from textinv.concept import Concept, at_strength, find_words, fingerprint, learned_elsewhere, patch
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
 from textinv.editing.deltas import Delta, applied
@@ -136,16 +135,6 @@ def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     return model
-
-
-def at_strength(concept: Concept, strength: float) -> torch.Tensor:
-    """Vectors (k d) on the line from the init word (0) through the learned one (1)."""
-    if strength == 1:
-        return concept.vectors
-    if "init_vectors" not in concept.info:
-        raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
-    start = torch.tensor(concept.info["init_vectors"])
-    return start + strength * (concept.vectors - start)
 
 
 def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Image.Image]]:

@@ -148,6 +148,16 @@ def unpatch(model: LatentDiffusion, placeholder: str) -> None:
     model.words.remove(placeholder)
 
 
+def at_strength(concept: Concept, strength: float) -> Tensor:
+    """Vectors (k d) on the line from the init word (0) through the learned one (1)."""
+    if strength == 1:
+        return concept.vectors
+    if "init_vectors" not in concept.info:
+        raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
+    start = torch.tensor(concept.info["init_vectors"])
+    return start + strength * (concept.vectors - start)
+
+
 def check_fits(model: LatentDiffusion, concept: Concept) -> None:
     """Raises InputError if the word is not as wide as the model's embeddings, or longer than a prompt."""
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from textinv.inside import page
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 46               # margins around the frame
+LEFT, RIGHT, TOP, BOTTOM = 74, 12, 14, 46               # margins around the frame
 TEXT = 14                                               # pixels, of all text
 
 CSS = """
