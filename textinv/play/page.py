@@ -25,7 +25,7 @@ from textinv.reporting.charts import curves
 MAX_UPLOAD = "20mb"             # a file
 MAX_POINTS = 300                # of a curve, which is sent anew each time
 ONE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-AT_ANY_TIME: dict[str, Any] = {"queue": False, "api_visibility": "private"}
+AT_ANY_TIME: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
 
 CSS = svg.CSS + """
 .gradio-container { --ink: var(--body-text-color); --soft: var(--neutral-500);
@@ -68,7 +68,7 @@ def _learning(studio: Studio) -> gr.State:
     """Images in, a word out; returns a state that changes with each word that was learned."""
     gr.Markdown("## Learn a word")
     files = gr.File(label="Images: 3 to 5 of one thing", file_count="multiple", height=140)
-    seen = gr.Image(label="As the model sees them", **_SHOWN, visible=False)
+    seen = gr.Image(label="As the model sees them", **_SHOWN, elem_id="seen", visible=False)
     with gr.Row():
         init = gr.Textbox(label="Start from", info="a word for what the images show", min_width=120)
         word = gr.Textbox("*", label="The new word", info="stands for it in prompts", min_width=120)
@@ -159,7 +159,7 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
         format = gr.Dropdown([(f"{name} ({layout.suffixes[0]})", name) for name, layout in FORMATS.items()],
                              value="native", label="Format of the file", min_width=120)
     with gr.Row():
-        download = gr.DownloadButton("Download", interactive=False)
+        download = gr.DownloadButton("Download", interactive=False, elem_id="download")
         remove = gr.Button("Remove")
     told = gr.HTML(elem_id="words")
     files = gr.File(label="Files of words to add: .safetensors, .pt, .bin", file_count="multiple", height=120)
