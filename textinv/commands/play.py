@@ -20,6 +20,8 @@ from textinv.commands.arguments import Parser, add_model_options, load_model
 from textinv.images import print_warning
 from textinv.play.studio import Studio
 
+HOST = "127.0.0.1"              # this machine alone
+
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser("play", __doc__, example="--port 7861")
     parser.add_argument("--words", default="runs/play", metavar="DIR", help="folder of the page's words, "
                         "read at the start (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; with any other than the "
+    parser.add_argument("--host", default=HOST, help="address to listen on; with any other than the "
                         "default everyone who reaches it can use the page (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
     parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True,
