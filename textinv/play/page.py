@@ -32,7 +32,7 @@ CSS = svg.CSS + """
                     --paper: var(--background-fill-primary); --line: var(--border-color-primary);
                     --accent: var(--primary-500); }
 .dark .gradio-container { --soft: var(--neutral-400); }
-.gradio-container .charts { grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); }
 .charts figure { margin: 0; } .charts figcaption { font-size: .85rem; color: var(--soft); }
 .notes { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 """
@@ -68,7 +68,7 @@ def _learning(studio: Studio) -> gr.State:
     """Images in, a word out; returns a state that changes with each word that was learned."""
     gr.Markdown("## Learn a word")
     files = gr.File(label="Images: 3 to 5 of one thing", file_count="multiple", height=140)
-    seen = gr.Image(label="As the model sees them", **_SHOWN, elem_id="seen", visible=False)
+    seen = gr.Image(**_SHOWN, elem_id="seen", visible=False)
     with gr.Row():
         init = gr.Textbox(label="Start from", info="a word for what the images show", min_width=120)
         word = gr.Textbox("*", label="The new word", info="stands for it in prompts", min_width=120)
@@ -80,7 +80,7 @@ def _learning(studio: Studio) -> gr.State:
     with gr.Row():
         begin, stop = gr.Button("Learn", variant="primary"), gr.Button("Stop")
     told = gr.HTML(elem_id="learning")
-    preview = gr.Image(label="What the word draws", **_SHOWN)
+    preview = gr.Image(**_SHOWN)
     charts = gr.HTML()
     learned = gr.State("")          # the last word and its steps
 
@@ -133,8 +133,8 @@ def _using(studio: Studio) -> None:
         begin, stop = gr.Button("Generate", variant="primary"), gr.Button("Stop")
     told = gr.HTML(elem_id="using")
     with gr.Row():
-        images = gr.Image(show_label=False, **_SHOWN, elem_id="images")
-        attention = gr.Image(show_label=False, **_SHOWN, elem_id="attention", visible=False)
+        images = gr.Image(**_SHOWN, elem_id="images", min_width=420)
+        attention = gr.Image(**_SHOWN, elem_id="attention", min_width=420, visible=False)
 
     def sample(request: gr.Request, prompts: str, looks: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
         with _sentences():
@@ -196,7 +196,7 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
     remove.click(forget, words, [words, told], **ONE)
 
 
-_SHOWN: dict[str, Any] = {"type": "pil", "format": "png", "interactive": False,
+_SHOWN: dict[str, Any] = {"type": "pil", "format": "png", "interactive": False, "show_label": False,
                           "buttons": ["download", "fullscreen"]}
 
 
