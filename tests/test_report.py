@@ -7,12 +7,16 @@ import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 import textinv
-from helpers.runs import measure, train_word, write_images
+import weights
+from helpers.runs import MODEL, measure, train_word, write_images
 from textinv.commands.report import main
+from textinv.inside.vocabulary import map_vocabulary, read_path
 from textinv.reporting import charts, pictures, report
+from textinv.reporting.keep import read_maps
 from textinv.running.folder import read_metrics
 
 EMPTY = {"meta", "img", "br", "path", "use", "rect", "stop", "line", "circle", "polyline"}
@@ -165,6 +169,18 @@ def test_without_what_the_end_of_a_run_adds(learned):
         (learned / name).write_text('{"losses": 3}')
         assert main([str(learned)]) == 2
         (learned / name).unlink()
+
+
+def test_the_map_is_the_one_of_the_runs_own_path(learned):
+    word = textinv.Concept.load(learned)
+    path, steps = read_path(learned, word)
+    expected, (kept,) = map_vocabulary(weights.load(MODEL), path[:, 0], steps), read_maps(learned).values()
+    assert kept.steps == [0, 1, 2, 3] and kept.words == expected.words
+    assert [words for words, _ in (row[0] for row in kept.nearest)] == [
+        words for words, _ in (row[0] for row in expected.nearest)]
+    assert torch.allclose(kept.path, expected.path) and torch.allclose(kept.norms, expected.norms)
+    assert kept.word_norms[[0, -1]].tolist() == expected.word_norms[[0, -1]].tolist()
+    assert kept.rank == pytest.approx(expected.rank, abs=0.01)
 
 
 def test_many_previews_are_thinned_out_but_for_their_ends(learned):

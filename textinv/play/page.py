@@ -13,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 import torch
+from gradio.themes import Default
 
 from ldm import InputError
 from ldm.samplers import SAMPLERS
@@ -36,8 +37,8 @@ CSS = svg.CSS + """
 .charts figure { margin: 0; } .charts figcaption { font-size: .85rem; color: var(--soft); }
 .notes { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 """
-THEME = gr.themes.Default(primary_hue="orange", font=["system-ui", "sans-serif"],
-                          font_mono=["ui-monospace", "monospace"])
+THEME = Default(primary_hue="orange", font=["system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"])
 INTRO = """# Textual Inversion
 Drop a few images of one thing, learn a word for it, and use the word in any prompt."""
 
@@ -61,7 +62,7 @@ def launch(blocks: gr.Blocks, host: str, port: int, *, opens: bool) -> str:
     blocks.launch(server_name=host, server_port=port, inbrowser=opens, share=False, quiet=True,
                   prevent_thread_lock=True, max_file_size=MAX_UPLOAD, footer_links=[], run_history=False,
                   enable_monitoring=False, ssr_mode=False, theme=THEME, css=CSS)
-    return blocks.local_url
+    return str(blocks.local_url)
 
 
 def _learning(studio: Studio) -> gr.State:
