@@ -77,7 +77,7 @@ def report_page(folder: Path) -> str:
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
     compared = measured.read_comparison(folder)
-    sections = {f"Next to “{record.get('init', '?')}”": pictures.pair(folder, record, word)
+    sections = {f"Next to {start(record)}": pictures.pair(folder, record, word)
                 + measured.losses(compared, word),
                 "How the word grew": pictures.growth(folder),
                 "Curves": charts.curves(metrics, compared["losses"], word),
@@ -88,19 +88,24 @@ def report_page(folder: Path) -> str:
                 "Settings": folded(f"{len(options)} options", options)
                 + folded("Hashes and environment", environment(record, concept))}
     body = (f'<h1><span class="word">{html.escape(word)}</span> <span class="soft">{html.escape(name)}</span>'
-            f'</h1><p class="lead">{html.escape(lead(record, metrics, concept))}</p>'
+            f'</h1><p class="lead">{html.escape(lead(record, metrics))}</p>'
             + pictures.story(folder, record, concept)
             + "".join(f"<h2>{html.escape(title)}</h2>{content}"
                       for title, content in sections.items() if content))
     return page.document(f"{word} – {name}", body, svg.CSS + CSS)
 
 
-def lead(record: dict[str, Any], metrics: list[dict[str, Any]], concept: Concept) -> str:
+def lead(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
     """What the page is about, in a sentence."""
     n, last = len(record["image_hashes"]), metrics[-1]["step"]
     steps = f"{last} steps" if last >= record["steps"] else f"{last} of {record['steps']} steps"
-    return (f"A new word, learned from {n} image{'s' * (n != 1)} in {steps}, starting from "
-            f"“{concept.info.get('init', '?')}”.")
+    return f"A new word, learned from {n} image{'s' * (n != 1)} in {steps}, starting from {start(record)}."
+
+
+def start(record: dict[str, Any]) -> str:
+    """What the word was before it learned anything, in words."""
+    init = str(record.get("init", "?"))
+    return {"auto": "what an encoder read off the images", "random": "random numbers"}.get(init, f"“{init}”")
 
 
 def environment(record: dict[str, Any], concept: Concept) -> dict[str, Any]:
