@@ -223,11 +223,20 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
     assert f"{figures['results']['*']['reconstruction']['value']:.3f}" in tags.text
     assert {"training images", "a photo of * on the moon"} <= set(images_of(tags))
     assert "training images" in tags.text and "Not measured yet" not in tags.text
+    of_before = {name: value for name, value in figures.items() if name != "sheet"}
+    (learned / "evaluation/evaluation.json").write_text(json.dumps(of_before))
+    assert "training images; then images of each prompt" in images_of(parsed(learned)), "an earlier version"
     (learned / "evaluation/evaluation.json").write_text("{}")
     capsys.readouterr()
     assert main([str(learned)]) == 2
     error = capsys.readouterr().err
     assert "damaged" in error and "textinv.evaluate" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("init, words", [("auto", "from what an encoder read off the images."),
+                                         ("random", "from random numbers."), ("cup", "from “cup”.")])
+def test_it_says_what_the_word_started_from(init, words):
+    assert report.lead({"image_hashes": {}, "steps": 3, "init": init}, [{"step": 3}]).endswith(words)
 
 
 def test_no_run_no_report(tmp_path, learned, capsys):

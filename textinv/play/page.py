@@ -94,12 +94,12 @@ def _learning(studio: Studio) -> gr.State:
             return gr.Image(studio.look_at(paths), visible=True), _text(*studio.notes)
 
     def learn(request: gr.Request, paths: Sequence[str] | None, init: str, word: str, steps: int,
-              vectors: int, style: bool, seed: int) -> Iterator[tuple[Any, ...]]:
+              vectors: int, style: bool, seed: int | None) -> Iterator[tuple[Any, ...]]:
         with _sentences():
             if not paths:
                 raise InputError("there are no images. Drop 3 to 5 of one thing first.")
             config = InversionConfig(init=init.strip() or "auto", placeholder=word.strip(), steps=int(steps),
-                                     style=style, vectors=int(vectors), seed=int(seed),
+                                     style=style, vectors=int(vectors), seed=int(seed or 0),
                                      eval_every=max(1, int(steps) // 10))
             made = 0
             for part in studio.start(studio.learn(paths, config), str(request.session_hash)):
