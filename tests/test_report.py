@@ -239,6 +239,11 @@ def test_it_says_what_the_word_started_from(init, words):
     assert report.lead({"image_hashes": {}, "steps": 3, "init": init}, [{"step": 3}]).endswith(words)
 
 
+def test_a_preview_of_another_size_is_shown_as_it_is(learned):
+    Image.new("RGB", (1, 1)).save(learned / "previews/step-000002.png")
+    assert "a photo of *, a photo of * on the beach" in images_of(parsed(learned))
+
+
 def test_no_run_no_report(tmp_path, learned, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "contains no run" in capsys.readouterr().err

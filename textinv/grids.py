@@ -39,6 +39,12 @@ def titled(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
     return sheet
 
 
+def is_grid(sheet: Image.Image, rows: int, columns: int) -> bool:
+    """Whether the sheet has the size of a `grid` of so many rows and columns."""
+    width, height = sheet.width + _GAP, sheet.height + _GAP
+    return width % columns == height % rows == 0 and min(width // columns, height // rows) > _GAP
+
+
 def bands(sheet: Image.Image, rows: int, *, titles: bool = False) -> list[Image.Image]:
     """The rows of a sheet that `grid` has made, or, with titles, `titled`; without the titles."""
     pitch = sheet.height // rows if titles else (sheet.height + _GAP) // rows

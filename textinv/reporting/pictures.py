@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from textinv.concept import Concept
 from textinv.decoding import read_rgb
-from textinv.grids import bands, cells
+from textinv.grids import bands, cells, is_grid
 from textinv.inside import page
 from textinv.reporting.keep import ATTENTION, INIT_PREVIEW
 from textinv.running.run import PREVIEW_COLUMNS, PREVIEW_PROMPTS
@@ -65,8 +65,11 @@ def drawn(preview: Path | None, record: dict[str, Any], word: str) -> str:
     if preview is None or not preview.exists():
         return NONE
     prompts = [prompt.format(word) for prompt in PREVIEW_PROMPTS[bool(record.get("style"))]]
-    with Image.open(preview) as sheet:
-        rows = bands(sheet.convert("RGB"), len(prompts))
+    with Image.open(preview) as file:
+        sheet = file.convert("RGB")
+    if not is_grid(sheet, len(prompts), PREVIEW_COLUMNS):         # of another version: shown as it is
+        return image_tag(sheet, ", ".join(prompts))
+    rows = bands(sheet, len(prompts))
     return "".join(f'<p class="prompt">“{html.escape(prompt)}”</p>'
                    + images([image_tag(image, prompt) for image in cells(row, PREVIEW_COLUMNS)],
                             PREVIEW_COLUMNS)
