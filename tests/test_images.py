@@ -169,7 +169,8 @@ def test_mode(tmp_path, mode):
     image, colour = MODES[mode]
     path = save(tmp_path / "a.tif", image)
     with Image.open(path) as file:
-        assert file.mode == mode.split()[0]
+        read = ("YCbCr", "RGB") if mode == "YCbCr" else (mode.split()[0],)     # RGB with Pillow before 13
+        assert file.mode in read
     assert (pixels_at(path, 4) == colour).all()
 
 
