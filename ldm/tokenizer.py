@@ -56,6 +56,11 @@ class BaseTokenizer(abc.ABC):
             self._backend = backend
         return self._backend
 
+    @property
+    def padding_id(self) -> int:
+        """The id in the rest of a row, behind the text and its end."""
+        return self.backend.token_to_id(self.frame[2])
+
     @classmethod
     def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
         """The same tokenizer without padding or truncation of its own.
