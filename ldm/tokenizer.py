@@ -11,6 +11,7 @@ import abc
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import tokenizers
 import torch
@@ -59,7 +60,7 @@ class BaseTokenizer(abc.ABC):
     @property
     def padding_id(self) -> int:
         """The id in the rest of a row, behind the text and its end."""
-        return self.backend.token_to_id(self.frame[2])
+        return cast(int, self.backend.token_to_id(self.frame[2]))
 
     @classmethod
     def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:

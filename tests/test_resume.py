@@ -113,8 +113,9 @@ def test_a_variant_resumes_bit_for_bit(name, pictures, tmp_path, monkeypatch, ca
 def test_a_killed_run_of_all_variants_resumes_bit_for_bit(pictures, tmp_path):
     """SIGKILL in the midst of the loop."""
     out, few = tmp_path / "killed", {"save-every": 1, "steps": 40}
-    process = subprocess.Popen([sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--preview-every",
-                                "0", "--dtype", "float32", *variant(pictures, out, "all", **few)], cwd=ROOT,
+    process = subprocess.Popen([sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--dtype",
+                                "float32", "--preview-every", "0",
+                                *variant(pictures, out, "all", **few)], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and size(out / "metrics.jsonl") == 0:
         time.sleep(0.01)

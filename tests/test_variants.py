@@ -90,7 +90,8 @@ def test_vectors_come_in_after_two_and_four_fifths(steps, counts):
 def test_waiting_vectors_are_not_in_the_prompts():
     variant = progressive(5, start(3))
     ids = torch.tensor([[2, 7, 200, 201, 202, 9, 203, 3, 0], [2, 200, 201, 202, 3, 0, 0, 0, 0]])
-    assert variant.prompts(ids, 1).tolist() == [[2, 7, 200, 9, 203, 3, 0, 0, 0], [2, 200, 3, 0, 0, 0, 0, 0, 0]]
+    assert variant.prompts(ids, 1).tolist() == [[2, 7, 200, 9, 203, 3, 0, 0, 0],
+                                                [2, 200, 3, 0, 0, 0, 0, 0, 0]]
     assert variant.prompts(ids, 3).tolist() == [[2, 7, 200, 201, 9, 203, 3, 0, 0],
                                                 [2, 200, 201, 3, 0, 0, 0, 0, 0]]
     assert torch.equal(variant.prompts(ids, 5), ids)
@@ -123,9 +124,9 @@ def test_which_vectors_are_trained_when(model):
 
 def test_the_first_steps_are_those_of_a_word_of_one_vector(model):
     """Bit for bit: neither prompts nor gradients know of vectors that wait."""
-    single = loop(model, data=textinv.inversion.Dataset(
-        dataset().mean, dataset().std, None, [torch.tensor([[2, 5, 200, 3, 0, 0, 0], [2, 9, 200, 3, 0, 0, 0]])]
-        * 3), v0=start(3)[:1], steps=2)
+    ids = torch.tensor([[2, 5, 200, 3, 0, 0, 0], [2, 9, 200, 3, 0, 0, 0]])
+    data = textinv.inversion.Dataset(dataset().mean, dataset().std, None, [ids] * 3)
+    single = loop(model, data=data, v0=start(3)[:1], steps=2)
     expected = list(single)
     teach(model, {"*": 3})
     grown = loop(model, v0=start(3), data=progressive_data(), steps=5, variants=[progressive(5, start(3))])

@@ -91,10 +91,10 @@ class InversionConfig:
                               "in one prompt")
     vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",
                           minimum=1, metavar="K")
-    progressive: bool = option(False, "begin with one vector, and add a second after 2/5 of the steps and a third "
-                               "after 4/5, so that the first holds what matters most")
-    per_image: bool = option(False, "learn a word for each image too, *1, *2, ..., by prompts that go on 'with "
-                             "*1'; what is special to one image may stay out of the word")
+    progressive: bool = option(False, "begin with one vector, add a second after 2/5 of the steps and a "
+                               "third after 4/5, so that the first holds what matters most")
+    per_image: bool = option(False, "learn a word for each image too, *1, *2, ..., by prompts that end in "
+                             "'with *1', so that what is special to one image may stay out of the word")
     style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
     templates: str | None = option(None, "file of your own prompts, one a line, with {} for the word; for "
                                    "things that no photo shows", metavar="FILE")

@@ -33,16 +33,17 @@ class Direction(Variant):
 
 
 class Regularize(Variant):
-    """The word stays near its start: weight * |v - v0|^2 ("regularization", Gal et al. 2022, section 5.2, with
-    weight for its lambda), v0 the init word's embedding where v starts there. The squared distance is that of
-    all k vectors together, a sum and no mean: each is held as firmly as a single one, with the gradient
-    2 * weight * (v - v0). Departure from the official code, whose distance is right for one vector only."""
+    """The word stays near its start: weight * |v - v0|^2 ("regularization", Gal et al. 2022, section 5.2,
+    with weight for its lambda), v0 the init word's embedding where v starts there. The squared distance is
+    that of all k vectors together, a sum and not a mean: each is held as firmly as a single one, with the
+    gradient 2 * weight * (v - v0). Departure from the official code, whose distance is right for one vector
+    only."""
 
     def __init__(self, weight: float, v0: Tensor):
         self.weight, self.v0 = weight, v0
 
     def penalty(self, v: Tensor, step: int) -> Tensor:
-        """weight * |v - v0|^2, a scalar. Words that are learned with this one start at random: they are free."""
+        """weight * |v - v0|^2, a scalar. The words of images start at random: they are free."""
         return self.weight * (v[:len(self.v0)] - self.v0).square().sum()
 
 

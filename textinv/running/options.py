@@ -67,8 +67,8 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
     record = read_record(folder)
     if record.get("pull"):
-        raise InputError(f"{folder}: was made with `pull`, which this version has no more. Finish it with the "
-                         "version that it was made with, or start a new run with `regularize` and `out`.")
+        raise InputError(f"{folder}: was made with `pull`, which this version has no more. Finish it with "
+                         "the version that made it, or start a new run with `regularize` and `out`.")
     try:
         own = split(record)
     except InputError as error:

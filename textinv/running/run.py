@@ -115,7 +115,8 @@ class Run:
             notes.append(f"one vector; a second after step {2 * config.steps // 5} and a third after step "
                          f"{4 * config.steps // 5}")
         if config.per_image:
-            notes.append(f"a word for each image too: {', '.join(w.placeholder for w in inversion.words[1:])}")
+            names = [word.placeholder for word in inversion.words[1:]]
+            notes.append(f"a word for each image too: {', '.join(names)}")
         if n == 1:
             notes.append("one image: the word will hold on to its background and pose; "
                          "3 to 5 different ones are better")
@@ -140,7 +141,8 @@ class Run:
             self._preview()             # of step 0, or one that a full disk has prevented
             for progress in () if self.converged() else inversion:
                 if self.evaluation is not None and progress.step % self.config.eval_every == 0:
-                    near = nearest_words(inversion.model, inversion.word(inversion.v.detach(), progress.step), 1)
+                    word = inversion.word(inversion.v.detach(), progress.step)
+                    near = nearest_words(inversion.model, word, 1)
                     progress = replace(progress, eval_loss=self.evaluation.measure(),
                                        nearest=[words[0][0] for words in near])
                 self.folder.log(progress, inversion.lr)
