@@ -199,6 +199,23 @@ def test_captions_are_there_for_every_image_but_count_only_next_to_it(name, tmp_
     assert all(words["long"][stem] > words["short"][stem] + 3 for stem in stems)
 
 
+def test_what_people_would_call_the_objects_fits_the_embedded_model():
+    """As long as the paper's captions or shorter, in words that it knows, with room for the prompts' own."""
+    tokenizer = weights.load("tiny", "meta").tokenizer
+    things = read_things(ROOT, tuple(json.loads((CAPTIONS / "objects.json").read_text())))
+    assert {thing.name: thing.init for thing in things} == {name: HELD_OUT[name.removesuffix("-25")].init
+                                                            for name in (thing.name for thing in things)}
+    assert {thing.name for thing in things} == {name for suite in SUITES.values() for name in suite.things}
+    for thing in things:
+        short, long = thing.captions["short"], thing.captions["long"]
+        assert len(short.split()) <= 12 < len(long.split()) <= 30
+        assert not set(re.findall("[a-z]+", short + long)) & set(HELD_OUT)
+        for text in (short, long):
+            assert not tokenizer.unknown_words(text), (thing.name, text)
+            for template in EDITS:
+                assert prompt_problems(tokenizer, template.replace("{}", text)) == []
+
+
 def test_captions_fit_the_embedded_model(tmp_path):
     vocabulary.write(tmp_path / "vocab.txt")
     tokenizer = read_vocabulary(tmp_path / "vocab.txt")

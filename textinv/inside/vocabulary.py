@@ -92,7 +92,7 @@ def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
     if source.is_dir():
         with contextlib.suppress(InputError, KeyError):         # a state that is damaged, or without a path
             path = read_state(source / STATE).tensors["evaluation.path"]
-            points = torch.cat([start[None], path[:, :len(start)]])         # a progressive word may be shorter
+            points = torch.cat([start[None], path[:, :len(start)]])     # it may have grown since
             if len(points) > 1:
                 return points, [i * read_record(source)["eval_every"] for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
