@@ -2,6 +2,7 @@
 stage that makes them says in one line why it cannot. None of this needs the artwork."""
 import dataclasses
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
+import weights
 from recipe import artwork, examples, filters, shots, vocabulary
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE, SEEN_STYLES, STYLES
 from recipe.sizes import CONFIG
+from textinv.evaluation.evaluate import EDITS
+from textinv.evaluation.setups import SUITES, read_things
 from textinv.images import read_images
+from textinv.prompts import prompt_problems
 from weights.vocabularies import read_vocabulary
 
 ROOT = Path(__file__).parents[1] / "examples"
