@@ -266,7 +266,7 @@ def test_quick_keeps_its_sizes(command, tmp_path, monkeypatch, capsys):
     (["--setups", "ours,theirs"], "--setups: 'theirs' is not one of ours, default preset"),
     (["--things", "backpack"], "--things: 'backpack' is not one of teapot"),
     (["--seeds", "0"], "--seeds is 0"), (["--train-steps", "0"], "--train-steps is 0"),
-    (["-n", "0"], "-n is 0"), (["--concept", "runs/fox"], "either --concept, a word to measure, or --suite"),
+    (["-n", "0"], "-n is 0"), (["--concept", "runs/fox"], "give --concept, a word to measure, or --suite"),
     (["--examples", "nowhere"], "objects.json: No such file or directory. Run this in a checkout"),
     (["--suite", "figure11"], "invalid choice")])
 def test_wrong_options_are_one_line(argv, message, capsys):
@@ -274,7 +274,7 @@ def test_wrong_options_are_one_line(argv, message, capsys):
 
 
 def test_neither_a_word_nor_a_suite(capsys):
-    assert "give either --concept, a word to measure, or --suite" in refused(capsys)
+    assert "give --concept, a word to measure, or --suite" in refused(capsys)
 
 
 @pytest.mark.parametrize("content, message", [

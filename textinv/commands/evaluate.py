@@ -2,7 +2,8 @@
 `textinv evaluate --concept runs/teapot [--images DIR] [--clip FOLDER] [-n 64] [--baseline]`.
 
 textinv/evaluation/scores.py defines the numbers. The report of a run shows the result. With `--suite` it
-measures the setups of one of the paper's figures instead (suites.py).
+measures the setups of one of the paper's figures instead (suites.py), with `--questionnaire` it asks people
+(study.py).
 """
 from __future__ import annotations
 
@@ -25,6 +26,7 @@ from textinv.commands.arguments import (
     load_clip,
     load_model,
 )
+from textinv.commands.study import add_study_options, count_answers, write_questionnaire
 from textinv.commands.suites import IMAGES_PER_PROMPT, add_suite_options, run_suite
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, patch, unpatch
 from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
@@ -46,6 +48,7 @@ def parser(n: int = 64) -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="DIR", help="where results and images go (default: evaluation/ in the "
                                                 "run's folder)")
     add_suite_options(p)
+    add_study_options(p)
     add_sampling_options(p, n=n, batch=16)
     add_model_options(p, "those that the word was learned on")
     add_clip_option(p)
@@ -59,12 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.suite:
         options = parser(IMAGES_PER_PROMPT).parse_args(argv)
     check_sampling(options)
-    if bool(options.suite) == bool(options.concept):
-        parser().error("give either --concept, a word to measure, or --suite, a figure of the paper")
-    if options.suite:
-        run_suite(options)
-    else:
-        measure_word(options)
+    tasks = {"concept": measure_word, "suite": run_suite,
+             "questionnaire": count_answers if options.answers else write_questionnaire}
+    given = [name for name in tasks if getattr(options, name)]
+    if len(given) != 1:
+        parser().error("give --concept, a word to measure, or --suite, a figure of the paper, or "
+                       "--questionnaire, one of them")
+    tasks[given[0]](options)
 
 
 def measure_word(options: argparse.Namespace) -> None:

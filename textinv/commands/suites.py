@@ -34,9 +34,9 @@ class SuiteOptions:
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
     """The options of `run_suite`."""
     group = parser.add_argument_group("the experiments of the paper")
-    group.add_argument("--suite", choices=tuple(SUITES), help="compare a figure's setups on the examples; the same "
-                       "command continues one that was stopped or killed. -n is "
-                       f"{IMAGES_PER_PROMPT} then, --out a folder in runs/suites/")
+    group.add_argument("--suite", choices=tuple(SUITES),
+                       help="compare a figure's setups on the examples; the same command continues one that "
+                       f"was stopped or killed. -n is {IMAGES_PER_PROMPT} then, --out in runs/suites/")
     group.add_argument("--quick", action="store_true",
                        help="as much as fits into ten minutes; chooses seeds, steps and -n (default: off)")
     group.add_argument("--setups", metavar="NAMES", help="some of its setups, with commas (default: all)")

@@ -68,6 +68,18 @@ class Result:
     samples: dict[str, str]             # prompt -> name of the folder of its images; of image only none
 
 
+def read_results(folder: Path) -> list[Result]:
+    """All results in a suite's folder. Raises InputError if one is damaged."""
+    results = []
+    for path in sorted((folder / "cells").glob("*.json")):
+        try:
+            results.append(Result(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{path}: damaged ({error!r:.100}). Delete it, and run the suite again."
+                             ) from error
+    return results
+
+
 class Bench:
     """What cells are measured with."""
 

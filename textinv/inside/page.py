@@ -51,13 +51,18 @@ def write_page(path: Path, page: str) -> None:
         partial.write_text(page, encoding="utf-8")
 
 
-def figure(image: Image.Image, caption: str, width: int) -> str:
-    """A <figure> that contains its image, `width` CSS pixels wide."""
+def img(image: Image.Image, text: str, width: int) -> str:
+    """An <img> that contains its image, `width` CSS pixels wide; text: what is said in its place."""
     file = io.BytesIO()
     image.save(file, format="PNG")
-    text, data = html.escape(caption), base64.b64encode(file.getvalue()).decode()
-    return (f'<figure style="width:{width}px"><img alt="{text}" width="{width}" '
-            f'src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>')
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="{html.escape(text)}" width="{width}" src="data:image/png;base64,{data}">'
+
+
+def figure(image: Image.Image, caption: str, width: int) -> str:
+    """A <figure> that contains its image, `width` CSS pixels wide."""
+    return (f'<figure style="width:{width}px">{img(image, caption, width)}'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
 def facts(pairs: Mapping[str, str]) -> str:
