@@ -28,7 +28,7 @@ def suite(tmp_path):
     """A finished suite of three setups, two things and two seeds, of images that are one color each; and the
     examples."""
     rng, folder, examples = np.random.default_rng(0), tmp_path / "suite", tmp_path / "things"
-    begin(folder, Plan("figure10", "m", "float32", "c", 2, 2, 2, 1, 5.0, 0), Sizes(2, 2, 2, 2, 1))
+    begin(folder, Plan("figure10", "m", "float32", "c", 2, 2, 2, 1, 5.0), Sizes(2, 2, 2, 2, 1))
     (folder / "cells").mkdir()
     for setup in (*SETUPS, "image only"):
         for thing in ("fox", "teapot"):

@@ -89,7 +89,8 @@ def test_expected_time_is_arithmetic():
     cells = [Cell("", Setup(kind=kind), THINGS[0], 0) for kind in (WORD, WORD, PROMPT, IMAGES)]
     sizes = Sizes(1, 1, train_steps=100, n=4, steps=20)
     # 2 words of 100 steps; 3 cells of 7 prompts, 4 images of 20 steps
-    assert expected_seconds(cells, sizes, Seconds(0.5, 0.01)) == pytest.approx(2 * 50 + 3 * 7 * 4 * 20 * 0.01)
+    assert expected_seconds(cells, sizes, Seconds(0.5, 0.01, 0.1)) == pytest.approx(
+        2 * 50 + 3 * 7 * 4 * (20 * 0.01 + 0.1))
     assert [spoken(seconds) for seconds in (40.2, 359, 12_000)] == ["40 s", "6 min", "3 h 20 min"]
 
 
@@ -99,18 +100,38 @@ def test_quick_takes_the_largest_that_fits():
     def chosen(*seconds):
         return quick_sizes(FIGURE_10, names, THINGS, Seconds(*seconds))
 
-    assert chosen(0.001, 0.0001) == QUICK[0] and chosen(1e3, 1e3) == QUICK[-1]
+    assert chosen(0.001, 0.0001, 0.0) == QUICK[0] and chosen(1e3, 1e3, 1.0) == QUICK[-1]
     for scale in (0.5, 1, 2, 5):                # about what two cores need, and others
-        sizes = chosen(0.05 * scale, 0.008 * scale)
-        cells = cells_of(FIGURE_10, names, THINGS[:sizes.things], sizes.seeds)
-        assert expected_seconds(cells, sizes, Seconds(0.05 * scale, 0.008 * scale)) <= suites.QUICK_SECONDS
+        seconds = (0.05 * scale, 0.008 * scale, 0.05 * scale)
+        sizes = chosen(*seconds)
+        cells = cells_of(FIGURE_10, names, THINGS[:sizes.things], range(sizes.seeds))
+        assert expected_seconds(cells, sizes, Seconds(*seconds)) <= suites.QUICK_SECONDS
+        assert sizes != QUICK[-1]
+
+
+def test_seconds_are_those_of_the_steps(own_model, examples, monkeypatch):
+    """A clock by which a training step takes 5 s, a sampler step of a batch 8 s, and the rest of it 2 s."""
+    now = [0.0]
+    monkeypatch.setattr(suites.time, "perf_counter", lambda: now[0])
+
+    def invert(model, images, config, progress):
+        for seconds in (60, 5, 5, 5):
+            now[0] += seconds
+            progress(None)
+
+    monkeypatch.setattr(suites, "invert", invert)
+    monkeypatch.setattr(own_model, "generate", lambda prompts, steps, batch: now.append(
+        now.pop() + 2 + 8 * steps))
+    thing = read_things(examples, ("fox",))[0]
+    seconds = suites.measure_seconds(own_model, thing, 4)
+    assert (seconds.train_step, seconds.sample_step, seconds.image) == pytest.approx((5.0, 2.0, 0.5))
 
 
 def test_cells_are_every_setup_of_every_thing():
-    cells = cells_of(FIGURE_10, list(FIGURE_10.setups), THINGS[:2], 2)
+    cells = cells_of(FIGURE_10, list(FIGURE_10.setups), THINGS[:2], range(3, 5))
     assert len(cells) == 2 * (13 + 12) and len({cell.file for cell in cells}) == len(cells)
     assert [cell.thing.name for cell in cells[:26]] == ["x"] * 13 + ["y"] * 13
-    assert all(cell.seed == 0 for cell in cells if cell.name == "image only")
+    assert all(cell.seed == 3 for cell in cells if cell.name == "image only")
 
 
 @pytest.fixture
@@ -271,6 +292,13 @@ def test_quick_keeps_its_sizes(command, tmp_path, monkeypatch, capsys):
     (["--suite", "figure11"], "invalid choice")])
 def test_wrong_options_are_one_line(argv, message, capsys):
     assert message in refused(capsys, "--suite", "figure10", *argv)
+
+
+@pytest.mark.parametrize("argv", [["--suite", "figure10", "--baseline"], ["--concept", "runs/fox", "--quick"],
+                                  ["--suite", "figure12", "--prompts", "x.txt"],
+                                  ["--questionnaire", "x.html", "--images", "x"]])
+def test_options_of_another_task_are_refused(argv, capsys):
+    assert f"{argv[2]} does not go with {argv[0]}. Drop it." in refused(capsys, *argv)
 
 
 def test_neither_a_word_nor_a_suite(capsys):

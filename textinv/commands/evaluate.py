@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(given) != 1:
         parser().error("give --concept, a word to measure, or --suite, a figure of the paper, or "
                        "--questionnaire, one of them")
+    for name in (("quick", "setups", "things") if options.concept else ("images", "prompts", "baseline")):
+        if getattr(options, name):
+            raise InputError(f"`{name}` does not go with `{given[0]}`. Drop it.")
     tasks[given[0]](options)
 
 

@@ -67,8 +67,8 @@ def run_suite(options: argparse.Namespace) -> None:
     evaluator = load_clip(options.clip, source, model.device)
     plan = Plan(options.suite, model_hash(model), str(model.dtype).removeprefix("torch."),
                 suites.clip_hash(evaluator), train_steps=options.train_steps, n=options.n,
-                batch=options.batch, steps=options.steps, guidance=options.guidance, seed=options.seed)
-    sizes = suites.Sizes(len(things), options.seeds, options.train_steps, options.n, options.steps)
+                batch=options.batch, steps=options.steps, guidance=options.guidance)
+    sizes = suites.Sizes(len(things), options.seeds, options.train_steps, n=options.n, steps=options.steps)
     with suites.locked(folder):
         seconds = suites.measure_seconds(model, things[0], options.batch)
         if options.quick:
@@ -76,13 +76,14 @@ def run_suite(options: argparse.Namespace) -> None:
             things, plan = things[:sizes.things], suites.with_sizes(plan, sizes)
         suites.begin(folder, plan, sizes)
         bench = Bench(model, evaluator, plan, folder, source)
-        cells = suites.cells_of(suite, names, things, sizes.seeds)
+        seeds = range(options.seed, options.seed + sizes.seeds)
+        cells = suites.cells_of(suite, names, things, seeds)
         left = [cell for cell in cells if bench.finished(cell) is None]
         notes = described(suite, cells, sizes, plan)
         expected = suites.expected_seconds(left, sizes, seconds)
         print(*notes, f"expected time: {suites.spoken(expected)} for {len(left)} of {len(cells)} cells (a "
               f"training step takes {seconds.train_step:.3f} s, an image "
-              f"{sizes.steps * seconds.sample_step:.2f} s)", sep="\n", flush=True)
+              f"{sizes.steps * seconds.sample_step + seconds.image:.2f} s)", sep="\n", flush=True)
         with StepBar(sizes.train_steps) as bar:
             results = suites.run(bench, cells, lambda line: print(line, flush=True), bar.show)
     print(points.write(folder, results, notes=notes, figure=drawn(suite, results, sizes),

@@ -39,12 +39,11 @@ class Plan:
     batch: int                          # of sampling
     steps: int                          # of sampling
     guidance: float
-    seed: int                           # of the first word
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A setup, a thing and a seed."""
+    """A setup, a thing and a seed, of the word and of the images."""
     name: str                           # of the setup
     setup: Setup
     thing: Thing
@@ -127,7 +126,8 @@ class Bench:
             reconstruction, edit, samples = *self._images_alone(shown), {}
         else:
             reconstruction, edit, samples = self._generated(cell, key, shown, on_step)
-        result = Result(cell.name, cell.thing.name, cell.seed, reconstruction, edit, key, samples)
+        result = Result(cell.name, cell.thing.name, cell.seed, reconstruction=reconstruction,
+                        editability=edit, key=key, samples=samples)
         path = self.path(cell)
         with atomic_write(path) as partial:
             path.parent.mkdir(parents=True, exist_ok=True)

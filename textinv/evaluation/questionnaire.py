@@ -74,7 +74,8 @@ def make(folder: Path, results: Sequence[Result], setups: Sequence[str], *, coun
             images = tuple(f"samples/{found[name, thing, own_seed].samples[template]}/{number:04d}.png"
                            for name in order)
             text = "" if kind == LIKENESS else template.replace("{}", "something")
-            questions.append(Question(f"{kind}-{i + 1}", kind, thing, text, tuple(order), images))
+            questions.append(Question(f"{kind}-{i + 1}", kind, thing, text=text, setups=tuple(order),
+                                      images=images))
     paths = {path for question in questions for path in question.images}
     return Questionnaire(tuple(questions), {path: _sha256(folder / path) for path in sorted(paths)})
 

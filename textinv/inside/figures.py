@@ -26,8 +26,8 @@ def cross_chart(marks: Sequence[Mark], x_name: str, y_name: str, *, joined: bool
         chart.line([(mark.x.value, mark.y.value) for mark in marks], "soft")
     for mark in marks:
         x, y = mark.x, mark.y
-        chart.line([(x.low, y.value), (x.high, y.value)], "soft")
-        chart.line([(x.value, y.low), (x.value, y.high)], "soft")
+        chart.line([(x.low, y.value), (x.high, y.value)], "interval")
+        chart.line([(x.value, y.low), (x.value, y.high)], "interval")
     for mark in marks:
         chart.dots([(mark.x.value, mark.y.value)], mark.kind)
         chart.label(mark.x.value, mark.y.value, mark.name)
