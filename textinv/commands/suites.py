@@ -75,7 +75,7 @@ def run_suite(options: argparse.Namespace) -> None:
             sizes = suites.read_sizes(folder) or suites.quick_sizes(suite, names, things, seconds)
             things, plan = things[:sizes.things], suites.with_sizes(plan, sizes)
         suites.begin(folder, plan, sizes)
-        bench = Bench(model, evaluator, plan, folder, source)
+        bench = Bench(model, evaluator, plan, folder=folder, source=source)
         seeds = range(options.seed, options.seed + sizes.seeds)
         cells = suites.cells_of(suite, names, things, seeds)
         left = [cell for cell in cells if bench.finished(cell) is None]
