@@ -15,6 +15,7 @@ from textinv.inside import page
 WIDTH = 136                     # CSS pixels of an image
 
 STYLE = """
+section h2 { margin-top: .2rem; }
 .candidate { position: relative; padding: 4px; border: 2px solid var(--line); border-radius: 10px;
              background: var(--card); cursor: pointer; }
 .candidate.ranked { border-color: var(--accent); }
