@@ -128,7 +128,7 @@ def made(sprites):
 
 def test_committed_files_are_those_of_the_recipe(sprites, made):
     names = {path.relative_to(ROOT).as_posix() for path in (*ROOT.iterdir(), *ROOT.glob("*/*"))
-             if path.is_file() and path.suffix not in (".py", ".pyc")}
+             if path.is_file() and path.suffix not in (".py", ".pyc") and path.parent != CAPTIONS}   # by hand
     assert set(made) == names
     for shot in shots.shots()[::5]:             # seeded: decoded again, the PNGs are what is taken again
         image = opened(io.BytesIO(made[f"{shot.folder}/{shot.name}.png"]))
