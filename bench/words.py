@@ -33,7 +33,7 @@ METHODS = {
     "plain-100": ["--steps", "100", "--no-cross-init"],
     "lr-0.01-100": ["--steps", "100", "--no-cross-init", "--lr", "0.01"],
     "dvar": ["--steps", "5000", "--no-cross-init", "--stop", "dvar", "--eval-every", "25"],
-    "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--pull", "5e-5"],
+    "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--regularize", "2.55e-5"],
     "cross-init-200": ["--steps", "200", "--cross-init"],
     "cross-init-100": ["--steps", "100", "--cross-init"],
 }

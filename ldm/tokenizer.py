@@ -11,6 +11,7 @@ import abc
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import tokenizers
 import torch
@@ -55,6 +56,11 @@ class BaseTokenizer(abc.ABC):
                                  "trained with.")
             self._backend = backend
         return self._backend
+
+    @property
+    def padding_id(self) -> int:
+        """The id in the rest of a row, behind the text and its end."""
+        return cast(int, self.backend.token_to_id(self.frame[2]))
 
     @classmethod
     def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:

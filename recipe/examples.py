@@ -181,6 +181,10 @@ its image, so none of these is read unless you put the two together:
 
     cp -r examples/fox fox-with-captions && cp examples/captions/fox-short/*.txt fox-with-captions/
     python train.py --images fox-with-captions --init wolf
+
+`captions/objects.json` has the init word of each thing and, for `textinv evaluate --suite figure10`, what a
+person would call it who does not know its name: `short` in up to twelve words, `long` in up to thirty, as in
+the paper (section 4.1), with words that the embedded model knows. They stand in the place of the word.
 """
 
 

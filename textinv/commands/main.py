@@ -14,7 +14,7 @@ from textinv.commands.arguments import Parser
 COMMANDS = {"train": (train.main, "learn a new word from images"),
             "sample": (sample.main, "generate images with learned words"),
             "edit": (edit.main, "edit images with learned words, tune the model around one"),
-            "evaluate": (evaluate.main, "measure how good a word is"),
+            "evaluate": (evaluate.main, "measure how good a word is, or the paper's figures"),
             "concept": (concept.main, "show, merge and export the files of learned words"),
             "report": (report.main, "write the report of a run again"),
             "attend": (attend.main, "show where each token of a prompt looks"),
@@ -25,6 +25,7 @@ MAP = """`textinv COMMAND --help` lists the options of one, with an example. A f
   textinv sample "a * on the beach" --concept runs/fox          use it
   open runs/fox/report.html                                     see how it came about
   textinv evaluate --concept runs/fox --baseline                measure it against its init word
+  textinv evaluate --suite figure10 --quick                     the paper's comparison, in ten minutes
   textinv concept --vocabulary                                  the words that the small model knows
 Trouble? README.md has a section of that name."""
 ROOT = Path(textinv.__file__).parents[1]

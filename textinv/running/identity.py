@@ -16,7 +16,7 @@ from textinv.images import TrainingImage
 from textinv.initialization import names_file
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
-from textinv.running.options import RunOptions, fixed
+from textinv.running.options import RunOptions, absent, fixed
 
 FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model's weights",
          "processes": "the number of processes", "image_hashes": "the images",
@@ -44,9 +44,12 @@ def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, A
 def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
     """The options in which an identity differs from a saved one, in words, or else the facts, some of which
     follow from options; None if nothing differs."""
+    saved = {**absent(), **saved}
     differ = [name for name, value in now.items() if value != saved.get(name)]
     options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
                for name in differ if name not in FACTS]
+    if saved.get("pull"):
+        options.append(f"`pull` is gone but was {saved['pull']!r}")
     return ", ".join(options or [f"{FACTS[name]} changed" for name in differ]) or None
 
 
