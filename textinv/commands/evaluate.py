@@ -23,6 +23,7 @@ from textinv.commands.arguments import (
     check_sampling,
     load_clip,
     load_model,
+    model_of,
 )
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, patch, unpatch
 from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
@@ -61,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                          f"({', '.join(one.placeholder for one in words)}). Choose one of them: FILE:WORD.")
     concept = words[0]
     templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
-    source = options.weights or concept.info.get("model", "tiny")
+    source, vocab = model_of(options, words)
     images = options.images or (read_record(path)["images"] if path.is_dir() else None)
     if images is None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
-    model = load_model(source, options.vocab, options.dtype, options.device)
+    model = load_model(source, vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "

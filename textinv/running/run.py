@@ -76,7 +76,9 @@ class Run:
         v0, self.init_note = initial_vectors(model, config.init, config.vectors, generator=generator,
                                              cross_init=config.cross_init, images=self.images)
         variants, v0 = make_variants(model, v0, config)
-        info = {**({"model": options.weights} if options else {}), "model_hash": model_hash(model),
+        source = {"model": options.weights, "vocab": options.vocab} if options else {}
+        info = {**{name: text for name, text in source.items() if text is not None},
+                "model_hash": model_hash(model),
                 "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
                 "init": config.init, "init_vectors": v0.tolist(), "seed": config.seed,
                 "effective_lr": config.effective_lr(processes.world_size),

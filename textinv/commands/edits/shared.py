@@ -15,7 +15,7 @@ from PIL import Image
 
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from textinv.commands.arguments import add_model_options, load_model
+from textinv.commands.arguments import add_model_options, load_model, model_of
 from textinv.concept import Concept, find_words, learned_elsewhere, patch
 from textinv.decoding import read_rgb, reason
 from textinv.editing.deltas import Delta, applied
@@ -42,9 +42,8 @@ def open_model(options: argparse.Namespace) -> Iterator[tuple[LatentDiffusion, l
     Raises InputError."""
     found = [find_words(text) for text in options.concept]
     concepts = [word for _, words in found for word in words]
-    sources = [options.weights, *(word.info.get("model") for word in concepts), "tiny"]
-    source = next(source for source in sources if source)
-    model = load_model(source, options.vocab, options.dtype, options.device)
+    source, vocab = model_of(options, concepts)
+    model = load_model(source, vocab, options.dtype, options.device)
     for path, words in found:
         for word in words:
             if learned_elsewhere(word, model):
