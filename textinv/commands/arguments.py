@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, name: str, description: str | None, *, example: str = "", **options: Any):
         script = Path(sys.argv[0]).name
         prog = script if script == f"{name}.py" else f"textinv {name}".strip()
-        self.example = f"{'python ' * (prog == script)}{prog} {example}"
+        self.example = f"{'python ' * (script == f'{name}.py')}{prog} {example}"
         if example:
             options |= {"epilog": f"example:\n  {self.example}",
                         "formatter_class": argparse.RawDescriptionHelpFormatter}
