@@ -10,7 +10,6 @@ from PIL import Image
 
 import textinv
 import weights
-from ldm import InputError
 from recipe import recognize, recognizer, shots
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES
 from recipe.recognize import PROMPTS, Row, Source
@@ -227,14 +226,13 @@ def test_all_rows_are_measured(taught, blobs):
     assert sheet.size == (136 * recognize.COLUMNS, 192 * (3 * 7 + 4))
 
 
-def test_a_training_can_watch_a_real_model(judge, monkeypatch):
+def test_a_real_model_is_as_before(judge, monkeypatch):
     monkeypatch.setattr(recognize, "STEPS", 2)
     model = weights.load("tiny")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    found = recognize.quick_share(model, judge, held_out=("fox",), named=1, images=1, steps=1)
-    assert list(found) == [f"{row}: {prompt}" for row in ("by name, seen", "word, held-out")
-                           for prompt in PROMPTS["object"]]
-    assert set(found.values()) <= {0.0, 1.0}
+    found = recognize.measure(judge, Source(model, 1, 1, {"steps": 1}), (), ["cat"], ["fox"],
+                              rows=["word, held-out"])
+    assert list(found) == ["word, held-out"] and list(found["word, held-out"].shares) == ["fox"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
@@ -254,8 +252,20 @@ def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkey
         assert sheet.width == 136 * recognize.COLUMNS
 
 
+def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
+    """0 steps: the embedding of the init word itself, without any training."""
+    model = weights.load("tiny")
+    source = Source(model, 1, 1, {"cross_init": False}, learns=False)
+    row, = model.text_encoder.embed(torch.tensor([model.tokenizer.tokenize("wolf")]))[0]
+    config = textinv.InversionConfig(init="wolf")
+    assert not torch.equal(source.start(recognize.EXAMPLES / "fox", config).vectors[0], row)    # cross init
+    config = textinv.InversionConfig(init="wolf", cross_init=False)
+    assert torch.equal(source.start(recognize.EXAMPLES / "fox", config).vectors[0], row) and not taught
+
+
 @pytest.mark.parametrize(("options", "message"), [
-    (["--images", "0"], "Give 1 or more"), (["--seeds", "0"], "Give 1 or more"),
+    (["--rows", "nothing", "--quick"], "names no row"), (["--images", "0"], "Give 1 or more"),
+    (["--seeds", "0"], "Give 1 or more"),
     (["--artwork", "nowhere"], "nowhere"), (["--quick", "--weights", "nothing.ckpt"], "nothing.ckpt"),
     (["--out", "setup.cfg/below"], "Choose another --out")])
 def test_bad_options_are_one_line(judge, options, message, tmp_path, capsys):
@@ -268,5 +278,3 @@ def test_without_a_judge_the_command_says_what_to_run(tmp_path, monkeypatch, cap
     monkeypatch.setattr(recognizer, "load", functools.partial(recognizer.load, tmp_path / "none"))
     assert recognize.main(["--quick", "--out", str(tmp_path)]) == 2
     assert "Run python -m recipe.recognizer first" in capsys.readouterr().err
-    with pytest.raises(InputError, match="Run python -m recipe.recognizer first"):
-        recognize.quick_share(Model())

@@ -36,8 +36,6 @@ class WordEncoder(nn.Module):
     """Scaled latents z (b c h w) of images -> vectors (b d), all of the norm `norm`."""
     norm: Tensor
 
-    norm: Tensor
-
     def __init__(self, latent_channels: int = 4, width: int = 192, channels: Sequence[int] = (48, 96, 176)):
         super().__init__()
         self.conv_in = nn.Conv2d(latent_channels, channels[0], 3, padding=1)
