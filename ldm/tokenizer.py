@@ -68,7 +68,7 @@ class BaseTokenizer(abc.ABC):
         Raises InputError if it lacks a mark, as one of another kind does."""
         missing = [token for token in cls.marks if backend.token_to_id(token) is None]
         if missing:
-            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. This model needs {cls.needs}.")
+            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. Give {cls.needs}.")
         backend.no_padding()
         backend.no_truncation()
         return backend

@@ -19,6 +19,7 @@ from textinv.commands.arguments import (
     add_model_options,
     add_sampling_options,
     load_model,
+    model_of,
 )
 from textinv.concept import find_words, learned_elsewhere, patch
 from textinv.grids import save_png
@@ -47,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.over_steps < 0:
         raise InputError(f"`over_steps` is {options.over_steps}. Use 0 or more.")
     found = [(path, concept) for path, words in map(find_words, options.concept) for concept in words]
-    learned_on = next((concept.info["model"] for _, concept in found if "model" in concept.info), "tiny")
-    model = load_model(options.weights or learned_on, options.vocab, options.dtype, options.device)
+    source, vocab = model_of(options, (concept for _, concept in found))
+    model = load_model(source, vocab, options.dtype, options.device)
     for path, concept in found:
         if learned_elsewhere(concept, model):
             print_warning(f"{path}: this word was learned on another model ({concept.info.get('model')})")

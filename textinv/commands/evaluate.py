@@ -26,6 +26,7 @@ from textinv.commands.arguments import (
     check_sampling,
     load_clip,
     load_model,
+    model_of,
 )
 from textinv.commands.study import add_study_options, count_answers, write_questionnaire
 from textinv.commands.suites import IMAGES_PER_PROMPT, add_suite_options, run_suite
@@ -85,11 +86,11 @@ def measure_word(options: argparse.Namespace) -> None:
                          f"({', '.join(one.placeholder for one in words)}). Choose one of them: FILE:WORD.")
     concept = words[0]
     templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
-    source = options.weights or concept.info.get("model", "tiny")
+    source, vocab = model_of(options, words)
     images = options.images or (read_record(path)["images"] if path.is_dir() else None)
     if images is None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
-    model = load_model(source, options.vocab, options.dtype, options.device)
+    model = load_model(source, vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "

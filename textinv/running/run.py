@@ -73,9 +73,10 @@ class Run:
         size = model.config.diffusion.latent_size * model.config.autoencoder.factor
         self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
                                   generator=generator)
-        start, image_words, self.init_note = first_words(model, self.images, config, generator=generator,
-                                                         source=options.weights if options else None,
-                                                         world_size=processes.world_size)
+        source = {"model": options.weights, "vocab": options.vocab} if options else {}
+        start, image_words, self.init_note = first_words(
+            model, self.images, config, generator=generator, world_size=processes.world_size,
+            source={name: text for name, text in source.items() if text is not None})
         with contextlib.ExitStack() as undo:
             for word in (start, *image_words):
                 patch(model, word)

@@ -1,7 +1,7 @@
 """The words that a run learns, as they start: the word, and with `per_image` one for each image besides."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -15,10 +15,10 @@ from textinv.variants import constrained_start
 
 
 def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config: InversionConfig, *,
-                generator: torch.Generator, source: str | None, world_size: int
+                generator: torch.Generator, source: Mapping[str, str], world_size: int
                 ) -> tuple[Concept, list[Concept], str]:
     """The word, those of the images, which start at random as in the official code, and a note on what the
-    word was made of. source: where the weights are from, for the word's file; None if that is not known.
+    word was made of. source: where "model" and "vocab" are from, as far as that is known, for the word's file.
     Raises InputError where the words do not fit into a prompt, or the init word is none."""
     most, room = config.most_vectors, model.tokenizer.length - 2
     if most + config.per_image > room:
@@ -28,7 +28,7 @@ def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config:
     v0, note = initial_vectors(model, config.init, most, generator=generator, cross_init=config.cross_init,
                                images=images)
     v0 = constrained_start(model, v0, config)
-    info = {**({} if source is None else {"model": source}), "model_hash": model_hash(model),
+    info = {**source, "model_hash": model_hash(model),
             "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
             "init": config.init, "seed": config.seed,
             "effective_lr": config.effective_lr(world_size),

@@ -15,7 +15,15 @@ from PIL import Image
 
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from textinv.commands.arguments import add_model_options, load_model
+from textinv.commands.arguments import (
+    add_clip_option,
+    add_model_options,
+    add_sampling_options,
+    check_sampling,
+    load_clip,
+    load_model,
+    model_of,
+)
 from textinv.concept import Concept, find_words, learned_elsewhere, patch
 from textinv.decoding import read_rgb, reason
 from textinv.editing.deltas import Delta, applied
@@ -23,6 +31,7 @@ from textinv.editing.inputs import image_size
 from textinv.grids import save_png
 from textinv.images import print_warning, read_images
 from textinv.running.folder import read_record
+from weights import clip
 
 
 def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> None:
@@ -42,9 +51,8 @@ def open_model(options: argparse.Namespace) -> Iterator[tuple[LatentDiffusion, l
     Raises InputError."""
     found = [find_words(text) for text in options.concept]
     concepts = [word for _, words in found for word in words]
-    sources = [options.weights, *(word.info.get("model") for word in concepts), "tiny"]
-    source = next(source for source in sources if source)
-    model = load_model(source, options.vocab, options.dtype, options.device)
+    source, vocab = model_of(options, concepts)
+    model = load_model(source, vocab, options.dtype, options.device)
     for path, words in found:
         for word in words:
             if learned_elsewhere(word, model):
@@ -53,6 +61,24 @@ def open_model(options: argparse.Namespace) -> Iterator[tuple[LatentDiffusion, l
     tuned = getattr(options, "tuned", None)
     with applied(model, Delta.load(tuned)) if tuned else contextlib.nullcontext():
         yield model, concepts, source
+
+
+def add_judged_options(parser: argparse.ArgumentParser, *, n: int) -> None:
+    """The options of `open_judged`, with `n` images per prompt by default."""
+    add_sampling_options(parser, n=n, batch=8)
+    add_word_options(parser)
+    add_clip_option(parser)
+
+
+@contextlib.contextmanager
+def open_judged(options: argparse.Namespace,
+                name: str) -> Iterator[tuple[Path, LatentDiffusion, list[Concept], clip.Clip]]:
+    """Context manager, for a command whose images CLIP judges: the folder for the results, by default one
+    called `name`; model and words, as of `open_model`; and the CLIP. Raises InputError."""
+    check_sampling(options)
+    folder = new_folder(options.out, name)
+    with open_model(options) as (model, concepts, source):
+        yield folder, model, concepts, load_clip(options.clip, source, model.device)
 
 
 def read_image(path: str) -> Image.Image:
