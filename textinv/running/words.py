@@ -18,7 +18,7 @@ def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config:
                 generator: torch.Generator, source: Mapping[str, str], world_size: int
                 ) -> tuple[Concept, list[Concept], str]:
     """The word, those of the images, which start at random as in the official code, and a note on what the
-    word was made of. source: where "model" and "vocab" are from, as far as that is known, for the word's file.
+    word was made of. source: where "model" and "vocab" are from, where that is known, for the word's file.
     Raises InputError where the words do not fit into a prompt, or the init word is none."""
     most, room = config.most_vectors, model.tokenizer.length - 2
     if most + config.per_image > room:
