@@ -155,7 +155,8 @@ def changed(x: Tensor, generator: torch.Generator) -> Tensor:
 def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
     """The sum over the heads of the mean cross-entropy of what is told; right (b heads)."""
     return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
-               / (label != UNTOLD).sum().clamp(min=1) for some, label in zip(logits.values(), right.T, strict=False))
+               / (label != UNTOLD).sum().clamp(min=1)
+               for some, label in zip(logits.values(), right.T, strict=False))
 
 
 def best_temperature(p: Tensor, right: Tensor) -> Tensor:

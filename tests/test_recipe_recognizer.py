@@ -76,7 +76,8 @@ def test_the_weights_are_small_enough_for_400_objects(judge):
 
 def test_labels_are_what_an_image_shows():
     def told(scene):
-        return [None if i == UNTOLD else NAMES[head][i] for head, i in zip(NAMES, recognizer.labels(scene), strict=True)]
+        return [None if i == UNTOLD else NAMES[head][i]
+                for head, i in zip(NAMES, recognizer.labels(scene), strict=True)]
     assert told(Scene(("cat",), "flat", "red")) == ["cat", "red", "flat"]
     assert told(Scene(("fox",), "inked", "beach", look="cropped")) == ["fox", "beach", "inked"]
     assert told(Scene(("cat",), "flat", "red", look="close-up")) == [None, "red", "flat"]

@@ -110,7 +110,7 @@ def value(**rules: Any) -> Any:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """The values of `add_sampling_options`. Raises InputError on values without meaning."""
-    n: int = value(minimum=1)
+    n: int = value(minimum=1, maximum=100_000)
     seed: int = value(minimum=0, maximum=MAX_SEED)
     steps: int = value(minimum=1)
     guidance: float = value(minimum=-1000, maximum=1000)

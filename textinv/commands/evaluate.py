@@ -24,7 +24,8 @@ from textinv.commands.arguments import (
     load_clip,
     load_model,
 )
-from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, patch, unpatch
+from textinv.commands.words import teach
+from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, unpatch
 from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.baseline:
         hashes[plain_words(model, concept)] = None
     results, sheets, hash_of_model = {}, [list(training[:8])], model_hash(model)
-    patch(model, concept)
+    teach(model, path, concept)
     for word, word_hash in hashes.items():
         spec = SampleSpec("", word_hash, hash_of_model, str(model.dtype).removeprefix("torch."),
                           steps=options.steps, guidance=options.guidance, seed=options.seed)

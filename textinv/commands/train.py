@@ -19,7 +19,7 @@ from tqdm import tqdm
 from textinv.commands import command, dashed
 from textinv.commands.arguments import Parser, add_fields, load_model
 from textinv.grids import save_png
-from textinv.initialization import vocabulary_norm
+from textinv.initialization import norm_problem
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
 from textinv.running import report
@@ -31,8 +31,6 @@ from textinv.running.report import COMPARISON, INIT_PREVIEW
 from textinv.running.run import Run
 from textinv.running.usage import program, sample_commands
 from weights.files import atomic_write
-
-FAR = 10                # times the norm that is usual: no prompt is a match for the word
 
 
 @command
@@ -112,10 +110,8 @@ def print_summary(run: Run, losses: dict[str, float]) -> None:
     elif inversion.step < config.steps:
         print(f"stopped after step {inversion.step} of {config.steps}; "
               f"continue with: {program('train')} --resume --out {shlex.quote(str(path))}")
-    norm, usual = inversion.v.norm(dim=-1).max().item(), vocabulary_norm(inversion.model)
-    if norm > FAR * max(usual, inversion.v0.norm(dim=-1).max().item()):
-        print(f"warning: the word's norm is {norm:.3g}, the vocabulary's {usual:.3g}: prompts will drown in "
-              "it. Use a lower --lr, or --fix-norm.")
+    if problem := norm_problem(inversion.model, inversion.concept()):
+        print(f"warning: {problem}. Use a lower --lr, or --fix-norm.")
     if losses:
         keep_comparison(run, losses)
     print(path / RUN_FILE, report.write(path), "use it:", sep="\n")

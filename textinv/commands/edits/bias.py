@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     check_sampling(options)
     folder = new_folder(options.out, "bias")
-    with open_model(options) as (model, _, source):
+    with open_model(options, without_word=options.prompts) as (model, _, source):
         evaluator = load_clip(options.clip, source, model.device)
         classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])
         found = [distribution(model, prompt, classify, options.classes, n=options.n, steps=options.steps,

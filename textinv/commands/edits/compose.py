@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     check_sampling(options)
     folder = new_folder(options.out, "compose")
-    with open_model(options) as (model, _, source):
+    with open_model(options, options.prompt) as (model, _, source):
         evaluator = load_clip(options.clip, source, model.device)
         judges = {text: clip_judge(evaluator, text, [*options.find, *options.among], len(options.find))
                   for text in options.find}
