@@ -127,17 +127,21 @@ def words_of(recipe: Recipe) -> Iterator[tuple[Path, Concept]]:
         if concept is None:
             raise InputError(f"{path}: contains another word than the one that this image was made with. "
                              "Give the file as it was.")
-        strength = entry.get("strength", recipe.strength)
-        if strength != 1 and concept.start is None:
-            raise InputError(f"{path}: does not say where its word started, so `strength` must be 1. Drop "
-                             "the option.")
-        yield path, Concept(entry["placeholder"], at_strength(concept, strength), concept.info)
+        try:
+            vectors = at_strength(concept, entry.get("strength", recipe.strength))
+            word = Concept(entry["placeholder"], vectors, concept.info)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        yield path, word
 
 
 def at_strength(concept: Concept, strength: float) -> torch.Tensor:
     """Vectors (k d) on the line from what the word started from (0) through the learned ones (1)."""
-    start = concept.start
-    return concept.vectors if strength == 1 or start is None else start + strength * (concept.vectors - start)
+    if strength == 1:
+        return concept.vectors
+    if (start := concept.start) is None:
+        raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
+    return start + strength * (concept.vectors - start)
 
 
 def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Image.Image]]:
