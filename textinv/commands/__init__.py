@@ -15,8 +15,9 @@ from textinv.decoding import one_line
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     """Decorate the main function of a command line. What it returns is the exit status: 0; 2 after an
-    InputError or a file that cannot be read or written, of which one line is printed; as in a shell, 130
-    where the user interrupted it, and 141 where nobody reads its output any more, as after `| head`."""
+    InputError, where memory runs out, or a file cannot be read or written, of which one line is printed; as
+    in a shell, 130 where the user interrupted it, and 141 where nobody reads its output any more, as after
+    `| head`."""
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):         # whatever the locale's encoding lacks
@@ -35,6 +36,10 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
                 _discard_output()
             return _report(f"{error.filename or 'standard output'}: {error.strerror or error}. "
                            "Check the name and the free space.")
+        except (MemoryError, RuntimeError) as error:        # torch has several, of no type of their own
+            if not isinstance(error, MemoryError) and not re.search("out of memory|t allocate", str(error)):
+                raise
+            return _report("memory has run out. Use a smaller --batch, or --dtype bfloat16.")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

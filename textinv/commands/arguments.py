@@ -23,18 +23,18 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error, and whose help shows every default and
     ends with an example: the arguments of one."""
 
-    def __init__(self, name: str, description: str | None, *, example: str = "", **options: Any):
+    def __init__(self, name: str, description: str | None, *, example: str, epilog: str = ""):
         script = Path(sys.argv[0]).name
-        prog = script if script == f"{name}.py" else f"textinv {name}".strip()
-        self.example = f"{'python ' * (prog == script)}{prog} {example}"
-        if example:
-            options |= {"epilog": f"example:\n  {self.example}",
-                        "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(prog=prog, description=(description or "").split("\n\n")[0], **options)
+        is_script = name in ("train", "sample") and script == f"{name}.py"
+        prog = script if is_script else f"textinv {name}".strip()
+        self.example = f"{'python ' * is_script}{prog} {example}"
+        super().__init__(prog=prog, description=(description or "").split("\n\n")[0],
+                         epilog=f"{epilog}example:\n  {self.example}",
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError."""
-        raise InputError(f"{message}. See {self.prog} --help, or try: {self.example.strip()}")
+        raise InputError(f"{message}. See {self.prog} --help, or try: {self.example}")
 
 
 def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
