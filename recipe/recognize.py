@@ -7,7 +7,7 @@ images of seen objects, words learned from the examples of held-out objects; and
 
 Intervals are 95 % percentiles of bootstrap samples of the objects (Efron 1979): images of one object, or by
 one word, resemble each other. Written: recognize.json, recognize.md with a line for each object, and
-recognize.png to look at. `quick_share` is for a training to watch.
+recognize.png to look at.
 """
 from __future__ import annotations
 
@@ -194,17 +194,6 @@ def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Seque
         for thing in tqdm(things, name, leave=False):
             found.setdefault(name, Row(head)).add(judge, thing, list(images(head, thing)))
     return found
-
-
-def quick_share(model: LatentDiffusion, judge: Recognizer | None = None, held_out: Sequence[str] = HANDFUL,
-                named: int = 8, images: int = 8, **method: Any) -> dict[str, float]:
-    """For a training to watch: "word, held-out: a photo of a {}" -> the share of images that show all that
-    was asked for with p >= 0.5, of a word of each of a handful of held-out objects and of some seen objects
-    by name. `method`: fields of the InversionConfig."""
-    judge = judge or recognizer.load(device=str(model.device))
-    found = measure(judge, Source(model, images, 1, method), (), some_seen(named), held_out)
-    return {f"{name}: {prompt}": list(part.values())[-1][0]
-            for name, row in found.items() for prompt, part in row.summary().items()}
 
 
 def some_seen(count: int) -> list[str]:

@@ -14,6 +14,7 @@ from textinv import Concept, patch
 from textinv.encoder import FILE, WordEncoder
 from textinv.images import read_images
 from textinv.initialization import initial_vectors, nearest_words, vocabulary_norm
+from textinv.running.run import Run
 
 WIDTH = 64
 
@@ -170,6 +171,13 @@ def test_auto_is_read_off_the_images(with_encoder, pictures):
     torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
     config = textinv.InversionConfig(init="auto", steps=1)
     assert textinv.invert(model, pictures, config).info["init"] == "auto"
+    with Run(model, pictures, config) as run:
+        identity = run.identity
+    save_file({name: tensor.half() + 1 for name, tensor in encoder.state_dict().items()},
+              model.source.parent / FILE)
+    with Run(model, pictures, config) as run:
+        differ = [name for name, value in identity.items() if value != run.identity[name]]
+    assert differ == ["init_hash"], "another encoder is another run"
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x"),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from ldm import InputError
 from textinv.decoding import one_line
+from textinv.images import speaks
+from textinv.running.processes import ProcessDied
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
@@ -27,7 +29,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
             main(argv)
             sys.stdout.flush()
         except InputError as error:
-            return _report(dashed(str(error)))
+            return _report(dashed(str(error)), own=isinstance(error, ProcessDied))
         except BrokenPipeError:
             _discard_output()
             return 141
@@ -47,8 +49,10 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     return wrapper
 
 
-def _report(message: str) -> int:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+def _report(message: str, *, own: bool = False) -> int:
+    """Print an error; own: that of this process, and not one that others find as well. The exit status."""
+    if own or speaks():
+        print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,11 +32,11 @@ from ldm import InputError
 from textinv.concept import RUN_FILE, Concept
 from textinv.grids import save_png
 from textinv.inversion import Progress
-from textinv.running.state import PREVIOUS, STATE, SavedState, write_state
+from textinv.running.state import PREVIOUS, STATE, SavedState, metrics_hash, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
-BEST_FILE = "best.safetensors"
+BEST_FILE, METRICS_FILE = "best.safetensors", "metrics.jsonl"
 # what a config.json must have for a run to be resumed, evaluated and reported; its options check themselves
 RECORD = {"images": str, "steps": int, "model_hash": str, "processes": int, "image_hashes": dict}
 CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # the same of a line of metrics
@@ -115,8 +116,10 @@ class RunFolder(ReadOnlyFolder):
 
     def log(self, progress: Progress, lr: float) -> None:
         line = {name: value for name, value in dataclasses.asdict(progress).items() if value is not None}
+        numbers = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                   for name, value in {**line, "lr": lr}.items()}           # JSON has no NaN
         with self._writing():
-            self._metrics.write(json.dumps({**line, "lr": lr}).encode() + b"\n")
+            self._metrics.write(json.dumps(numbers).encode() + b"\n")
             if self._board is not None:
                 for name in METRICS & line.keys():
                     self._board.add_scalar(name, line[name], progress.step)
@@ -141,7 +144,8 @@ class RunFolder(ReadOnlyFolder):
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
             size = self._metrics.tell()
-        write_state(self.path, SavedState(state(), identity, size))
+            sha256 = metrics_hash(self.path / METRICS_FILE, size)
+        write_state(self.path, SavedState(state(), identity, size, sha256))
 
     def close(self) -> None:
         try:
@@ -156,7 +160,7 @@ class RunFolder(ReadOnlyFolder):
         with atomic_write(self.path / "config.json") as partial:
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         with self._writing():
-            self._metrics = (self.path / "metrics.jsonl").open("ab")
+            self._metrics = (self.path / METRICS_FILE).open("ab")
             self._metrics.truncate(metrics_bytes)
             self._metrics.seek(metrics_bytes)
         self._logged = step
@@ -205,8 +209,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics, one dict per step. Raises InputError if they cannot be read."""
-    path = folder / "metrics.jsonl"
+    """A run's metrics, one dict per step; null, what was not finite, is NaN. Raises InputError if they cannot
+    be read."""
+    path = folder / METRICS_FILE
     try:
         metrics = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, RecursionError) as error:
@@ -214,7 +219,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(metrics, 1):
         if wrong := _wrong_entry(line, CURVES) or _wrong_entry(line, MEASURED, required=False):
             raise InputError(f"{path}: cannot be read (line {number}: {wrong}). Give the folder of a run.")
-    return metrics
+    return [{name: math.nan if value is None else value for name, value in line.items()} for line in metrics]
 
 
 def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True) -> str | None:
@@ -224,7 +229,7 @@ def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True)
     for name, kind in kinds.items():
         value = entries.get(name)
         if (required or name in entries) and (isinstance(value, bool) or not isinstance(
-                value, (int, float) if kind is float else kind)):
+                value, (int, float, type(None)) if kind is float and name in entries else kind)):
             return f"{name} is {'of another type' if name in entries else 'missing'}"
     return None
 

@@ -147,6 +147,7 @@ def charts(metrics: list[dict[str, Any]]) -> str:
         import matplotlib
     except ImportError:
         return '<p class=soft>For curves: pip install matplotlib, then textinv report and this folder</p>'
+    metrics = [line for line in metrics if not line.get("skipped")]
     steps = [line["step"] for line in metrics]
     losses = torch.tensor([line["loss"] for line in metrics], dtype=torch.float64)
     measured = [line for line in metrics if "eval_loss" in line]
@@ -215,8 +216,7 @@ def page(folder: Path) -> str:
     if not metrics:
         raise InputError(f"{folder}: no step has been made yet. Run train.py first.")
     word, last = concept.placeholder, metrics[-1]
-    best = min((line for line in metrics if "eval_loss" in line), key=lambda line: line["eval_loss"],
-               default=None)
+    best = min((line for line in metrics if "eval_loss" in line), key=lambda x: x["eval_loss"], default=None)
     facts = f"step {last['step']} of {record['steps']}, started from “{concept.info.get('init', '?')}”"
     if best is not None:
         facts += f"; smallest evaluation loss {best['eval_loss']:.4f} at step {best['step']}"
