@@ -26,14 +26,14 @@ from weights import huggingface_names
 from weights.vocabularies import read_vocabulary
 
 SIZES = {
-    # the sizes of the embedded default: 64x64 pictures
+    # the sizes of the embedded default: 64x64 images
     "tiny": LDMConfig(
         autoencoder=AutoencoderConfig(channels=(32, 64, 96), num_res_blocks=1),
         unet=UNetConfig(channels=(64, 128, 160), attention=(False, True, True), num_res_blocks=1, heads=4,
                         context_dim=192),
         text=TextConfig(vocab_size=1000, width=192, layers=4, heads=4, head_dim=48, ff_dim=768, length=77),
         diffusion=DiffusionConfig(latent_size=16)),
-    # 128x128 pictures, 83 million parameters
+    # 128x128 images, 83 million parameters
     "mid": LDMConfig(
         autoencoder=AutoencoderConfig(channels=(64, 128, 256), num_res_blocks=1),
         unet=UNetConfig(channels=(128, 256, 384), attention=(True, True, True), num_res_blocks=1,

@@ -1,4 +1,4 @@
-"""`python -m bench sample`: seconds from prompts to pictures (text encoder, DDIM with guidance, decoder)."""
+"""`python -m bench sample`: seconds from prompts to images (text encoder, DDIM with guidance, decoder)."""
 # diffusers' own annotations are narrower than what it takes
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ldm import LatentDiffusion
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["tiny", "mid"])
-    parser.add_argument("--batch", type=int, default=2, help="pictures at a time")
+    parser.add_argument("--batch", type=int, default=2, help="images at a time")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--pairs", type=int, default=5)
@@ -46,7 +46,7 @@ def _compare(size: str, args: argparse.Namespace) -> None:
 
     runs = {"this project, float32": lambda: ours(model), "this project, bfloat16": lambda: ours(half)}
     if has_diffusers(model.config):
-        # in float32 only: its pipeline cannot return bfloat16 pictures
+        # in float32 only: its pipeline cannot return bfloat16 images
         pipeline = diffusers_pipeline(model)
         runs["diffusers, float32"] = lambda: pipeline(
             prompts, num_inference_steps=args.steps, guidance_scale=args.guidance, latents=z_T,
@@ -54,8 +54,8 @@ def _compare(size: str, args: argparse.Namespace) -> None:
             height=8 * side, width=8 * side).images     # it takes every autoencoder for one that shrinks by 8
     else:
         print("  without diffusers (not installed, or not for this model): this project alone")
-    pictures = [run() for run in runs.values()]         # the warm-up, and a check that all do the same
-    for name, picture in list(zip(runs, pictures, strict=True))[1:]:
-        print(f"  {name}: pictures differ from ours in float32 by "
-              f"at most {np.abs(picture - pictures[0]).max():.1e}")
+    images = [run() for run in runs.values()]         # the warm-up, and a check that all do the same
+    for name, image in list(zip(runs, images, strict=True))[1:]:
+        print(f"  {name}: images differ from ours in float32 by "
+              f"at most {np.abs(image - images[0]).max():.1e}")
     compare({name: lambda run=run: seconds(run, args.device) for name, run in runs.items()}, args.pairs)

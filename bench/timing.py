@@ -14,10 +14,10 @@ from ldm import InputError
 
 
 def machine(device: str) -> str:
-    """One line on what the figures are measured on. Raises InputError if the device is not there."""
+    """One line that names the machine. Raises InputError if the device is not there."""
     if torch.device(device).type == "cuda":
         if not torch.cuda.is_available():
-            raise InputError(f"device {device} is not available here: use --device cpu")
+            raise InputError(f"device {device} is not available here. Use --device cpu.")
         chip = torch.cuda.get_device_name(device)
     else:
         chip = f"{platform.machine()}, {torch.get_num_threads()} threads"
@@ -26,27 +26,27 @@ def machine(device: str) -> str:
 
 def seconds(run: Callable[[], object], device: str = "cpu") -> float:
     """Wall-clock time of one call, with the device's queue empty before and after."""
-    synchronise = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
-    synchronise()
+    synchronize = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    synchronize()
     start = time.perf_counter()
     run()
-    synchronise()
+    synchronize()
     return time.perf_counter() - start
 
 
 def compare(runs: dict[str, Callable[[], float]], pairs: int, unit: str = "s") -> dict[str, list[float]]:
-    """Takes each measurement `pairs` times, by turns, prints a table with the ratios to the last one named,
-    and returns the figures."""
-    figures: dict[str, list[float]] = {name: [] for name in runs}
+    """Takes each measurement `pairs` times, alternately; prints a table with ratios to the last one named,
+    and returns the measurements."""
+    measured: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(pairs):
         for name, run in runs.items():
-            figures[name].append(run())
+            measured[name].append(run())
     base = list(runs)[-1]
-    for name, values in figures.items():
+    for name, values in measured.items():
         line = (f"  {name:28s} median {statistics.median(values):8.3f} {unit}   "
                 f"({min(values):.3f} to {max(values):.3f})")
         if len(runs) > 1 and name != base:
-            ratios = [a / b for a, b in zip(values, figures[base], strict=True)]
+            ratios = [a / b for a, b in zip(values, measured[base], strict=True)]
             line += f"   {statistics.median(ratios):.2f} x {base} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(line)
-    return figures
+    return measured

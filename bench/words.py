@@ -42,8 +42,8 @@ RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class Figures:
-    """Of one word. Shares are of what copies of the training pictures would reach, and of the init word's."""
+class Metrics:
+    """Of one word. Shares are of what copies of the training images would reach, and of the init word's."""
     reconstruction: float
     editability: float
     reconstruction_share: float
@@ -59,20 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", nargs="+", choices=list(HELD_OUT), default=OBJECTS, metavar="NAME",
                         help=f"of examples/ (default: {' '.join(OBJECTS)})")
     parser.add_argument("--seeds", type=int, default=3, help="words of each (default: %(default)s)")
-    parser.add_argument("-n", type=int, default=64, help="pictures a prompt (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=64, help="images a prompt (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/words"), help="(default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> None:
     with contextlib.redirect_stdout(sys.stderr):            # what the commands say is not the result
-        figures = {method: [figures_of(method, name, seed, args) for name in args.objects
+        metrics = {method: [metrics_of(method, name, seed, args) for name in args.objects
                             for seed in range(args.seeds)] for method in args.methods}
     print(f"{machine('cpu')}\n"
           f"{len(args.objects)} objects ({', '.join(args.objects)}), {args.seeds} seeds, "
-          f"{args.n} pictures a prompt\n\n{table(figures)}\n{differences(figures)}", end="")
+          f"{args.n} images a prompt\n\n{table(metrics)}\n{differences(metrics)}", end="")
 
 
-def figures_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Figures:
+def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Metrics:
     def folder_of(method: str, seed: int) -> Path:
         return args.folder / method / f"{name}-{seed}"
 
@@ -81,14 +81,14 @@ def figures_of(method: str, name: str, seed: int, args: argparse.Namespace) -> F
 
     folder = folder_of(method, seed)
     learn(folder, method, name, seed)
-    # the init word's pictures depend on neither method nor seed: they are drawn for the first word
+    # the init word's images depend on neither method nor seed: they are generated with the first word
     first = folder_of(args.methods[0], 0)
     succeed(evaluate.main(["--concept", str(folder), "-n", str(args.n), "--dtype", "bfloat16",
                            *["--baseline"] * (folder == first)]))
     content = results(folder)
     word, init = content["results"]["*"], results(first)["results"][HELD_OUT[name].init]
     reconstruction, editability = (word[which]["value"] for which in ("reconstruction", "editability"))
-    return Figures(reconstruction, editability,
+    return Metrics(reconstruction, editability,
                    reconstruction / content["training_similarity"],
                    editability / init["editability"]["value"], init["reconstruction"]["value"],
                    read_metrics(folder)[-1]["step"],
@@ -96,7 +96,7 @@ def figures_of(method: str, name: str, seed: int, args: argparse.Namespace) -> F
 
 
 def learn(folder: Path, method: str, name: str, seed: int) -> None:
-    """Runs train.py, from start to end without a break, since its time is one of the figures."""
+    """Runs train.py, from start to end without a break, since its time is one of the results."""
     if (folder / "seconds.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -114,35 +114,35 @@ def succeed(status: int) -> None:
 
 def interval(values: list[float]) -> str:
     """Mean, and the 95 % interval of the mean over the words (bootstrap)."""
-    drawn = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
     return f"{statistics.mean(values):.3f} ({low:.3f} to {high:.3f})"
 
 
-def table(figures: dict[str, list[Figures]]) -> str:
-    lines = ["| method | reconstruction | of the pictures' own | editability | of the init word's | steps "
+def table(metrics: dict[str, list[Metrics]]) -> str:
+    lines = ["| method | reconstruction | of the images' own | editability | of the init word's | steps "
              "| seconds (median) |", "|---|---|--:|---|--:|--:|--:|"]
-    for method, words in figures.items():
-        def mean(name: str, words: list[Figures] = words) -> float:
+    for method, words in metrics.items():
+        def mean(name: str, words: list[Metrics] = words) -> float:
             return statistics.mean(getattr(word, name) for word in words)
         lines.append(f"| {method} | {interval([word.reconstruction for word in words])} "
                      f"| {mean('reconstruction_share'):.0%} | {interval([w.editability for w in words])} "
                      f"| {mean('editability_share'):.0%} | {mean('steps'):.0f} "
                      f"| {statistics.median(word.seconds for word in words):.0f} |")
-    words = next(iter(figures.values()))
+    words = next(iter(metrics.values()))
     own = statistics.mean(w.init_reconstruction / w.reconstruction * w.reconstruction_share for w in words)
     lines.append(f"| the init word | {interval([word.init_reconstruction for word in words])} | {own:.0%} "
                  "| | 100% | 0 | 0 |")
     return "\n".join([*lines, ""])
 
 
-def differences(figures: dict[str, list[Figures]]) -> str:
+def differences(metrics: dict[str, list[Metrics]]) -> str:
     """Of each method to the first one, taken word by word: the same object and seed."""
-    first, *others = figures
+    first, *others = metrics
     lines = [f"| minus {first}, word by word | reconstruction | editability |", "|---|---|---|"]
     for method in others:
         cells = [interval([getattr(word, name) - getattr(base, name)
-                           for word, base in zip(figures[method], figures[first], strict=True)])
+                           for word, base in zip(metrics[method], metrics[first], strict=True)])
                  for name in ("reconstruction", "editability")]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

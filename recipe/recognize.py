@@ -41,6 +41,8 @@ from recipe.recognizer import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.world import draw
 from textinv.commands import command
+from textinv.images import read_images
+from textinv.initialization import initial_vectors
 
 COMMAND = "python -m recipe.recognize"
 OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")
@@ -121,6 +123,7 @@ class Source:
     seeds: int = 3                  # words of each thing
     method: dict[str, Any] = field(default_factory=dict)        # fields of the InversionConfig
     artwork: Artwork | None = None  # for real images and words of seen objects
+    learns: bool = True             # else words stay where they start
 
     def real(self, head: str, thing: str) -> Iterator[Drawn]:
         """Ordinary views, composed."""
@@ -171,16 +174,24 @@ class Source:
         for seed in range(self.seeds):
             config = textinv.InversionConfig(**{"init": init, "style": head == "style", "seed": seed,
                                                 **self.method})
-            textinv.patch(self.model, textinv.invert(self.model, folder, config))
+            textinv.patch(self.model, textinv.invert(self.model, folder, config) if self.learns else
+                          self.start(folder, config))
             try:
                 yield self.generated(head, config.placeholder, seed_of(thing, seed))
             finally:
                 textinv.unpatch(self.model, config.placeholder)
 
+    def start(self, folder: Path, config: textinv.InversionConfig) -> textinv.Concept:
+        """A word that has not learned anything: where learning starts."""
+        v, _ = initial_vectors(self.model, config.init, config.vectors, images=read_images(folder, SIZE),
+                               cross_init=config.cross_init,
+                               generator=torch.Generator().manual_seed(config.seed))
+        return textinv.Concept(config.placeholder, v)
+
 
 def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
-            held_out: Sequence[str], styles: Sequence[str] = ()) -> dict[str, Row]:
-    """All rows by their names; without artwork, those that need none."""
+            held_out: Sequence[str], styles: Sequence[str] = (), rows: Sequence[str] = ()) -> dict[str, Row]:
+    """All rows, or those whose names are given; without artwork, those that need none."""
     kinds = [("seen", "object", named), ("held-out", "object", held_out), ("held-out style", "style", styles)]
     plan = [(f"{what}, {of}", head, things, images) for of, head, things in kinds if source.artwork
             for what, images in (("real", source.real), ("autoencoder", source.decoded))]
@@ -191,6 +202,8 @@ def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Seque
              ("word, held-out style", "style", styles, source.word_held_out)]
     found: dict[str, Row] = {}
     for name, head, things, images in plan:
+        if rows and name not in rows:
+            continue
         for thing in tqdm(things, name, leave=False):
             found.setdefault(name, Row(head)).add(judge, thing, list(images(head, thing)))
     return found
@@ -237,9 +250,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="words per thing (default: 3; quick: 1)")
     parser.add_argument("--objects", type=int, help="seen objects for words; three times as many by name "
                         "(default: 16; quick: 3)")
-    parser.add_argument("--steps", type=int, help="steps of learning a word (default: as textinv)")
+    parser.add_argument("--steps", type=int, help="steps of learning a word; 0: where it starts (default: as "
+                        "textinv)")
     parser.add_argument("--vectors", type=int, help="vectors per word (default: as textinv)")
     parser.add_argument("--init", help="start of all words (default: each object's own init word)")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", default=[],
+                        help='of the table, such as "word, held-out" (default: all)')
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
@@ -250,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if min(images, seeds, objects) < 1:
         raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
     method = {name: value for name in ("steps", "vectors", "init")
-              if (value := getattr(options, name)) is not None}
+              if (value := getattr(options, name))}
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -259,9 +275,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load(options.weights, options.device))
-    source, named = Source(model, images, seeds, method, artwork), some_seen(3 * objects)
-    found = (measure(judge, source, (), named, HANDFUL) if options.quick else
-             measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES)))
+    source = Source(model, images, seeds, method, artwork, learns=options.steps != 0)
+    named = some_seen(3 * objects)
+    found = (measure(judge, source, (), named, HANDFUL, rows=options.rows) if options.quick else
+             measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES),
+                     rows=options.rows))
+    if not found:
+        raise InputError(f"--rows {' '.join(options.rows)} names no row. Leave it out to see all.")
     record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}
                                                  for name, row in found.items()}}
     text = "\n".join(table(found, head) for head in dict.fromkeys(row.head for row in found.values()))

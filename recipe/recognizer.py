@@ -156,7 +156,7 @@ def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
     """The sum over the heads of the mean cross-entropy of what is told; right (b heads)."""
     return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
                / (label != UNTOLD).sum().clamp(min=1)
-               for some, label in zip(logits.values(), right.T, strict=False))
+               for some, label in zip(logits.values(), right.T, strict=True))
 
 
 def best_temperature(p: Tensor, right: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from weights.files import open_tensors
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_signals():
-    """A job in the background starts with Ctrl-C ignored, one under nohup with SIGHUP; programs keep that."""
+    """In the background Ctrl-C is ignored, under nohup SIGHUP is, and what is started there keeps that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

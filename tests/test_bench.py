@@ -23,8 +23,8 @@ def test_intervals_hold_the_mean():
 
 
 def test_the_table_of_words():
-    some = [words.Figures(0.8, 0.3, 0.9, 0.95, 0.4, 400, 20.0),
-            words.Figures(0.6, 0.1, 0.7, 1.05, 0.4, 200, 10.0)]
+    some = [words.Metrics(0.8, 0.3, 0.9, 0.95, 0.4, 400, 20.0),
+            words.Metrics(0.6, 0.1, 0.7, 1.05, 0.4, 200, 10.0)]
     lines = words.table({"plain-400": some}).splitlines()
     assert lines[2].startswith("| plain-400 | 0.700 (") and "| 80% |" in lines[2] and "| 100% |" in lines[2]
     assert lines[2].endswith("| 300 | 15 |") and "| the init word | 0.400 (0.400 to 0.400) |" in lines[3]

@@ -51,9 +51,10 @@ def test_wrong_options_are_one_line_and_status_2(argv, message, capsys):
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
 
 
-def test_images_and_init_are_required(capsys):
-    with pytest.raises(InputError, match="arguments are required: --init"):
-        parse(["--images", "images"])
+def test_images_are_required_and_without_init_the_model_reads_it_off_them():
+    with pytest.raises(InputError, match="arguments are required: --images"):
+        parse(["--init", "cat"])
+    assert parse(["--images", "images"])[0].init == "auto"
 
 
 def test_help_names_every_default(capsys, monkeypatch):

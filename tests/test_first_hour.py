@@ -55,7 +55,7 @@ def test_one_line_before_anything_is_computed(argv, message, pictures, tmp_path,
 def test_the_first_line_of_help_is_an_example(capsys):
     assert train.main([]) == 2
     assert capsys.readouterr().err == (
-        "error: the following arguments are required: --images, --init. See textinv train --help, or try: "
+        "error: the following arguments are required: --images. See textinv train --help, or try: "
         "textinv train --images examples/fox --init wolf\n")
 
 

@@ -226,6 +226,16 @@ def test_all_rows_are_measured(taught, blobs):
     assert sheet.size == (136 * recognize.COLUMNS, 192 * (3 * 7 + 4))
 
 
+def test_a_real_model_is_as_before(judge, monkeypatch):
+    monkeypatch.setattr(recognize, "STEPS", 2)
+    model = weights.load("tiny")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = recognize.measure(judge, Source(model, 1, 1, {"steps": 1}), (), ["cat"], ["fox"],
+                              rows=["word, held-out"])
+    assert list(found) == ["word, held-out"] and list(found["word, held-out"].shares) == ["fox"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkeypatch, capsys):
     model = Model()
     monkeypatch.setattr(weights, "load", lambda source, device: model)
@@ -242,8 +252,20 @@ def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkey
         assert sheet.width == 136 * recognize.COLUMNS
 
 
+def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
+    """0 steps: the embedding of the init word itself, without any training."""
+    model = weights.load("tiny")
+    source = Source(model, 1, 1, {"cross_init": False}, learns=False)
+    row, = model.text_encoder.embed(torch.tensor([model.tokenizer.tokenize("wolf")]))[0]
+    config = textinv.InversionConfig(init="wolf")
+    assert not torch.equal(source.start(recognize.EXAMPLES / "fox", config).vectors[0], row)    # cross init
+    config = textinv.InversionConfig(init="wolf", cross_init=False)
+    assert torch.equal(source.start(recognize.EXAMPLES / "fox", config).vectors[0], row) and not taught
+
+
 @pytest.mark.parametrize(("options", "message"), [
-    (["--images", "0"], "Give 1 or more"), (["--seeds", "0"], "Give 1 or more"),
+    (["--rows", "nothing", "--quick"], "names no row"), (["--images", "0"], "Give 1 or more"),
+    (["--seeds", "0"], "Give 1 or more"),
     (["--artwork", "nowhere"], "nowhere"), (["--quick", "--weights", "nothing.ckpt"], "nothing.ckpt"),
     (["--out", "setup.cfg/below"], "Choose another --out")])
 def test_bad_options_are_one_line(judge, options, message, tmp_path, capsys):

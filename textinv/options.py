@@ -84,8 +84,8 @@ class InversionConfig:
 
     Raises InputError on values without meaning.
     """
-    init: str = option("", "word or phrase to start from, a learned word's file, 'auto' to read it off the "
-                      "images where the model has an encoder, or 'random'")
+    init: str = option("auto", "word or phrase to start from, a learned word's file, or 'random'; auto reads "
+                       "it off the images, where the model has an encoder for that")
     placeholder: str = option("*", "what stands for the new word in prompts; change it to use several words "
                               "in one prompt")
     vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",

@@ -73,8 +73,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOption
     given = vars(parser.parse_args(argv))
     if given.get("resume"):
         return resumed(given)
-    if missing := [f"--{name}" for name in ("images", "init") if name not in given]:
-        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    if "images" not in given:
+        parser.error("the following arguments are required: --images")
     return split(given)
 
 
