@@ -111,22 +111,31 @@ def mutants(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+def tests_of(path: Path) -> list[str]:
+    """The files of tests that a file's mutants are tried on."""
+    name = path.parent.name if path.stem == "__init__" else path.stem
+    tests = [f"tests/test_{one}.py" for one in (name, *RELATED.get(name, ()))]
+    if not (found := [test for test in tests if (ROOT / test).exists()]):
+        raise SystemExit(f"{path}: no tests known. Add a line to RELATED.")
+    return found
+
+
 def noticed(copy: Path, path: Path, source: str) -> bool:
     """Whether the tests of a file fail on a mutant of it, which is written into a copy of the project."""
-    name = path.parent.name if path.stem == "__init__" else path.stem
-    tests = [f"tests/test_{one}.py" for one in (name, *RELATED.get(name, ()))
-             if (copy / f"tests/test_{one}.py").exists()]
-    if not tests:
-        raise SystemExit(f"{path}: no tests known. Add a line to RELATED.")
     before = (copy / path).read_text(encoding="utf-8")
     (copy / path).write_text(source, encoding="utf-8")
+    try:
+        return fail(copy, tests_of(path))
+    finally:
+        (copy / path).write_text(before, encoding="utf-8")
+
+
+def fail(copy: Path, tests: list[str]) -> bool:
+    """Whether tests fail in a copy of the project, or hang."""
     child = os.fork()
     if child == 0:
         _run_tests(copy, tests)
-    try:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
-    finally:
-        (copy / path).write_text(before, encoding="utf-8")
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
 
 
 def _run_tests(copy: Path, tests: list[str]) -> NoReturn:
@@ -134,7 +143,8 @@ def _run_tests(copy: Path, tests: list[str]) -> NoReturn:
     signal.alarm(SECONDS)
     os.chdir(copy)
     os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
-    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"      # mutants are alike in size
+    # Python would take a mutant of the same size and second for the one before
+    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     for stream in (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
@@ -153,9 +163,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "runs", "build", "__pycache__"))
-        for path in sorted({path for path, *_ in chosen}):
-            if noticed(copy, path, path.read_text(encoding="utf-8")):
-                raise SystemExit(f"{path}: its tests fail without any mutant")
+        if fail(copy, sorted({test for path, *_ in chosen for test in tests_of(path)})):
+            raise SystemExit("the tests fail without any mutant")
         killed = 0
         for path, what, source in chosen:
             killed += (dead := noticed(copy, path, source))
