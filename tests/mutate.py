@@ -130,22 +130,22 @@ def noticed(copy: Path, path: Path, source: str) -> bool:
         (copy / path).write_text(before, encoding="utf-8")
 
 
-def fail(copy: Path, tests: list[str]) -> bool:
-    """Whether tests fail in a copy of the project, or hang."""
+def fail(copy: Path, tests: list[str], *, show: bool = False) -> bool:
+    """Whether tests fail in a copy of the project, or hang; show: let them print."""
     child = os.fork()
     if child == 0:
-        _run_tests(copy, tests)
+        _run_tests(copy, tests, show)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
 
 
-def _run_tests(copy: Path, tests: list[str]) -> NoReturn:
+def _run_tests(copy: Path, tests: list[str], show: bool) -> NoReturn:
     """End this process with the status of the tests, or by an alarm where they hang."""
     signal.alarm(SECONDS)
     os.chdir(copy)
     os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
     # Python would take a mutant of the same size and second for the one before
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
-    for stream in (1, 2):
+    for stream in () if show else (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
 
@@ -163,7 +163,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "runs", "build", "__pycache__"))
-        if fail(copy, sorted({test for path, *_ in chosen for test in tests_of(path)})):
+        if fail(copy, sorted({test for path, *_ in chosen for test in tests_of(path)}), show=True):
             raise SystemExit("the tests fail without any mutant")
         killed = 0
         for path, what, source in chosen:
