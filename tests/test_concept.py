@@ -7,7 +7,7 @@ import torch
 
 from ldm import InputError
 from textinv import Concept, patch, unpatch
-from textinv.concept import model_hash
+from textinv.concept import learned_elsewhere, model_hash
 
 WIDTH, VOCAB = 64, 193
 
@@ -142,3 +142,8 @@ def test_what_a_file_says_of_its_word_is_judged(tmp_path):
         Concept("*", torch.ones(1, 8), {**good, **bad}).save(tmp_path / "bad.safetensors")
         info = Concept.load(tmp_path / "bad.safetensors").info
         assert info == {key: value for key, value in good.items() if key not in bad}, bad
+
+
+def test_a_word_knows_the_model_that_it_was_learned_on(model):
+    for info, elsewhere in (({}, False), ({"model_hash": model_hash(model)}, False), ({"model_hash": "x"}, True)):
+        assert learned_elsewhere(Concept("*", vectors(1), info), model) == elsewhere
