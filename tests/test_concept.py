@@ -145,5 +145,6 @@ def test_what_a_file_says_of_its_word_is_judged(tmp_path):
 
 
 def test_a_word_knows_the_model_that_it_was_learned_on(model):
-    for info, elsewhere in (({}, False), ({"model_hash": model_hash(model)}, False), ({"model_hash": "x"}, True)):
+    own = model_hash(model)
+    for info, elsewhere in (({}, False), ({"model_hash": own}, False), ({"model_hash": "x"}, True)):
         assert learned_elsewhere(Concept("*", vectors(1), info), model) == elsewhere

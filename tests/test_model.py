@@ -430,8 +430,8 @@ def test_config_survives_json_and_is_frozen():
 
 
 def test_defaults_are_those_of_the_interface():
-    sample, generate = (inspect.signature(method).parameters for method in
-                        (LatentDiffusion.sample, LatentDiffusion.generate))
+    methods = (LatentDiffusion.trajectory, LatentDiffusion.sample, LatentDiffusion.generate)
+    *others, generate = (inspect.signature(method).parameters for method in methods)
     for name, value in {"steps": 50, "guidance": 5.0, "eta": 0.0, "sampler": "ddim"}.items():
-        assert sample[name].default == generate[name].default == value
+        assert all(parameters[name].default == value for parameters in (*others, generate))
     assert generate["negative"].default == "" and generate["seed"].default == 0
