@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ldm.errors import InputError
 
+SAMPLERS = ("ddim", "ddpm", "dpm++")
+
 Generators = torch.Generator | Sequence[torch.Generator] | None
 Denoise = Callable[[Tensor, int], Tensor]                       # (z_t, t) -> eps_hat, both (b c h w)
 Trajectory = Iterator[tuple[int, Tensor]]                       # of (t_prev, z_t_prev)
@@ -145,7 +147,7 @@ def make_sampler(name: str, eta: float = 0.0) -> Callable[..., Trajectory]:
         raise InputError(f"`eta` is {eta}. Use 0 (deterministic) to 1 (as random as DDPM).")
     if name == "ddim":
         return partial(ddim, eta=eta)
-    if name not in ("ddpm", "dpm++"):
+    if name not in SAMPLERS:
         raise InputError(f"`sampler` is {name!r}. Use ddim, ddpm or dpm++.")
     if eta > 0:
         raise InputError(f"`eta` is {eta}, but only the ddim sampler has an eta. Use 0 with {name}.")

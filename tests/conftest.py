@@ -1,11 +1,13 @@
 """Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on
 random weights, and the models loaded from the weights beside them."""
+import os
 import shutil
 import signal
 import zlib
 from pathlib import Path
 
 import huggingface_hub.constants
+import playwright.sync_api
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -25,6 +27,18 @@ def usual_signals():
     """In the background Ctrl-C is ignored, under nohup SIGHUP is, and what is started there keeps that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium. Where none is installed its tests are skipped and say so; but CI must have one."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium is installed")
+    with playwright.sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

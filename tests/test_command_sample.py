@@ -9,7 +9,7 @@ import sample
 import textinv
 from helpers.runs import MODEL, generate, pixels
 from ldm import InputError
-from textinv.commands.sample import at_strength
+from textinv.concept import at_strength
 from textinv.grids import read_recipe
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 import textinv
 from helpers.runs import MODEL, measure, train_word
-from textinv.evaluation.evaluate import EDITS
+from textinv.evaluation.evaluate import EDITS, PLAIN
 from textinv.grids import save_png
 from weights import clip
 
@@ -27,7 +27,9 @@ def test_the_command_writes_table_figures_and_pictures(learned, small_clip, caps
     assert -1 <= one["reconstruction"]["low"] <= one["reconstruction"]["value"] <= 1
     assert content["options"]["n"] == 3 and content["training_similarity"] > 0
     with Image.open(out / "evaluation.png") as sheet:
-        assert sheet.size == (3 * 66 - 2, 15 * 66 - 2)              # training, 7 prompts, 7 of the init word
+        assert sheet.size == (3 * 66 - 2, 15 * 88)                  # training, 7 prompts, 7 of the init word
+    assert content["sheet"] == ["training images", *(prompt.format(word) for word in ("*", "cat")
+                                                     for prompt in (PLAIN, *EDITS))]
     assert len(drawn(learned)) == 2 * 7 * 3
     page = (learned / "report.html").read_text()
     assert one_cell(content) in page and "Not measured yet" not in page and "report.html" in said

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from ldm import InputError
-from textinv.grids import grid, read_recipe, save_png
+from textinv.grids import bands, cells, grid, read_recipe, save_png, titled
 
 
 def plain(value, size=(4, 3)):
@@ -16,6 +16,24 @@ def test_grid_places_pictures_row_by_row():
     assert sheet.shape == (3 + 2 + 3, 4 + 2 + 4)
     assert (sheet[:3, :4] == 10).all() and (sheet[:3, 6:] == 20).all() and (sheet[5:, :4] == 30).all()
     assert (sheet[3:5] == 255).all() and (sheet[:, 4:6] == 255).all() and (sheet[5:, 6:] == 255).all()
+
+
+def test_a_grid_is_cut_into_the_images_that_it_was_made_of():
+    images = [plain(value) for value in range(6)]
+    rows = bands(grid(images, columns=3), 2)
+    cut = [image for row in rows for image in cells(row, 3)]
+    assert [np.asarray(image).tolist() for image in cut] == [np.asarray(image).tolist() for image in images]
+
+
+def test_titled_rows_keep_their_images_and_order():
+    rows = {"one": [plain(10, (40, 30))], "two": [plain(20, (40, 30)), plain(30, (40, 30))]}
+    sheet = titled(rows)
+    first, second = bands(sheet, 2, titles=True)
+    assert (np.asarray(cells(first, 2)[0]) == 10).all() and (np.asarray(cells(first, 2)[1]) == 255).all()
+    assert [np.asarray(image).mean() for image in cells(second, 2)] == [20, 30]
+    above = np.asarray(sheet)[:22]
+    assert above.min() < 128, "the title"
+    assert np.asarray(titled({"": rows["one"]}))[:22].min() == 255
 
 
 def test_recipe_survives(tmp_path):

@@ -11,7 +11,7 @@ from helpers import ROOT
 FILES = sorted(path for folder in ("ldm", "weights", "textinv") for path in (ROOT / folder).rglob("*.py"))
 FILES += [ROOT / "train.py", ROOT / "sample.py", ROOT / "examples/minimal.py"]
 # imported where they are used: not installed with the core, or, for the hub's client, slow to import
-OPTIONAL = {"huggingface_hub", "matplotlib", "pillow_heif", "torch.utils.tensorboard", "transformers"}
+OPTIONAL = {"huggingface_hub", "pillow_heif", "torch.utils.tensorboard", "transformers"}
 # called with a list of equals, the symbols of a formula, or the cells of a row
 ANY_NUMBER = {"suppress", "ddim_step", "ddpm_step", "dpm_solver_step", "tell"}
 TABLES = {"tell_step"}                          # one row after another, with nothing else to read

@@ -79,6 +79,7 @@ def test_sheet(tiny):
     attended = attend(tiny, "a photo of a *", steps=4)
     one, three = sheet(attended), sheet(attended, over_steps=3)
     assert one.width == three.width and three.height > 2.5 * one.height
+    assert sheet(attended, columns=2).width < one.width and sheet(attended, columns=2).height > one.height
     assert sheet(attended, over_steps=9).height == sheet(attended, over_steps=4).height      # of four steps
 
 

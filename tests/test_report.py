@@ -2,19 +2,24 @@
 nothing of what it is given."""
 import html.parser
 import json
+import math
 import re
-import sys
+import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 import textinv
-from helpers.runs import measure, train_word
+import weights
+from helpers.runs import MODEL, measure, train_word, write_images
 from textinv.commands.report import main
-from textinv.running import report
+from textinv.inside.vocabulary import map_vocabulary, read_path
+from textinv.reporting import charts, pictures, report
+from textinv.reporting.keep import read_maps
 from textinv.running.folder import read_metrics
 
-EMPTY = {"meta", "img", "br", "path", "use", "rect", "stop", "line"}
+EMPTY = {"meta", "img", "br", "path", "use", "rect", "stop", "line", "circle", "polyline"}
 
 
 class Tags(html.parser.HTMLParser):
@@ -52,24 +57,38 @@ def images_of(tags):
     return [attributes["alt"] for tag, attributes in tags.seen if tag == "img"]
 
 
+@pytest.fixture(scope="module")
+def _learned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    assert train_word("--images", write_images(folder / "cat"), "--init", "cat", "--out", folder / "run",
+                      "--preview-every", "2", "--eval-every", "1") == 0
+    return folder
+
+
 @pytest.fixture
-def learned(pictures, tmp_path):
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--preview-every",
-                      "2", "--eval-every", "1") == 0
+def learned(_learned, tmp_path):
+    """A run and, next to it, its images, which a test may change."""
+    shutil.copytree(_learned, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "run/config.json"
+    config.write_text(config.read_text().replace(str(_learned), str(tmp_path)))
     return tmp_path / "run"
 
 
 def test_the_run_ends_with_a_report_that_says_it_all(learned):
     tags = parsed(learned)
-    assert images_of(tags) == ["the word", "“cat” from the same seeds", "0.png", "1.png", "2.png", "step 0",
-                               "step 2"]
-    for line in ("evaluation loss with *", "evaluation loss with cat", "evaluation loss with no prompt",
-                 "PSNR"):
+    photo, beach = ["a photo of {}"] * 4, ["a photo of {} on the beach"] * 4
+    draws, init = ([prompt.format(word) for prompt in photo + beach] for word in ("*", "cat"))
+    assert images_of(tags) == ["0.png", "1.png", "2.png", *draws, *draws, *init, "step 0", "step 2",
+                               "where the tokens look"]
+    losses = json.loads((learned / "comparison.json").read_text())["losses"]
+    assert losses.keys() == {"*", "cat", "no prompt"}
+    for line in (*(f"{loss:.4f}" for loss in losses.values()), "fits the images", "PSNR"):
         assert line in tags.text, "what a user's images are to this model"
-    assert sum(tag == "svg" for tag, _ in tags.seen) == 4
-    assert "step 3 of 3, started from “cat”; smallest evaluation loss" in tags.text
+    assert sum(tag == "svg" for tag, _ in tags.seen) == 1 + 4 + 2, "the word, the curves, the map"
+    assert "learned from 3 images in 3 steps, starting from “cat”" in tags.text
     best = textinv.Concept.load(learned / "best.safetensors")
-    assert f"at step {best.info['step']}" in tags.text
+    assert f"smallest, {best.info['eval_loss']:.4f}, at step {best.info['step']}" in tags.text
+    assert "the word nearest to v is" in tags.text
     assert f"python sample.py 'a photo of a * on the beach' --concept {learned}" in tags.text
     config = json.loads((learned / "config.json").read_text())
     for value in (config["model_hash"], *config["image_hashes"].values(), "save_every",
@@ -96,14 +115,15 @@ def test_names_are_text_and_not_markup(pictures, tmp_path):
     assert tags.text.count("<script>&amp;") >= 3 and "<script>alert(1)<b>.png" in images_of(tags)
 
 
-def test_the_curves_are_those_of_the_metrics(learned, monkeypatch):
+def test_the_curves_are_those_of_the_metrics(learned):
     """The evaluation loss is one line with a point for each measurement, lower where the loss is."""
+    (learned / "comparison.json").unlink()
+
     def line(lines):
         (learned / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
-        svg = (report.write(learned)).read_text()
-        return [float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)",
-                                             re.search(r'id="line2d_\d+">\s*<path d="([^"]*)"[^>]*#c2410c',
-                                                       svg).group(1))]
+        page = report.write(learned).read_text()
+        points = re.search(r'<polyline class="accent" points="([^"]*)"', page).group(1)
+        return [float(point.split(",")[1]) for point in points.split()]
 
     metrics = read_metrics(learned)
     falling = [{**one, "eval_loss": 3.0 - one["step"]} for one in metrics]
@@ -113,19 +133,74 @@ def test_the_curves_are_those_of_the_metrics(learned, monkeypatch):
     assert line(rising) == ys[::-1]
 
 
-def test_without_matplotlib_it_says_how_to_get_curves(learned, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+def test_numbers_that_are_not_finite_do_not_break_it(learned):
+    """A run whose steps diverged: its metrics have NaN and infinity, which are left out."""
+    lines = read_metrics(learned)
+    lines[0] |= {"loss": math.nan, "eval_loss": math.nan}
+    lines[1] |= {"loss": math.inf, "v_norm": math.inf, "cosine": math.nan}
+    (learned / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (learned / "comparison.json").write_text(json.dumps(
+        {"losses": {"*": math.nan, "cat": 0.1, "no prompt": math.inf}, "psnr": 20.0}))
     tags = parsed(learned)
-    assert "pip install matplotlib" in tags.text and "svg" not in {tag for tag, _ in tags.seen}
+    best = min((line for line in lines[1:]), key=lambda line: line["eval_loss"])
+    assert f"smallest, {best['eval_loss']:.4f}, at step {best['step']}" in tags.text
+    assert "“cat” fits the images as well or better" in tags.text
+    points = [attributes["points"] for tag, attributes in tags.seen if tag == "polyline"]
+    assert "nan" not in "".join(points) and "inf" not in "".join(points)
+    for line in lines:
+        line |= {name: math.nan for name in ("loss", "eval_loss", "v_norm", "cosine")}
+    (learned / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert sum(tag == "svg" for tag, _ in parsed(learned).seen) == 1 + 2, "no curve is left"
 
 
-def test_what_is_gone_is_named(learned, pictures):
-    (pictures / "1.png").unlink()
-    (pictures / "2.png").write_bytes(b"no picture")
-    for path in (learned / "previews").iterdir():
+def test_the_running_mean_leaves_out_what_is_not_finite():
+    means = charts.running_mean([math.nan, 1.0, math.inf, 3.0] + [5.0] * 30)
+    assert math.isnan(means[0]) and means[1:4] == [1.0, 1.0, 2.0] and means[-1] == 5.0
+
+
+def test_without_what_the_end_of_a_run_adds(learned):
+    """A run that was interrupted, or one of an earlier version."""
+    for name in ("comparison.json", "map.json", "previews/init.png", "previews/attention.png"):
+        (learned / name).unlink()
+    tags = parsed(learned)
+    assert "Next to" not in tags.text and "Where the word looks" not in tags.text
+    assert "nearest word from step 1" in tags.text
+    for name in ("comparison.json", "map.json"):
+        (learned / name).write_text('{"losses": 3}')
+        assert main([str(learned)]) == 2
+        (learned / name).unlink()
+
+
+def test_the_map_is_the_one_of_the_runs_own_path(learned):
+    word = textinv.Concept.load(learned)
+    path, steps = read_path(learned, word)
+    expected, (kept,) = map_vocabulary(weights.load(MODEL), path[:, 0], steps), read_maps(learned).values()
+    assert kept.steps == [0, 1, 2, 3] and kept.words == expected.words
+    assert [words for words, _ in (row[0] for row in kept.nearest)] == [
+        words for words, _ in (row[0] for row in expected.nearest)]
+    assert torch.allclose(kept.path, expected.path) and torch.allclose(kept.norms, expected.norms)
+    assert kept.word_norms[[0, -1]].tolist() == expected.word_norms[[0, -1]].tolist()
+    assert kept.rank == pytest.approx(expected.rank, abs=0.01)
+
+
+def test_many_previews_are_thinned_out_but_for_their_ends(learned):
+    first = (learned / "previews/step-000000.png").read_bytes()
+    for step in range(4, 100, 2):
+        (learned / f"previews/step-{step:06d}.png").write_bytes(first)
+    tags = parsed(learned)
+    shown = [name for name in images_of(tags) if name.startswith("step ")]
+    assert len(shown) == 12 and shown[0] == "step 0" and shown[-1] == "step 98"
+    assert "12 of 50 previews" in tags.text
+
+
+def test_what_is_gone_is_named(learned):
+    (learned.parent / "cat/1.png").unlink()
+    (learned.parent / "cat/2.png").write_bytes(b"no picture")
+    for path in (learned / "previews").glob("step-*"):
         path.unlink()
     tags = parsed(learned)
-    assert images_of(tags) == ["0.png"] and tags.text.count("can no longer be read") == 2
+    assert images_of(tags)[0] == "0.png" and "step 0" not in images_of(tags)
+    assert tags.text.count("can no longer be read") == 2
     assert "No previews were made" in tags.text
 
 
@@ -136,9 +211,9 @@ def test_pictures_are_shown_upright_and_on_white(tmp_path):
     Image.new("RGB", (40, 10), "red").save(tmp_path / "turned.jpg", exif=exif)
     shown = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "figure", lambda image, caption, side: shown.append(image) or "")
-        report.inputs({"image_hashes": {str(tmp_path / name): "" for name in ("clear.png", "turned.jpg")}})
-    assert shown[0].getpixel((5, 5)) == (255, 255, 255) and shown[1].size == (10, 40)
+        patch.setattr(pictures, "image_tag", lambda image, caption: shown.append(image) or "")
+        pictures.inputs({"image_hashes": {str(tmp_path / name): "" for name in ("clear.png", "turned.jpg")}})
+    assert shown[0].getpixel((5, 5)) == (255, 255, 255) and shown[1].size == (80, 320)
 
 
 def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
@@ -146,12 +221,27 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
     tags = parsed(learned)
     figures = json.loads((learned / "evaluation/evaluation.json").read_text())
     assert f"{figures['results']['*']['reconstruction']['value']:.3f}" in tags.text
-    assert len(images_of(tags)) == 8
+    assert {"training images", "a photo of * on the moon"} <= set(images_of(tags))
+    assert "training images" in tags.text and "Not measured yet" not in tags.text
+    of_before = {name: value for name, value in figures.items() if name != "sheet"}
+    (learned / "evaluation/evaluation.json").write_text(json.dumps(of_before))
+    assert "training images; then images of each prompt" in images_of(parsed(learned)), "an earlier version"
     (learned / "evaluation/evaluation.json").write_text("{}")
     capsys.readouterr()
     assert main([str(learned)]) == 2
     error = capsys.readouterr().err
     assert "damaged" in error and "textinv.evaluate" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("init, words", [("auto", "from what an encoder read off the images."),
+                                         ("random", "from random numbers."), ("cup", "from “cup”.")])
+def test_it_says_what_the_word_started_from(init, words):
+    assert report.lead({"image_hashes": {}, "steps": 3, "init": init}, [{"step": 3}]).endswith(words)
+
+
+def test_a_preview_of_another_size_is_shown_as_it_is(learned):
+    Image.new("RGB", (1, 1)).save(learned / "previews/step-000002.png")
+    assert "a photo of *, a photo of * on the beach" in images_of(parsed(learned))
 
 
 def test_no_run_no_report(tmp_path, learned, capsys):

@@ -109,7 +109,7 @@ def test_a_killed_runs_last_lines_are_written_again(whole, pictures, tmp_path):
     assert lines == list(range(1, STEPS + 1))
     settings = json.loads((out / "config.json").read_text())
     assert settings["steps"] == STEPS and not settings["resume"]
-    assert f"step {STEPS} of {STEPS}" in (out / "report.html").read_text()
+    assert f"images in {STEPS} steps" in (out / "report.html").read_text()
 
 
 def test_fewer_steps_than_were_made_are_refused(whole, capsys):

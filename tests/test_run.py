@@ -24,9 +24,9 @@ def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
             and "effective learning rate 0.01 = 0.005 x batch 2" in said)
     assert said.count("python sample.py") == 2 and str(out / "concept.safetensors") in said
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
-        ".lock", "best.safetensors", "comparison.json", "concept.safetensors", "config.json", "metrics.jsonl",
-        "previews/init.png", "previews/step-000000.png", "previews/step-000002.png", "report.html",
-        "state.safetensors"]
+        ".lock", "best.safetensors", "comparison.json", "concept.safetensors", "config.json", "map.json",
+        "metrics.jsonl", "previews/attention.png", "previews/init.png", "previews/step-000000.png",
+        "previews/step-000002.png", "report.html", "state.safetensors"]
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3]
     usual = {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"}

@@ -3,17 +3,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from ldm import InputError
 from weights.files import atomic_write, file_to_write
 
 _KEY = "textinv"        # of the text chunk that holds the recipe
 _GAP = 2
+_TITLE = 22             # pixels: a title's line above a row
 
 
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
@@ -24,6 +25,38 @@ def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
     for i, image in enumerate(images):
         sheet.paste(image, (i % columns * (width + _GAP), i // columns * (height + _GAP)))
     return sheet
+
+
+def titled(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
+    """Rows of images of one size, each under its title, on white."""
+    width, height = next(iter(rows.values()))[0].size
+    columns, pitch = max(map(len, rows.values())), _TITLE + height + _GAP
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, len(rows) * pitch), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for y, (title, images) in enumerate(rows.items()):
+        draw.text((_GAP, y * pitch + _GAP), title, fill="black", font=font)
+        for x, image in enumerate(images):
+            sheet.paste(image, (x * (width + _GAP), y * pitch + _TITLE))
+    return sheet
+
+
+def is_grid(sheet: Image.Image, rows: int, columns: int) -> bool:
+    """Whether the sheet has the size of a `grid` of so many rows and columns."""
+    width, height = sheet.width + _GAP, sheet.height + _GAP
+    return width % columns == height % rows == 0 and min(width // columns, height // rows) > _GAP
+
+
+def bands(sheet: Image.Image, rows: int, *, titles: bool = False) -> list[Image.Image]:
+    """The rows of a sheet that `grid` has made, or, with titles, `titled`; without the titles."""
+    pitch = sheet.height // rows if titles else (sheet.height + _GAP) // rows
+    top = _TITLE if titles else 0
+    return [sheet.crop((0, i * pitch + top, sheet.width, (i + 1) * pitch - _GAP)) for i in range(rows)]
+
+
+def cells(band: Image.Image, columns: int) -> list[Image.Image]:
+    """The images of one row that `grid` has made."""
+    pitch = (band.width + _GAP) // columns
+    return [band.crop((i * pitch, 0, (i + 1) * pitch - _GAP, band.height)) for i in range(columns)]
 
 
 def enlarged(image: Image.Image, scale: int) -> Image.Image:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +202,10 @@ def _view(rgb: Image.Image, mask: Image.Image | None, box: tuple[int, int, int, 
     def pixels(image: Image.Image) -> Tensor:
         # cropped first: resize(box=...) lets pixels around the box leak in. Pillow widens the filter when it
         # makes an image smaller, so nothing aliases; bicubic is the official code's filter
-        square = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # Pillow before 13 warns of a large photo here once more
+            square = image.crop(box)
+        square = square.resize((size, size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(square)).float()     # h w (c)
 
     x = rearrange(pixels(rgb), "h w c -> c h w").contiguous() / 127.5 - 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
@@ -30,8 +31,10 @@ from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, w
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
 from textinv.prompts import read_templates
-from textinv.running import report
+from textinv.reporting import report
 from textinv.running.folder import read_record
+
+SHOWN = 8               # images at most in a row of the sheet
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     hashes: dict[str, str | None] = {concept.placeholder: fingerprint(concept)}
     if options.baseline:
         hashes[plain_words(model, concept)] = None
-    results, sheets, hash_of_model = {}, [list(training[:8])], model_hash(model)
+    results, hash_of_model = {}, model_hash(model)
+    sheet: dict[str, Sequence[Image.Image]] = {"training images": training[:SHOWN]}
     teach(model, path, concept)
     for word, word_hash in hashes.items():
         spec = SampleSpec("", word_hash, hash_of_model, str(model.dtype).removeprefix("torch."),
@@ -87,10 +91,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         results[word], generated = evaluate(
             model, evaluator, word, spec=spec, training=training, templates=templates,
             sampling=Sampling(options.n, options.batch, out / "samples"))
-        sheets += [images[:8] for images in generated]
+        sheet |= {prompt: images[:SHOWN] for prompt, images in generated.items()}
     unpatch(model, concept.placeholder)
     ceiling = mean_pairwise_similarity(evaluator.images(training))
-    print(write(out, results, ceiling=ceiling, options=vars(options), sheets=sheets), end="")
+    print(write(out, results, ceiling=ceiling, options=vars(options), sheet=sheet), end="")
     print(out / "evaluation.png")
     if (path / "report.html").exists() and not options.out:
         print(report.write(path))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import textinv
-from textinv.commands import attend, audit, command, concept, edit, evaluate, report, sample, train
+from textinv.commands import attend, audit, command, concept, edit, evaluate, play, report, sample, train
 from textinv.commands.arguments import Parser
 
 COMMANDS = {"train": (train.main, "learn a new word from images"),
@@ -17,7 +17,8 @@ COMMANDS = {"train": (train.main, "learn a new word from images"),
             "concept": (concept.main, "show, merge and export the files of learned words"),
             "report": (report.main, "write the report of a run again"),
             "attend": (attend.main, "show where each token of a prompt looks"),
-            "audit": (audit.main, "tell one training step stage by stage, and check every claim")}
+            "audit": (audit.main, "tell one training step stage by stage, and check every claim"),
+            "play": (play.main, "open a local page to learn words and use them")}
 MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
   textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
   textinv sample "a * on the beach" --concept runs/fox          use it

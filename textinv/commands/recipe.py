@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ldm import InputError
+from ldm.samplers import SAMPLERS
 from textinv.commands.arguments import SamplingOptions, value
 from textinv.concept import find_words, fingerprint
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
 from textinv.options import option
 from textinv.running.options import resolve_device, resolve_dtype
-
-SAMPLERS = ("ddim", "ddpm", "dpm++")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

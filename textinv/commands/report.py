@@ -10,7 +10,7 @@ from pathlib import Path
 
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.running.report import write
+from textinv.reporting.report import write
 
 
 @command

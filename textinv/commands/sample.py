@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -32,7 +31,7 @@ from textinv.commands.arguments import (
 )
 from textinv.commands.recipe import Recipe, recipe_from_options, recipe_from_png
 from textinv.commands.words import add_concept_option, teach, warn_of_prompts
-from textinv.concept import Concept, find_words, fingerprint
+from textinv.concept import Concept, at_strength, find_words, fingerprint
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
 from textinv.editing.deltas import Delta, applied
@@ -133,15 +132,6 @@ def words_of(recipe: Recipe) -> Iterator[tuple[Path, Concept]]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
         yield path, word
-
-
-def at_strength(concept: Concept, strength: float) -> torch.Tensor:
-    """Vectors (k d) on the line from what the word started from (0) through the learned ones (1)."""
-    if strength == 1:
-        return concept.vectors
-    if (start := concept.start) is None:
-        raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
-    return start + strength * (concept.vectors - start)
 
 
 def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Image.Image]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import shlex
 import signal
 import sys
@@ -18,19 +17,17 @@ from tqdm import tqdm
 
 from textinv.commands import command, dashed
 from textinv.commands.arguments import Parser, add_fields, load_model
-from textinv.grids import save_png
 from textinv.initialization import norm_problem
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
-from textinv.running import report
-from textinv.running.comparison import WARNING, compare, has_init_words
+from textinv.reporting import report
+from textinv.reporting.keep import keep
+from textinv.running.comparison import WARNING, compare
 from textinv.running.folder import RUN_FILE, ReadOnlyFolder, RunFolder
 from textinv.running.options import RunOptions, resolve_device, resolve_dtype, resumed, split
 from textinv.running.processes import init_processes, local_device
-from textinv.running.report import COMPARISON, INIT_PREVIEW
 from textinv.running.run import Run
 from textinv.running.usage import program, sample_commands
-from weights.files import atomic_write
 
 
 @command
@@ -113,19 +110,15 @@ def print_summary(run: Run, losses: dict[str, float]) -> None:
     if problem := norm_problem(inversion.model, inversion.concept()):
         print(f"warning: {problem}. Use a lower --lr, or --fix-norm.")
     if losses:
-        keep_comparison(run, losses)
+        print_comparison(losses, config.placeholder)
+        keep(run, losses)
     print(path / RUN_FILE, report.write(path), "use it:", sep="\n")
     for line in sample_commands(path, config.placeholder, config.style):
         print(f"  {line}")
 
 
-def keep_comparison(run: Run, losses: dict[str, float]) -> None:
-    """Print the losses of `compare`, and keep them for the report, with images of the init word."""
-    config, path = run.config, run.folder.path
+def print_comparison(losses: dict[str, float], word: str) -> None:
+    """Print the losses of `compare`, and a warning where the word's is not the lowest."""
     print("evaluation loss: " + ", ".join(f"{loss:.4f} with {name}" for name, loss in losses.items()))
-    if (best := min(losses, key=losses.__getitem__)) != config.placeholder:
+    if (best := min(losses, key=losses.__getitem__)) != word:
         print("warning: " + dashed(WARNING.format(f"the word fits them no better than {best!r} does")))
-    with atomic_write(path / COMPARISON) as partial:
-        partial.write_text(json.dumps({"losses": losses, "psnr": run.psnr}) + "\n", encoding="utf-8")
-    if run.options.preview_every and has_init_words(config.init):
-        save_png(run.previews(word=config.init), path / INIT_PREVIEW)

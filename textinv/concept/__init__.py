@@ -171,6 +171,16 @@ def unpatch(model: LatentDiffusion, placeholder: str) -> None:
     model.words.remove(placeholder)
 
 
+def at_strength(concept: Concept, strength: float) -> Tensor:
+    """Vectors (k d) on the line from what the word started from (0) through the learned ones (1). Raises
+    InputError where its start is not known."""
+    if strength == 1:
+        return concept.vectors
+    if (start := concept.start) is None:
+        raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
+    return start + strength * (concept.vectors - start)
+
+
 def check_fits(model: LatentDiffusion, concept: Concept) -> None:
     """Raises InputError if the word is not as wide as the model's embeddings, or longer than a prompt."""
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from tqdm import tqdm
 import weights
 from ldm import InputError, LatentDiffusion
 from textinv.evaluation.scores import Scores, markdown, scores, table_rows
-from textinv.grids import grid, read_recipe, save_png
+from textinv.grids import read_recipe, save_png, titled
 from weights.clip import Clip
 from weights.files import atomic_write
 
@@ -93,8 +93,8 @@ def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
 
 def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: SampleSpec, sampling: Sampling,
              training: Sequence[Image.Image], templates: Iterable[str] = EDITS
-             ) -> tuple[Scores, list[list[Image.Image]]]:
-    """The scores of a word that the model knows, and the images of each prompt, the plain one's first.
+             ) -> tuple[Scores, dict[str, list[Image.Image]]]:
+    """The scores of a word that the model knows, and the images by their prompts, the plain one first.
 
     spec: with any prompt. training: the training images.
     """
@@ -108,19 +108,17 @@ def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: Sample
     texts = evaluator.texts([without_word(template) for template in templates])
     return (scores(embedded[PLAIN], {template: embedded[template] for template in templates},
                    dict(zip(templates, texts, strict=True)), evaluator.images(training)),
-            list(generated.values()))
+            {template.replace("{}", word): images for template, images in generated.items()})
 
 
 def write(out: Path, results: dict[str, Scores], *, ceiling: float | None, options: dict[str, Any],
-          sheets: list[list[Image.Image]]) -> str:
-    """Write evaluation.json, .md and .png, the sheets one row each; returns the table in Markdown."""
-    width = max(len(row) for row in sheets)
-    blank = Image.new("RGB", sheets[0][0].size, "white")
-    save_png(grid([image for row in sheets for image in (row + [blank] * width)[:width]], width),
-             out / "evaluation.png")
+          sheet: Mapping[str, Sequence[Image.Image]]) -> str:
+    """Write evaluation.json, .md and .png, the sheet's rows by their titles; returns the table in
+    Markdown."""
+    save_png(titled(sheet), out / "evaluation.png")
     rows = table_rows(results, ceiling)
     content = {"results": {word: asdict(one) for word, one in results.items()},
-               "training_similarity": ceiling, "table": rows, "options": options}
+               "training_similarity": ceiling, "table": rows, "sheet": list(sheet), "options": options}
     for name, text in (("evaluation.json", json.dumps(content, indent=2) + "\n"),
                        ("evaluation.md", markdown(rows))):
         with atomic_write(out / name) as partial:

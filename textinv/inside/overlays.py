@@ -27,9 +27,9 @@ def overlay(image: Image.Image, light: Tensor, side: int = SIDE) -> Image.Image:
     return Image.fromarray((pixels * brightness[..., None]).round().astype(np.uint8))
 
 
-def sheet(attended: AttentionMaps, *, over_steps: int = 0) -> Image.Image:
+def sheet(attended: AttentionMaps, *, over_steps: int = 0, columns: int | None = None) -> Image.Image:
     """One row, the mean over all timesteps, or with `over_steps` so many rows, each the mean over a part of
-    the steps, from noise to image."""
+    the steps, from noise to image. columns: how many cells a row has at most; None for all of a prompt."""
     steps = len(attended.maps)
     chunks = torch.arange(steps).tensor_split(max(1, min(over_steps, steps)))
     rows = [attended.maps[chunk].mean(dim=0)[attended.own] for chunk in chunks]          # n h w each
@@ -41,6 +41,8 @@ def sheet(attended: AttentionMaps, *, over_steps: int = 0) -> Image.Image:
         cells.append([(overlay(attended.image, torch.ones(1, 1)), "the image", label)]
                      + [(overlay(attended.image, each / scale), word, f"{each.mean():.1%}")
                         for word, each in zip(words, row, strict=True)])
+    if columns is not None:
+        cells = [row[i:i + columns] for row in cells for i in range(0, len(row), columns)]
     return labeled_grid(cells)
 
 

@@ -51,13 +51,18 @@ def write_page(path: Path, page: str) -> None:
         partial.write_text(page, encoding="utf-8")
 
 
-def figure(image: Image.Image, caption: str, width: int) -> str:
-    """A <figure> that contains its image, `width` CSS pixels wide."""
+def data_url(image: Image.Image) -> str:
+    """The image as a PNG inside an address."""
     file = io.BytesIO()
     image.save(file, format="PNG")
-    text, data = html.escape(caption), base64.b64encode(file.getvalue()).decode()
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def figure(image: Image.Image, caption: str, width: int) -> str:
+    """A <figure> that contains its image, `width` CSS pixels wide."""
+    text = html.escape(caption)
     return (f'<figure style="width:{width}px"><img alt="{text}" width="{width}" '
-            f'src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>')
+            f'src="{data_url(image)}"><figcaption>{text}</figcaption></figure>')
 
 
 def facts(pairs: Mapping[str, str]) -> str:

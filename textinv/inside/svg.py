@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from textinv.inside import page
 
 WIDTH, HEIGHT = 480, 300
-LEFT, RIGHT, TOP, BOTTOM = 60, 12, 14, 46               # margins around the frame
+LEFT, RIGHT, TOP, BOTTOM = 74, 12, 14, 46               # margins around the frame
 TEXT = 14                                               # pixels, of all text
 
 CSS = """
@@ -19,7 +19,7 @@ CSS = """
           grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 svg.chart { width: 100%; max-width: 36rem; height: auto; display: block; }
 svg.chart text { font: 14px system-ui, sans-serif; fill: var(--soft); }
-svg.chart text.label { fill: var(--ink); stroke: var(--paper); stroke-width: 3px; paint-order: stroke; }
+svg.chart text.label { fill: var(--ink); stroke: var(--paper); stroke-width: 5px; paint-order: stroke; }
 svg.chart .frame { stroke: var(--line); fill: none; }
 svg.chart .ink { stroke: var(--ink); fill: var(--ink); }
 svg.chart .soft { stroke: var(--soft); fill: var(--soft); }

@@ -1,1 +1,1 @@
-"""One run: set-up, folder, resume, evaluation loss and stopping, several processes, report."""
+"""One run: set-up, folder, resume, evaluation loss and stopping, several processes."""

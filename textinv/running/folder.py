@@ -2,8 +2,10 @@
 
     runs/NAME/  config.json            every option, and what the word depends on: model, images, rate
                 metrics.jsonl          a line per step
-                previews/              grids of images with the word, and init.png, from the same seeds
+                previews/              grids of images with the word, and init.png, from the same seeds;
+                                       attention.png, where the word looks
                 comparison.json        losses of word, init word and no prompt; the autoencoder's error
+                map.json               the word's way through the vocabulary
                 concept.safetensors    the word, as it is after the last step that was saved
                 best.safetensors       the word with the smallest evaluation loss
                 state.safetensors      all that the steps to come depend on; next to it the state before

@@ -34,6 +34,8 @@ MANY = 30               # images of one thing
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
 
+PREVIEW_COLUMNS = 4
+
 
 def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig, *,
            progress: Callable[[Progress], object] | None = None) -> Concept:
@@ -174,7 +176,7 @@ class Run:
         return Concept(start.placeholder, evaluation.best_v,
                        {**start.info, "step": evaluation.best_step, "eval_loss": evaluation.best_loss})
 
-    def previews(self, columns: int = 4, *, word: str | None = None) -> Image.Image:
+    def previews(self, columns: int = PREVIEW_COLUMNS, *, word: str | None = None) -> Image.Image:
         """A row of images for each preview prompt, from the same seeds every time; word: what stands in the
         place of the placeholder."""
         model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]

@@ -1,0 +1,47 @@
+"""textinv play: what is refused before anything is loaded, in one line with status 2."""
+import socket
+import sys
+
+import pytest
+
+from textinv.commands import play
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch):
+    monkeypatch.setattr(play, "load_model", lambda *_: pytest.fail("the model was loaded"))
+
+
+def refused(capsys, *argv):
+    """The one line that is said."""
+    assert play.main([*argv, "--no-open"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_port_in_use(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        assert f"cannot listen on 127.0.0.1, --port {port}" in refused(capsys, "--port", port)
+
+
+def test_ports_and_hosts_that_do_not_exist(capsys):
+    assert "--port is 70000. Use 1 to 65535." in refused(capsys, "--port", "70000")
+    assert "Use another --port" in refused(capsys, "--host", "192.0.2.1")
+
+
+def test_without_gradio(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "textinv.play.page", raising=False)
+    assert refused(capsys) == ('error: the playground needs gradio. Run pip install -e ".[play]".\n')
+
+
+@pytest.mark.parametrize("host, alone", [("127.0.0.1", True), ("::1", True), ("localhost", True),
+                                         ("0.0.0.0", False), ("192.0.2.1", False), ("example", False)])
+def test_which_addresses_are_this_machine_alone(host, alone):
+    assert play.is_loopback(host) is alone
+
+
+def test_it_listens_here_alone_by_default():
+    assert play.is_loopback(play.HOST)

@@ -1,0 +1,84 @@
+"""Open the playground, a local page to learn words and use them: `textinv play`.
+
+It serves this machine alone, unless --host says otherwise, and needs no network.
+"""
+from __future__ import annotations
+
+import argparse
+import importlib
+import ipaddress
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm import InputError
+from textinv.commands import command
+from textinv.commands.arguments import Parser, add_model_options, load_model
+from textinv.images import print_warning
+from textinv.play.studio import Studio
+
+HOST = "127.0.0.1"              # this machine alone
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = Parser("play", __doc__, example="--port 7861")
+    parser.add_argument("--words", default="runs/play", metavar="DIR", help="folder of the page's words, "
+                        "read at the start (default: %(default)s)")
+    parser.add_argument("--host", default=HOST, help="address to listen on; with any other than the "
+                        "default everyone who reaches it can use the page (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True,
+                        help="open the page in the browser (default: on)")
+    add_model_options(parser, "tiny")
+    options = parser.parse_args(argv)
+    if not 1 <= options.port <= 65535:
+        raise InputError(f"`port` is {options.port}. Use 1 to 65535.")
+    check_free(options.host, options.port)
+    # read by gradio when it is imported, and when its page is made
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        page = importlib.import_module("textinv.play.page")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "gradio":
+            raise
+        raise InputError('the playground needs gradio. Run pip install -e ".[play]".') from error
+    source = options.weights or "tiny"
+    studio = Studio(load_model(source, options.vocab, options.dtype, options.device), source,
+                    Path(os.path.expanduser(options.words)))
+    with tempfile.TemporaryDirectory(prefix="textinv-play-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder              # what is uploaded goes away with the page
+        blocks = page.build(studio, Path(folder) / "exports")
+        address = page.launch(blocks, options.host, options.port, opens=options.open)
+        if not is_loopback(options.host):
+            print_warning(f"everyone who reaches {options.host} can use this page and its model")
+        print(f"{address}  (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises InputError if this process cannot listen there, before anything is loaded."""
+    try:
+        family = socket.getaddrinfo(host, port)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen(1)
+    except OSError as error:
+        raise InputError(f"cannot listen on {host}, `port` {port} ({error.strerror}). Use another `port`, or "
+                         "another `host`.") from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

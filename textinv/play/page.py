@@ -1,0 +1,245 @@
+"""The playground's page, made with gradio: what is on it, and which of the studio's functions (studio.py)
+each button calls. All of them share one worker, so a second browser waits and is told its place in the queue.
+Nothing is asked of or told to anyone else: no analytics, no share link, no run history, fonts of the system.
+"""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import html
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+from gradio.themes import Default
+
+from ldm import InputError
+from ldm.samplers import SAMPLERS
+from textinv.formats import FORMATS
+from textinv.inside import svg
+from textinv.options import MAX_SEED, InversionConfig
+from textinv.play.studio import Learning, Sampling, Studio
+from textinv.reporting.charts import curves
+
+MAX_UPLOAD = "20mb"             # a file
+MAX_POINTS = 300                # of a curve, which is sent anew each time
+ONE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+AT_ANY_TIME: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+
+CSS = svg.CSS + """
+.gradio-container { --ink: var(--body-text-color); --soft: var(--neutral-500);
+                    --paper: var(--background-fill-primary); --line: var(--border-color-primary);
+                    --accent: var(--primary-500); }
+.dark .gradio-container { --soft: var(--neutral-400); }
+.charts { grid-template-columns: repeat(auto-fit, minmax(min(15rem, 100%), 1fr)); }
+.charts figure { margin: 0; } .charts figcaption { font-size: .85rem; color: var(--soft); }
+.notes { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
+"""
+THEME = Default(primary_hue="orange", font=["system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"])
+INTRO = """# Textual Inversion
+Drop a few images of one thing, learn a word for it, and use the word in any prompt."""
+
+
+def build(studio: Studio, exports: Path) -> gr.Blocks:
+    """The page. exports: a folder for the files that are downloaded."""
+    with gr.Blocks(title="Textual Inversion", analytics_enabled=False) as blocks:
+        gr.Markdown(INTRO)
+        with gr.Row():
+            with gr.Column(min_width=340):
+                learned = _learning(studio)
+            with gr.Column(min_width=340):
+                _using(studio)
+                _shelf(studio, exports, learned, blocks)
+    blocks.queue(api_open=False)
+    return blocks
+
+
+def launch(blocks: gr.Blocks, host: str, port: int, *, opens: bool) -> str:
+    """Serve the page from other threads; returns its address. Raises OSError if the port is in use."""
+    blocks.launch(server_name=host, server_port=port, inbrowser=opens, share=False, quiet=True,
+                  prevent_thread_lock=True, max_file_size=MAX_UPLOAD, footer_links=[], run_history=False,
+                  enable_monitoring=False, ssr_mode=False, theme=THEME, css=CSS)
+    return str(blocks.local_url)
+
+
+def _learning(studio: Studio) -> gr.State:
+    """Images in, a word out; returns a state that changes with each word that was learned."""
+    gr.Markdown("## Learn a word")
+    files = gr.File(label="Images: 3 to 5 of one thing", file_count="multiple", height=140)
+    seen = gr.Image(**_SHOWN, elem_id="seen", visible=False)
+    with gr.Row():
+        init = gr.Textbox(label="Start from", info="a word for the images; empty: read off them",
+                          min_width=120)
+        word = gr.Textbox("*", label="The new word", info="stands for it in prompts", min_width=120)
+    steps = gr.Slider(10, 5000, InversionConfig().steps, step=10, label="Steps")
+    with gr.Accordion("More", open=False):
+        vectors = gr.Slider(1, 8, 1, step=1, label="Vectors", info="more hold more detail")
+        style = gr.Checkbox(label="A style, not a thing")
+        seed = _seed()
+    with gr.Row():
+        begin, stop = gr.Button("Learn", variant="primary"), gr.Button("Stop")
+    told = gr.HTML(elem_id="learning")
+    preview = gr.Image(**_SHOWN)
+    charts = gr.HTML()
+    learned = gr.State("")          # the last word and its steps
+
+    def look(paths: Sequence[str] | None) -> tuple[Any, str]:
+        with _sentences():
+            if not paths:
+                return gr.Image(visible=False), ""
+            studio.notes.clear()
+            return gr.Image(studio.look_at(paths), visible=True), _text(*studio.notes)
+
+    def learn(request: gr.Request, paths: Sequence[str] | None, init: str, word: str, steps: int,
+              vectors: int, style: bool, seed: int | None) -> Iterator[tuple[Any, ...]]:
+        with _sentences():
+            if not paths:
+                raise InputError("there are no images. Drop 3 to 5 of one thing first.")
+            config = InversionConfig(init=init.strip() or "auto", placeholder=word.strip(), steps=int(steps),
+                                     style=style, vectors=int(vectors), seed=int(seed or 0),
+                                     eval_every=max(1, int(steps) // 10))
+            made = 0
+            for part in studio.start(studio.learn(paths, config), str(request.session_hash)):
+                made = len(part.metrics)
+                yield (_text(f"Step {made} of {part.steps}", *studio.notes),
+                       gr.skip() if part.preview is None else part.preview, _curves(part), gr.skip())
+            done = f"“{config.placeholder}” is learned: {made} of {config.steps} steps."
+            yield _text(done, *studio.notes), gr.skip(), gr.skip(), f"{config.placeholder} {made}"
+
+    files.change(look, files, [seen, told], **ONE)
+    begin.click(learn, [files, init, word, steps, vectors, style, seed], [told, preview, charts, learned],
+                **ONE)
+    stop.click(_stop(studio), **AT_ANY_TIME)
+    return learned
+
+
+def _using(studio: Studio) -> None:
+    """Prompts in, images out, and where the words look."""
+    gr.Markdown("## Use it")
+    defaults = Sampling()
+    prompts = gr.Textbox("a photo of a * on the beach\na photo of a *", label="Prompts, one a line", lines=3)
+    n = gr.Slider(1, 16, defaults.n, step=1, label="Images per prompt")
+    strength = gr.Slider(0, 2, defaults.strength, step=0.05, label="Strength of the words",
+                         info=_info("strength"))
+    with gr.Row():
+        guidance = gr.Slider(0, 20, defaults.guidance, step=0.5, label="Guidance", info=_info("guidance"))
+        steps = gr.Slider(1, 1000, defaults.steps, step=1, label="Sampler steps", info=_info("steps"))
+    with gr.Row():
+        sampler = gr.Dropdown(list(SAMPLERS), value=defaults.sampler, label="Sampler", info=_info("sampler"))
+        seed = _seed()
+    looks = gr.Checkbox(label="Show where the words of the first prompt look")
+    with gr.Row():
+        begin, stop = gr.Button("Generate", variant="primary"), gr.Button("Stop")
+    told = gr.HTML(elem_id="using")
+    with gr.Row():
+        images = gr.Image(**_SHOWN, elem_id="images", min_width=420)
+        attention = gr.Image(**_SHOWN, elem_id="attention", min_width=420, visible=False)
+
+    def sample(request: gr.Request, prompts: str, looks: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with _sentences():
+            sampling = Sampling(**dict(zip(("n", "strength", "guidance", "sampler", "steps", "seed"), values,
+                                           strict=True)))
+            for grid in studio.start(studio.sample(prompts, sampling), str(request.session_hash)):
+                yield _text(*studio.notes), grid, gr.Image(visible=False)
+            if looks:
+                yield gr.skip(), gr.skip(), gr.Image(studio.attend(prompts, sampling), visible=True)
+
+    begin.click(sample, [prompts, looks, n, strength, guidance, sampler, steps, seed],
+                [told, images, attention], **ONE)
+    stop.click(_stop(studio), **AT_ANY_TIME)
+
+
+def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) -> None:
+    """The words that there are: import, export, remove."""
+    shelf = studio.shelf
+    gr.Markdown("## Your words")
+    with gr.Row():
+        words = gr.Dropdown(list(shelf.words), label="Word", min_width=120)
+        format = gr.Dropdown([(f"{name} ({layout.suffixes[0]})", name) for name, layout in FORMATS.items()],
+                             value="native", label="Format of the file", min_width=120)
+    with gr.Row():
+        download = gr.DownloadButton("Download", interactive=False, elem_id="download")
+        remove = gr.Button("Remove")
+    told = gr.HTML(elem_id="words")
+    files = gr.File(label="Files of words to add: .safetensors, .pt, .bin", file_count="multiple", height=120)
+
+    def listed(chosen: str | None = None) -> Any:
+        known = list(shelf.words)
+        return gr.Dropdown(known, value=chosen if chosen in known else known[-1] if known else None)
+
+    def prepare(word: str | None, format: str) -> Any:
+        with _sentences():
+            if word not in shelf.words:
+                return gr.DownloadButton("Download", value=None, interactive=False)
+            return gr.DownloadButton("Download", value=str(shelf.write(word, format, exports)),
+                                     interactive=True)
+
+    def read(paths: Sequence[str] | None) -> tuple[Any, str]:
+        with _sentences():
+            shelf.notes.clear()
+            added = [word for path in paths or () for word in shelf.read(path)]
+            return listed(added[-1] if added else None), _text(*(f"“{word}” is here." for word in added),
+                                                               *shelf.notes)
+
+    def forget(word: str | None) -> tuple[Any, str]:
+        with _sentences():
+            if word is None:
+                raise InputError("there is no word to remove.")
+            shelf.forget(word)
+            return listed(), _text(f"“{word}” is removed. Its file stays in {shelf.folder}.")
+
+    blocks.load(listed, None, words, **ONE)
+    learned.change(lambda text: listed(text.rpartition(" ")[0]), learned, words, **ONE)
+    gr.on([words.change, format.change], prepare, [words, format], download, **ONE)
+    files.upload(read, files, [words, told], **ONE)
+    remove.click(forget, words, [words, told], **ONE)
+
+
+_SHOWN: dict[str, Any] = {"type": "pil", "format": "png", "interactive": False, "show_label": False,
+                          "buttons": ["download", "fullscreen"]}
+
+
+def _seed() -> gr.Number:
+    return gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=100)
+
+
+def _info(name: str) -> str:
+    """What an option does, as the option itself says it."""
+    return next(field.metadata["help"] for field in dataclasses.fields(Sampling) if field.name == name)
+
+
+def _stop(studio: Studio) -> Any:
+    def stop(request: gr.Request) -> None:
+        if studio.stop(str(request.session_hash)):
+            gr.Info("Stopping after this part. A word keeps what it has learned.")
+        else:
+            gr.Info("Nothing of yours is running.")
+    return stop
+
+
+def _curves(part: Learning) -> str:
+    every = max(1, len(part.metrics) // MAX_POINTS)
+    lines = [line for i, line in enumerate(part.metrics) if i % every == 0 or "eval_loss" in line]
+    return curves(lines, {}, part.word) if lines else ""
+
+
+def _text(*lines: str) -> str:
+    return f'<p class="notes">{html.escape(chr(10).join(lines))}</p>'
+
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """Context manager: an error that a user can fix is shown as its sentence, without a stack."""
+    try:
+        yield
+    except InputError as error:
+        raise gr.Error(str(error).replace("`", ""), duration=None, print_exception=False) from error
+    except torch.OutOfMemoryError as error:
+        raise gr.Error("The memory ran out. Use fewer images at a time.", duration=None,
+                       print_exception=False) from error
+    except OSError as error:
+        raise gr.Error(f"{error.strerror or error}. Check the free space.", duration=None,
+                       print_exception=False) from error

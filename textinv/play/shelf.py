@@ -1,0 +1,97 @@
+"""The words of the playground: the model knows them, and each is a file in a folder, so they are there again
+after a restart. Files of other tools are read and written by `textinv.formats`.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ldm import InputError, LatentDiffusion
+from textinv.concept import Concept, check_fits, learned_elsewhere, load_all, patch, save_all, unpatch
+from textinv.formats import FORMATS
+from textinv.images import print_warning
+
+
+class Shelf:
+    """The learned words of a model, read from a folder. What does not fit the model is left out, with a
+    warning."""
+
+    def __init__(self, model: LatentDiffusion, folder: Path):
+        self.model, self.folder = model, folder
+        self.words: dict[str, Concept] = {}
+        self.notes: list[str] = []              # what a user should know of the last thing that was done
+        self._files: dict[str, Path] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                for concept in load_all(path):
+                    self._teach(concept)
+                    self._files[concept.placeholder] = path
+            except InputError as error:                     # a word of another model, or a damaged file
+                print_warning(f"{path}: left out. {error}")
+
+    def add(self, concept: Concept) -> None:
+        """Teach the model a word, and save it in the folder under a new name. Where that cannot be written,
+        the word is known all the same, and a note says so."""
+        self._teach(concept)
+        try:
+            path = _free_path(self.folder, _slug(concept.placeholder), ".safetensors")
+            concept.save(path)
+        except (InputError, OSError) as error:
+            self.notes.append(f"The word is not saved ({error}). Download it.")
+        else:
+            self._files[concept.placeholder] = path
+
+    def read(self, path: str | Path) -> list[str]:
+        """Add the words of a file in any format that `textinv.formats` knows; returns them."""
+        try:
+            concepts = load_all(path)
+            for concept in concepts:
+                check_fits(self.model, concept)
+                if concept.placeholder in self.model.words:
+                    raise InputError(f"there is a word {concept.placeholder!r} already. Remove it first.")
+        except InputError as error:
+            raise InputError(named(str(error), [path])) from error
+        for concept in concepts:
+            if learned_elsewhere(concept, self.model):
+                self.notes.append(f"{concept.placeholder!r} was learned on another model.")
+            self.add(concept)
+        return [concept.placeholder for concept in concepts]
+
+    def write(self, word: str, format: str, folder: Path) -> Path:
+        """Write a word as a file of one of `formats.FORMATS` into a folder, which is made; returns it."""
+        if word not in self.words:
+            raise InputError(f"there is no word {word!r}. Choose one of the list.")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (_slug(word) + FORMATS[format].suffixes[0])
+        save_all(path, [self.words[word]], format)
+        return path
+
+    def forget(self, word: str) -> None:
+        """Let the model forget a word. Its file stays, under a name that is not read."""
+        unpatch(self.model, word)
+        del self.words[word]
+        if (path := self._files.pop(word, None)) is not None:
+            path.rename(_free_path(self.folder, path.stem, ".removed"))
+
+    def _teach(self, concept: Concept) -> None:
+        patch(self.model, concept)
+        self.words[concept.placeholder] = concept
+
+
+def named(message: str, paths: Sequence[str | Path]) -> str:
+    """The message with names in place of paths: where an upload was put tells a user nothing."""
+    for path in paths:
+        message = message.replace(str(path), Path(path).name)
+    return message
+
+
+def _slug(word: str) -> str:
+    """A file's name for a word."""
+    return re.sub(r"[^\w-]+", "", word) or "word"
+
+
+def _free_path(folder: Path, stem: str, suffix: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [stem, *(f"{stem}-{i}" for i in range(2, 10_000))]
+    return next(path for name in names if not (path := folder / f"{name}{suffix}").exists())

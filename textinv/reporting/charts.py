@@ -1,0 +1,70 @@
+"""The report's curves: the loss, which jumps since every step has noise of its own; the evaluation loss,
+which does not; the norm of v, and its cosine to where it started. Values that are not finite are left out.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from textinv.inside.svg import Chart
+
+WINDOW = 25             # steps of the running mean over the losses
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], losses: Mapping[str, float], word: str) -> str:
+    """Four charts of a run's metrics. losses: the evaluation loss of other words in the word's place, by
+    name."""
+    points = measurements(metrics)
+    step, best = min(points, key=lambda point: point[1], default=(0, math.nan))
+    charts = {f"Evaluation loss: lower is better; smallest, {best:.4f}, at step {step}":
+              evaluation_loss(points, losses, word),
+              f"Loss of each step, and its mean over {WINDOW}": loss(metrics),
+              "Norm of v": curve(metrics, "v_norm", "norm of v"),
+              "Cosine of v to its start": curve(metrics, "cosine", "cosine")}
+    figures = [f"<figure>{chart.svg()}<figcaption>{caption}</figcaption></figure>"
+               for caption, chart in charts.items() if any(points for _, _, points in chart.marks)]
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def measurements(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Steps and evaluation losses, where these were measured and are finite."""
+    return [(line["step"], line["eval_loss"]) for line in metrics
+            if math.isfinite(line.get("eval_loss", math.nan))]
+
+
+def evaluation_loss(points: Sequence[tuple[int, float]], losses: Mapping[str, float], word: str) -> Chart:
+    """The measurements, and the level of what the word is compared with; without marks if there are none."""
+    chart = Chart("step", "evaluation loss")
+    for name, level in losses.items():
+        if points and name != word and math.isfinite(level):
+            chart.line([(points[0][0], level), (points[-1][0], level)], "soft")
+            chart.label(points[0][0], level, name)
+    chart.line(points, "accent")
+    chart.dots(points, "accent")
+    return chart
+
+
+def loss(metrics: Sequence[Mapping[str, Any]]) -> Chart:
+    """Every step's loss, and the running mean."""
+    chart = Chart("step", "loss")
+    chart.dots([(line["step"], line["loss"]) for line in metrics], "soft")
+    means = running_mean([line["loss"] for line in metrics])
+    chart.line([(line["step"], mean) for line, mean in zip(metrics, means, strict=True)])
+    return chart
+
+
+def curve(metrics: Sequence[Mapping[str, Any]], entry: str, name: str) -> Chart:
+    """One entry of the metrics over the steps."""
+    chart = Chart("step", name)
+    chart.line([(line["step"], line[entry]) for line in metrics])
+    return chart
+
+
+def running_mean(losses: Sequence[float]) -> list[float]:
+    """At each value the mean of those of the last WINDOW that are finite; NaN where none is."""
+    means = []
+    for end in range(1, len(losses) + 1):
+        finite = [loss for loss in losses[max(0, end - WINDOW):end] if math.isfinite(loss)]
+        means.append(sum(finite) / len(finite) if finite else math.nan)
+    return means

@@ -1,0 +1,89 @@
+"""What `textinv train` adds to a run's folder at its end, while the model is at hand: the losses of the word
+next to its init word's, the init word's images, the map of the vocabulary, and where the word looks. So the
+report (report.py) can be written again without a model.
+"""
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm import InputError
+from textinv.grids import save_png
+from textinv.inside.attention import attend
+from textinv.inside.overlays import sheet
+from textinv.inside.vocabulary import VocabularyMap, map_vocabulary
+from textinv.running.comparison import has_init_words
+from textinv.running.run import PREVIEW_PROMPTS, Run
+from weights.files import atomic_write
+
+COMPARISON, INIT_PREVIEW = "comparison.json", "previews/init.png"
+MAP, ATTENTION = "map.json", "previews/attention.png"
+MAX_NORMS = 200         # of the vocabulary's norms, evenly spaced in their order: enough for a chart
+COLUMNS = 3             # of the attention's cells, whose text is to be read on a phone
+
+
+def keep(run: Run, losses: dict[str, float]) -> None:
+    """Write the losses of `comparison.compare` and all that the report shows besides what the run has logged.
+    Raises InputError if the folder cannot be written."""
+    folder, config = run.folder.path, run.config
+    _write(folder / COMPARISON, {"losses": losses, "psnr": run.psnr})
+    if maps := _maps(run):
+        _write(folder / MAP, {name: _as_json(one) for name, one in maps.items()})
+    if not run.options.preview_every:
+        return
+    if has_init_words(config.init):
+        save_png(run.previews(word=config.init), folder / INIT_PREVIEW)
+    model = run.inversion.model
+    run.inversion.teach()
+    model.autoencoder.to(model.device)
+    attended = attend(model, PREVIEW_PROMPTS[config.style][0].format(config.placeholder), steps=20,
+                      sampler="dpm++")
+    model.autoencoder.to("cpu")
+    save_png(sheet(attended, columns=COLUMNS), folder / ATTENTION)
+
+
+def read_maps(folder: Path) -> dict[str, VocabularyMap]:
+    """The map of each vector by its name; empty if none was kept. Raises InputError if it is damaged."""
+    path = folder / MAP
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: _from_json(one) for name, one in content.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}). Remove it.") from error
+
+
+def _maps(run: Run) -> dict[str, VocabularyMap]:
+    """Of each vector, over all measurements of the evaluation loss."""
+    if run.evaluation is None or not run.evaluation.losses:
+        return {}
+    path = torch.cat([run.inversion.v0[None].cpu(), run.evaluation.path])                # s k d
+    steps = [i * run.config.eval_every for i in range(len(path))]
+    return {f"vector {i + 1}": map_vocabulary(run.inversion.model, path[:, i], steps)
+            for i in range(path.shape[1])}
+
+
+def _as_json(one: VocabularyMap) -> dict[str, Any]:
+    places = torch.linspace(0, len(one.word_norms) - 1, min(MAX_NORMS, len(one.word_norms))).long()
+    one = dataclasses.replace(one, word_norms=one.word_norms[places])
+    return {field.name: value.tolist() if isinstance(value := getattr(one, field.name), Tensor) else value
+            for field in dataclasses.fields(one)}
+
+
+def _from_json(entries: Mapping[str, Any]) -> VocabularyMap:
+    tensors = {name: torch.tensor(entries[name]) for name in ("path", "places", "norms", "word_norms")}
+    nearest = [[(str(word), float(cosine)) for word, cosine in words] for words in entries["nearest"]]
+    first, second = entries["explained"]
+    return VocabularyMap(**{**entries, **tensors, "nearest": nearest, "explained": (first, second)})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")

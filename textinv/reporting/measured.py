@@ -1,0 +1,99 @@
+"""The report's numbers: the losses of the word and of what it is compared with, the evaluation, and the way
+through the vocabulary.
+"""
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ldm import InputError
+from textinv.grids import bands
+from textinv.inside.map_page import map_section
+from textinv.inside.page import facts
+from textinv.reporting.keep import COMPARISON, read_maps
+from textinv.reporting.pictures import image_tag
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """`losses` by name and `psnr` in dB; no losses for a run that has not come to its end. Raises InputError
+    if the file is damaged."""
+    path = folder / COMPARISON
+    if not path.exists():
+        return {"losses": {}, "psnr": math.nan}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {"losses": {str(name): float(loss) for name, loss in content["losses"].items()},
+                "psnr": float(content["psnr"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}). Remove it.") from error
+
+
+def losses(compared: Mapping[str, Any], word: str) -> str:
+    """The evaluation losses as bars, and how well the autoencoder holds the images; empty if there are none.
+    """
+    if not compared["losses"]:
+        return ""
+    finite = {name: loss for name, loss in compared["losses"].items() if math.isfinite(loss)}
+    longest = max(finite.values(), default=0) or 1
+    bars = "".join(f"<span>{html.escape(name)}</span>"
+                   f'<div class="bar{" own" * (name == word)}" '
+                   f'style="width: {100 * finite.get(name, 0) / longest:.1f}%"></div><span>{loss:.4f}</span>'
+                   for name, loss in compared["losses"].items())
+    best = min(finite, key=finite.__getitem__, default=None)
+    verdict = (f"Of these, “{best}” fits the images best." if best == word else
+               f"“{best}” fits the images as well or better: the model may not be able to hold them.")
+    return (f'<p class="prompt">Evaluation loss on your images with each in the prompts; lower is better.</p>'
+            f'<div class="bars">{bars}</div><p>{html.escape(verdict)} <span class="soft">PSNR of the '
+            f"autoencoder's copies of them: {compared['psnr']:.1f} dB.</span></p>")
+
+
+def vocabulary(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The map of each vector; of a run that has kept none, the nearest words over time."""
+    maps = read_maps(folder)
+    if maps:
+        return "".join(f"<h3>{html.escape(name)}</h3>" * (len(maps) > 1) + map_section(one)
+                       for name, one in maps.items())
+    changes: dict[str, str] = {}
+    for line in metrics:
+        words = ", ".join(map(str, line.get("nearest", ())))
+        if words and words != next(reversed(changes.values()), None):
+            changes[f"nearest word from step {line['step']}"] = words
+    return facts(changes) if changes else '<p class="soft">The evaluation loss was not measured.</p>'
+
+
+def evaluation(folder: Path) -> str:
+    """What `textinv evaluate` has measured, with its images under their prompts. Raises InputError if its
+    files are damaged."""
+    path = folder / "evaluation/evaluation.json"
+    if not path.exists():
+        return (f'<p class="soft">Not measured yet: <code>python -m textinv.evaluate --concept '
+                f"{html.escape(str(folder))}</code></p>")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        with Image.open(path.with_suffix(".png")) as image:
+            titles = content.get("sheet")               # none in files of earlier versions
+            rows = bands(image, len(titles), titles=True) if titles else [image.copy()]
+        titles = titles or ["training images; then images of each prompt"]
+        sheet = "".join(f'<section><p class="prompt">{html.escape(title)}</p>{image_tag(row, title)}'
+                        "</section>" for title, row in zip(titles, rows, strict=True))
+        return table(content["table"]) + f'<div class="rows">{sheet}</div>'
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}). Run python -m textinv.evaluate again.") from error
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A table with its first row and column as titles; on a phone a block per row."""
+    titles, *body = rows
+    lines = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
+    for row in body:
+        cells = [f"<td>{html.escape(row[0].replace('{}', '…'))}</td>"]
+        cells += [f'<td data-of="{html.escape(title)}">{html.escape(cell)}</td>'
+                  for title, cell in zip(titles[1:], row[1:], strict=True)]
+        lines += f"</tr><tr>{''.join(cells)}"
+    return f'<table class="stacked"><tr>{lines}</tr></table>'

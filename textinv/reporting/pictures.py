@@ -1,0 +1,129 @@
+"""The report's images: the user's own, what the word draws, what its init word draws from the same seeds, how
+the word grew, and where it looks. Previews are cut into their single images, so that a phone can show them in
+fewer columns.
+"""
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+
+from textinv.concept import Concept
+from textinv.decoding import read_rgb
+from textinv.grids import bands, cells, is_grid
+from textinv.inside import page
+from textinv.reporting.keep import ATTENTION, INIT_PREVIEW
+from textinv.running.run import PREVIEW_COLUMNS, PREVIEW_PROMPTS
+
+THUMBNAIL = 320         # pixels, twice the size on the page
+MAX_GROWTH = 12         # previews shown of how the word grew
+BARS = 48               # of a vector's numbers, drawn in its card
+NONE = '<p class="soft">No previews were made.</p>'
+
+
+def story(folder: Path, record: dict[str, Any], concept: Concept) -> str:
+    """The user's images -> the word -> what it draws."""
+    arrow = '<div class="arrow" aria-hidden="true">→</div>'
+    return (f'<div class="story"><section><h2>Your images</h2>{inputs(record)}</section>{arrow}'
+            f"<section><h2>The word</h2>{card(concept)}</section>{arrow}"
+            '<section class="drawn"><h2>What it draws</h2>'
+            f"{drawn(last_preview(folder), record, concept.placeholder)}</section></div>")
+
+
+def inputs(record: dict[str, Any]) -> str:
+    """The training images, upright and on white."""
+    shown = []
+    for name in record["image_hashes"]:
+        try:
+            shown.append(image_tag(ImageOps.contain(read_rgb(name), (THUMBNAIL, THUMBNAIL)),
+                                   Path(name).name))
+        except Exception:           # decoders fail on changed files with nearly every type of exception
+            shown.append(f'<p class="soft">{html.escape(name)} can no longer be read</p>')
+    return images(shown, 2 if len(shown) <= 6 else 3 if len(shown) <= 12 else 5)
+
+
+def card(concept: Concept) -> str:
+    """The word, and some of its numbers as bars."""
+    k, width = concept.vectors.shape
+    values = concept.vectors[0, torch.linspace(0, width - 1, min(BARS, width)).long()]
+    heights = (values / values.abs().max().clamp(min=1e-30) * 50).tolist()
+    bars = "".join(f'<rect x="{2 * i}" y="{50 - max(h, 0):.1f}" width="1.2" height="{abs(h):.1f}"/>'
+                   for i, h in enumerate(heights))
+    long = ' class="long"' * (len(concept.placeholder) > 8)
+    return (f'<div class="word-card"><b{long}>{html.escape(concept.placeholder)}</b>'
+            f'<svg viewBox="0 0 {2 * len(heights)} 100" preserveAspectRatio="none" aria-hidden="true">{bars}'
+            f'</svg><span class="soft small">{k} vector{"s" * (k > 1)} of {width} numbers; everything else '
+            f"of the model is as it was</span></div>")
+
+
+def drawn(preview: Path | None, record: dict[str, Any], word: str) -> str:
+    """The images of a preview under their prompts."""
+    if preview is None or not preview.exists():
+        return NONE
+    prompts = [prompt.format(word) for prompt in PREVIEW_PROMPTS[bool(record.get("style"))]]
+    with Image.open(preview) as file:
+        sheet = file.convert("RGB")
+    if not is_grid(sheet, len(prompts), PREVIEW_COLUMNS):         # of another version: shown as it is
+        return image_tag(sheet, ", ".join(prompts))
+    rows = bands(sheet, len(prompts))
+    return "".join(f'<p class="prompt">“{html.escape(prompt)}”</p>'
+                   + images([image_tag(image, prompt) for image in cells(row, PREVIEW_COLUMNS)],
+                            PREVIEW_COLUMNS)
+                   for prompt, row in zip(prompts, rows, strict=True))
+
+
+def pair(folder: Path, record: dict[str, Any], word: str) -> str:
+    """What the word draws next to what its init word draws, from the same seeds; empty where the run has kept
+    none of the latter."""
+    if not (folder / INIT_PREVIEW).exists():
+        return ""
+    init = str(record.get("init", "?"))
+    sides = ((word, last_preview(folder)), (init, folder / INIT_PREVIEW))
+    return ('<p class="soft">The word, and the word that it started from, in the same prompts with the same '
+            'seeds.</p><div class="pair">'
+            + "".join(f"<section>{drawn(preview, record, name)}</section>" for name, preview in sides)
+            + "</div>")
+
+
+def growth(folder: Path) -> str:
+    """The previews over the steps, evenly chosen where there are many, the first and the last among them."""
+    paths = sorted((folder / "previews").glob("step-*.png"))
+    if not paths:
+        return NONE
+    places = torch.linspace(0, len(paths) - 1, min(MAX_GROWTH, len(paths))).round().long().tolist()
+    figures = []
+    for path in (paths[i] for i in places):
+        caption = f"step {int(path.stem.removeprefix('step-'))}"
+        with Image.open(path) as image:
+            figures.append(f"<figure>{image_tag(image, caption)}<figcaption>{caption}</figcaption></figure>")
+    note = f'<p class="soft">{len(places)} of {len(paths)} previews.</p>' * (len(paths) > len(places))
+    return f'{note}<div class="growth">{"".join(figures)}</div>'
+
+
+def attention(folder: Path) -> str:
+    """Where each token of a prompt looks; empty if the run has kept none."""
+    if not (folder / ATTENTION).exists():
+        return ""
+    with Image.open(folder / ATTENTION) as image:
+        return ('<p class="soft">The cross-attention of each token: bright where it looks, with its share of '
+                f'all attention.</p><div class="sheet">{image_tag(image, "where the tokens look")}</div>')
+
+
+def last_preview(folder: Path) -> Path | None:
+    """The newest preview of the word."""
+    return max((folder / "previews").glob("step-*.png"), default=None)
+
+
+def images(tags: Sequence[str], across: int) -> str:
+    """Images in columns of equal width."""
+    return f'<div class="images" style="--across: {across}">{"".join(tags)}</div>'
+
+
+def image_tag(image: Image.Image, caption: str) -> str:
+    """An <img> that holds its image and fills its place."""
+    text = html.escape(caption)
+    return f'<img alt="{text}" src="{page.data_url(image)}">'
