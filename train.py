@@ -2,14 +2,11 @@
 
 The same as `textinv train`: the command is textinv/commands/train.py, the loop textinv/inversion.py.
 """
-import signal
 import sys
 
-if __name__ == "__main__":              # Ctrl-C while PyTorch is being imported: the end, without a traceback
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from textinv.commands.train import main  # noqa: E402
+from textinv.__main__ import start
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, before)
-    sys.exit(main())
+    sys.exit(start("train"))
+
+from textinv.commands.train import main as main  # noqa: E402

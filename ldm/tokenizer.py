@@ -112,12 +112,13 @@ class BaseTokenizer(abc.ABC):
             if private:
                 continue
             encoding = self.backend.encode(part, add_special_tokens=False)
-            for _, tokens in itertools.groupby(range(len(encoding)), key=lambda i: encoding.word_ids[i]):
-                tokens = list(tokens)
-                pieces = [self.text_of(encoding.tokens[i]) for i in tokens]
+            tokens = zip(encoding.word_ids, encoding.tokens, encoding.offsets, strict=True)
+            for _, word in itertools.groupby(tokens, key=lambda token: token[0]):
+                _, names, offsets = zip(*word, strict=True)
+                pieces = [self.text_of(name) for name in names]
                 letters = sum(len(piece) == 1 for piece in pieces)
                 if "[UNK]" in pieces or len(pieces) > 1 and 2 * letters >= len("".join(pieces)):
-                    unknown.append(part[encoding.offsets[tokens[0]][0]:encoding.offsets[tokens[-1]][1]])
+                    unknown.append(part[offsets[0][0]:offsets[-1][1]])
         return unknown
 
     def __call__(self, prompts: str | Sequence[str]) -> Tensor:
@@ -140,6 +141,7 @@ class Tokenizer(BaseTokenizer):
     """BERT's: [CLS] text [SEP] [PAD]..."""
     needs = "the vocab.txt or tokenizer.json of a BERT model"
     marks = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+    special = (*marks, "[MASK]")        # tokens that no text means
 
     def __init__(self, find_vocabulary: Vocabulary, length: int, words: LearnedWords):
         super().__init__(find_vocabulary, length, words, frame=("[CLS]", "[SEP]", "[PAD]"))

@@ -121,6 +121,7 @@ class LearnedWords:
         Longer words are found first. Where a word begins or ends with a letter, it must be a word of the
         text by itself: "cat" is not found in "cats", but "*" is in "*s".
         """
+        text = readable(text)
         if not self._vectors:
             return [(text, [])]
         patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word)
@@ -149,3 +150,10 @@ class LearnedWords:
 
 def _own(vectors: Tensor) -> Tensor:
     return vectors.detach().to("cpu", torch.float32, copy=True)
+
+
+def readable(text: str) -> str:
+    """The text as it was typed, where Python has read its bytes in another encoding than UTF-8; what no text
+    can hold, which the library refuses, becomes the sign for that."""
+    no_bytes = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)
+    return no_bytes.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -94,11 +94,21 @@ def whole(_whole, tmp_path):
     return Path(shutil.copytree(_whole, tmp_path / "whole"))
 
 
+@pytest.fixture(scope="session")
+def _learned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learned")
+    assert train_word("--images", write_images(folder / "cat"), "--init", "cat", "--out", folder / "run") == 0
+    return folder
+
+
 @pytest.fixture
-def learned(pictures, tmp_path):
-    """The folder of a run of three steps."""
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
-    return tmp_path / "run"
+def learned(_learned, pictures, tmp_path):
+    """The folder of a run of three steps on `pictures`, which a test may change."""
+    folder = Path(shutil.copytree(_learned / "run", tmp_path / "run"))
+    for file in (folder / "config.json", folder / "report.html"):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace(str(_learned), str(tmp_path)), encoding="utf-8")
+    return folder
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
     python tests/mutate.py textinv/inversion.py textinv/running/stopping.py --sample 20 --seed 0
 
 Each mutant is made in a copy of the project; the tests of the file (by name, and those in RELATED) run on it
-until the first failure. Mutants are sampled at random, since all of them take hours. A survivor is a hole in
-the tests, or equivalent to the original: only a reader can tell.
+until the first failure, in a child of this process, which has imported PyTorch already. Mutants are sampled
+at random, since all of them take hours. A survivor is a hole in the tests, or equivalent to the original:
+only a reader can tell.
 """
 from __future__ import annotations
 
@@ -13,17 +14,36 @@ import ast
 import os
 import random
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
+
+import einops  # noqa: F401     # for the children, as the next lines
+import pytest
+import tokenizers  # noqa: F401
+import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 # tests that cover a file besides the one of its name
-RELATED = {"inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
+RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder": ("model", "reference"),
+           "unet": ("model", "reference"), "schedule": ("model", "samplers"), "model": ("reference",),
+           "samplers": ("model", "reference"), "config": ("model", "weights", "weights_bad_input"),
+           "clip_text_encoder": ("sd_reference",), "tokenizer": ("words", "clip_tokenizer"),
+           "text_encoder": ("reference", "model"),
+           "filling": ("weights", "weights_bad_input"), "compvis": ("weights", "weights_bad_input"),
+           "huggingface": ("weights", "weights_sd", "weights_bad_input"),
+           "huggingface_names": ("weights", "weights_sd"), "kinds": ("weights", "weights_sd"),
+           "vocabularies": ("weights", "weights_bad_input", "clip_tokenizer"), "hub": ("weights",),
+           "weights": ("weights_sd", "tiny"), "files": ("folder", "pickles", "formats", "weights_bad_input"),
+           "initialization": ("encoder", "first_hour"), "prompts": ("first_hour", "command_sample_edges"),
+           "concept": ("words",), "images": ("first_hour",), "processes": ("commands",),
+           "inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
            "run": ("resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
-           "state": ("resume_edited",), "identity": ("resume_edited",), "stopping": ("resume_edited",),
+           "state": ("resume_edited",), "identity": ("resume_edited",),
+           "stopping": ("processes", "resume_edited"),
            "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
@@ -93,20 +113,43 @@ def mutants(path: Path) -> list[tuple[str, str]]:
     return found
 
 
+def tests_of(path: Path) -> list[str]:
+    """The files of tests that a file's mutants are tried on."""
+    name = path.parent.name if path.stem == "__init__" else path.stem
+    tests = [f"tests/test_{one}.py" for one in (name, *RELATED.get(name, ()))]
+    if not (found := [test for test in tests if (ROOT / test).exists()]):
+        raise SystemExit(f"{path}: no tests known. Add a line to RELATED.")
+    return found
+
+
 def noticed(copy: Path, path: Path, source: str) -> bool:
     """Whether the tests of a file fail on a mutant of it, which is written into a copy of the project."""
-    names = (path.stem, *RELATED.get(path.stem, ()))
-    tests = [f"tests/test_{name}.py" for name in names if (copy / f"tests/test_{name}.py").exists()]
     before = (copy / path).read_text(encoding="utf-8")
     (copy / path).write_text(source, encoding="utf-8")
     try:
-        return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests], cwd=copy,
-            env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, timeout=SECONDS).returncode != 0
-    except subprocess.TimeoutExpired:
-        return True
+        return fail(copy, tests_of(path))
     finally:
         (copy / path).write_text(before, encoding="utf-8")
+
+
+def fail(copy: Path, tests: list[str], *, show: bool = False) -> bool:
+    """Whether tests fail in a copy of the project, or hang; show: let them print."""
+    child = os.fork()
+    if child == 0:
+        _run_tests(copy, tests, show)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+def _run_tests(copy: Path, tests: list[str], show: bool) -> NoReturn:
+    """End this process with the status of the tests, or by an alarm where they hang."""
+    signal.alarm(SECONDS)
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
+    # Python would take a mutant of the same size and second for the one before
+    sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
+    for stream in () if show else (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    os._exit(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *tests]))
 
 
 def main() -> None:
@@ -122,6 +165,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", "runs", "build", "__pycache__"))
+        if fail(copy, sorted({test for path, *_ in chosen for test in tests_of(path)}), show=True):
+            raise SystemExit("the tests fail without any mutant")
         killed = 0
         for path, what, source in chosen:
             killed += (dead := noticed(copy, path, source))

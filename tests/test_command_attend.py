@@ -27,8 +27,16 @@ def test_without_a_word(tmp_path, monkeypatch, capsys):
     assert Path("samples/a-dog-attention.png").exists()
 
 
+def test_what_the_prompt_loses_is_said(learned, tmp_path, capsys):
+    for prompt, warning in (("", "is empty"), ("a dog", "contains no learned word: write * where it goes"),
+                            ("a zqzx *", "does not know and reads letter by letter: zqzx")):
+        assert attend.main([prompt, "--concept", str(learned), "--steps", "1", "--out",
+                            str(tmp_path / "x.png")]) == 0
+        assert warning in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv, message", [
-    (["a dog", "--concept", "LEARNED"], "contains no learned word. Write * where it goes."),
+    (["*", "--out", "x.jpg"], "images are written as PNG"),
     (["*", "--concept", "nowhere"], "nowhere"),
     (["*", "--concept", "LEARNED", "--over-steps", "-1"], "--over-steps is -1"),
     (["*", "--concept", "LEARNED", "--steps", "0"], "steps is 0"),
@@ -37,7 +45,7 @@ def test_without_a_word(tmp_path, monkeypatch, capsys):
 def test_bad_input_is_one_line(argv, message, learned, tmp_path, capsys):
     out = tmp_path / "x.png"
     argv = [str(learned) if part == "LEARNED" else part for part in argv]
-    assert attend.main([*argv, "--out", str(out)]) == 2
+    assert attend.main(["--out", str(out), *argv]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert line.startswith("error: ") and message in line
     assert not out.exists()

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from helpers.runs import MODEL, pixels
+from textinv import Concept
 from textinv.commands import edit
 from textinv.commands.edits.shared import new_folder
 from textinv.editing.deltas import Delta
@@ -101,6 +103,23 @@ def test_folders_are_new(tmp_path, monkeypatch):
     (tmp_path / "edits/blend").mkdir(parents=True)
     assert str(new_folder(None, "blend")) == "edits/blend-2"
     assert new_folder(str(tmp_path / "empty"), "blend") == tmp_path / "empty"
+
+
+@pytest.mark.parametrize("argv, warning", [
+    (["blend", "IMAGE", "MASK", "a zqzx", "-n", 1], "contains no learned word: write * where it goes"),
+    (["blend", "IMAGE", "MASK", "a *", "--negative", "zqzx", "-n", 1], "reads letter by letter: zqzx"),
+    (["invert", "IMAGE", "a zqzx", "--guidance", 1], "reads letter by letter: zqzx")])
+def test_what_a_prompt_loses_is_said(argv, warning, scene, learned, tmp_path, capsys):
+    named = {"IMAGE": scene[0], "MASK": scene[1]}
+    argv = [named.get(part, part) for part in argv]
+    assert run(*argv, "--concept", learned, "--steps", 1, "--out", tmp_path / "a") == 0
+    assert warning in capsys.readouterr().err
+
+
+def test_a_word_that_does_not_fit_is_named_by_its_file(scene, tmp_path, capsys):
+    Concept("<x>", torch.ones(1, 8)).save(tmp_path / "wide.pt")
+    assert run("blend", *scene, "a <x>", "--concept", tmp_path / "wide.pt", "--out", tmp_path / "a") == 2
+    assert f"error: {tmp_path}/wide.pt: word '<x>' has dimension 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv, message", [

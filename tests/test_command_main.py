@@ -57,10 +57,12 @@ def test_every_command_has_help(name, capsys):
 
 
 @pytest.mark.parametrize("start", [["-m", "textinv.evaluate"], ["-m", "textinv.report"], ["train.py"],
-                                   ["sample.py"], ["-m", "textinv.commands.main"]])
+                                   ["sample.py"], ["-m", "textinv.commands.main"], ["-m", "textinv"]])
 def test_modules_and_scripts_are_the_same_commands(start):
     done = subprocess.run([sys.executable, "-W", "error", *start], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    command = "python " if start[0].endswith(".py") else "textinv "
+    assert "or try: " not in done.stderr or f"or try: {command}" in done.stderr
 
 
 def test_a_module_runs_without_warnings():
@@ -68,6 +70,14 @@ def test_a_module_runs_without_warnings():
     done = subprocess.run([sys.executable, "-W", "error", "-m", "textinv.concept", str(word)],
                           capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr == "" and "199   1 vector, 64 wide" in done.stdout
+
+
+def test_names_are_those_of_the_package():
+    """They are imported late, and are there all the same; others are not."""
+    for name in textinv.__all__:
+        assert getattr(textinv, name).__module__.startswith("textinv.")
+    with pytest.raises(AttributeError, match="module 'textinv' has no attribute 'nothing'"):
+        textinv.nothing  # noqa: B018
 
 
 def test_without_the_benchmarks_bench_says_where_they_are(monkeypatch, tmp_path, capsys):

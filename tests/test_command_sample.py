@@ -92,7 +92,7 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
     (["*", "--prompts", "nowhere.txt"], "cannot be read"), (["*", "--concept", "nowhere"], "nowhere"),
     (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim or ddpm or dpm++"),
     (["*", "--steps", "0"], "--steps is 0"),
-    (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "carries no recipe")])
+    (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "no such file")])
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
     error = capsys.readouterr().err

@@ -2,13 +2,12 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import sample
 import textinv
 from helpers.runs import MODEL, generate, pixels
 from ldm import InputError, LatentDiffusion
-from textinv.commands.sample import utf8
 from textinv.grids import read_recipe, save_png
 
 
@@ -40,6 +39,35 @@ def test_what_is_drawn_is_kept(error, status, tmp_path, monkeypatch, capsys):
     assert sorted(tmp_path.iterdir()) == kept
     assert capsys.readouterr().out.split() == [str(path) for path in kept]
     assert [read_recipe(path)["index"] for path in kept] == [0, 1]
+
+
+def test_what_is_drawn_to_choose_from_is_kept(tmp_path, monkeypatch, small_clip, capsys):
+    """Ctrl-C before --best could choose."""
+    draw, left = LatentDiffusion.generate, [1, 1]
+
+    def breaks(self, *arguments, **options):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return draw(self, *arguments, **options)
+
+    monkeypatch.setattr(LatentDiffusion, "generate", breaks)
+    assert generate("a cat", "-n", 4, "--batch", 1, "--best", 1, "--clip", small_clip,
+                    "--out", tmp_path / "x.png") == 130
+    assert sorted(tmp_path.iterdir()) == [tmp_path / f"x-00{i}.png" for i in range(2)]
+
+
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_drawn(tmp_path, monkeypatch, capsys):
+    def drawn(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(LatentDiffusion, "generate", drawn)
+    (tmp_path / "file").touch()
+    assert generate("a cat", "--out", tmp_path / "file/new/x.png") == 2
+    assert "x.png: cannot be written" in capsys.readouterr().err
+    (tmp_path / "device.png").symlink_to("/dev/null")
+    assert generate("a cat", "--out", tmp_path / "device.png") == 2
+    assert "device.png is a device or a pipe" in capsys.readouterr().err
 
 
 def test_a_bar_shows_from_the_first_batch_on(tmp_path, capsys):
@@ -91,7 +119,7 @@ def test_images_can_be_enlarged(tmp_path):
     ("a <dog>", None, "contains <dog>, which"),
     ("a <c>", "words", "contains no learned word: write <a> or <b>"),
     ("a cat <abc> <a>s", "words", None), ("category", "words:<a>=cat", "contains no learned word"),
-    ("", None, "is empty"),
+    ("", None, "is empty"), ("a <a> on a <c>", "words", "contains <c>, which the model has not learned"),
     ("cat " * 100, None, "has 100 tokens, but the model reads 75: its end is cut off"),
     ("cat " * 80 + "<a>", "words", "its end, with a learned word, is cut off"),
     ("a zqzx cat", None, "has words that the model does not know and reads letter by letter: zqzx")])
@@ -100,6 +128,23 @@ def test_what_a_prompt_loses_is_said(prompt, concept, warning, words, tmp_path, 
     assert generate(prompt, *given, "-n", 1, "--out", tmp_path / "x.png") == 0
     error = capsys.readouterr().err
     assert warning in error if warning else "no learned word" not in error
+
+
+def test_what_a_negative_prompt_loses_is_said(tmp_path, capsys):
+    for negative, warning in (("", None), ("zqzx", "'zqzx' has words that the model does not know"),
+                              ("a *", "contains *, which the model has not learned")):
+        assert generate("a cat", "--negative", negative, "-n", 1, "--out", tmp_path / "x.png") == 0
+        error = capsys.readouterr().err
+        assert warning in error if warning else "warning" not in error
+
+
+def test_a_word_that_drowns_prompts_is_said(tmp_path, capsys):
+    start = torch.full((1, 64), 10.0)
+    for factor, said in ((9, False), (11, True)):
+        path = tmp_path / "word.safetensors"
+        textinv.Concept("*", factor * start, {"init_vectors": start.tolist()}).save(path)
+        assert generate("a *", "--concept", path, "-n", 1, "--out", tmp_path / "x.png") == 0
+        assert ("word.safetensors: the word's norm is 880" in capsys.readouterr().err) == said
 
 
 def test_a_flat_image_is_said(tmp_path, monkeypatch, capsys):
@@ -148,7 +193,7 @@ def test_strength_of_one_word(given, same_as, words, tmp_path):
     (["--strength", "1e30"], "--strength is '1e30'"), (["--strength", "<x>=1"], "--strength is '<x>=1'"),
     (["--scale", "0"], "--scale is 0. Use 1 to 64."),
     (["--device", "meta"], "--device meta is not available"),
-    (["--device", "foo"], "--device foo is not available"), (["--concept", ""], "no such file"),
+    (["--device", "foo"], "--device foo is not available"), (["--concept", ""], "a folder without concept."),
     (["--concept", "/dev/zero"], "not a regular file")])
 def test_values_are_judged_before_anything_is_drawn(argv, message, tmp_path, capsys):
     assert generate("a cat", *argv, "--out", tmp_path / "x.png") == 2
@@ -164,14 +209,41 @@ GOOD = {"prompts": ["a cat"], "n": 1, "concepts": [], "strength": 1.0, "negative
 @pytest.mark.parametrize("changed", [
     {"steps": "abc"}, {"concepts": [1]}, {"concepts": {}}, {"concepts": [{"path": 1}]}, {"dtype": "foo"},
     {"dtype": "load"}, {"prompts": []}, {"prompts": "abc"}, {"prompts": [1, 2]}, {"index": 99},
-    {"index": "a"},
-    {"index": -1}, {"seed": None}, {"seed": 2 ** 64}, {"batch": 0}, {"n": True}, {"strength": float("nan")},
+    {"index": "a"}, {"index": -1}, {"n": 10 ** 9},
+    {"seed": None}, {"seed": 2 ** 64}, {"batch": 0}, {"n": True}, {"strength": float("nan")},
     {"guidance": float("inf")}, {"eta": 2}, {"sampler": "x"}, {"vocab": 1}, {"weights": 1}, {"new": 1}])
 def test_a_strangers_recipe_is_judged(changed, tmp_path, capsys):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {**GOOD, **changed})
     assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 2
     error = capsys.readouterr().err
     assert "its recipe cannot be used" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("text, message", [
+    ("[" * 100_000, "carries no recipe"), ("{", "carries no recipe"), ("[]", "its recipe is damaged"),
+    ("1" * 5000, "carries no recipe")])
+def test_a_strangers_text_is_judged(text, message, tmp_path, capsys):
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("textinv", text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=chunks)
+    assert generate("--from", tmp_path / "x.png") == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_strangers_image_is_not_unpacked(tmp_path, monkeypatch, capsys):
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", GOOD)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
+    assert generate("--from", tmp_path / "x.png") == 2
+    assert "carries no recipe" in capsys.readouterr().err
+    assert generate("--from", tmp_path / "missing.png") == 2
+    assert capsys.readouterr().err == (f"error: {tmp_path}/missing.png: no such file. Give a PNG that "
+                                       "sample.py has written.\n")
+
+
+def test_a_strangers_prompt_may_hold_what_no_text_can(tmp_path, capsys):
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {**GOOD, "prompts": ["a \ud800 cat"]})
+    assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 0
 
 
 def test_a_strangers_recipe_alone_loads_no_other_model(tmp_path, capsys):
@@ -185,9 +257,11 @@ def test_a_strangers_recipe_alone_loads_no_other_model(tmp_path, capsys):
     assert "--vocab /etc/passwd, which is loaded only if you say so" in capsys.readouterr().err
 
 
-def test_a_prompt_in_an_ascii_locale():
+def test_a_prompt_in_an_ascii_locale(tmp_path):
     typed = "dög".encode().decode("ascii", "surrogateescape")           # as Python hands it over
-    assert utf8(typed) == utf8("dög") == "dög"
+    for prompt, name in (("a dög", "x.png"), (f"a {typed}", "y.png")):
+        assert generate(prompt, "-n", 1, "--out", tmp_path / name) == 0
+    assert np.array_equal(pixels(tmp_path / "x.png"), pixels(tmp_path / "y.png"))
 
 
 def test_home_folders_are_found(words, tmp_path, monkeypatch):

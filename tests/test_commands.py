@@ -11,11 +11,15 @@ from helpers import ROOT
 from ldm import InputError
 from textinv.commands import command
 
+OUT_OF_MEMORY = "error: memory has run out. Use a smaller --batch, or --dtype bfloat16.\n"
+
 
 @pytest.mark.parametrize("mistake, status, line", [
     (None, 0, ""),
     (InputError("x.png: unreadable: give another"), 2, "error: x.png: unreadable: give another\n"),
-    (KeyboardInterrupt(), 130, "interrupted\n")])
+    (KeyboardInterrupt(), 130, "interrupted\n"), (MemoryError(), 2, OUT_OF_MEMORY),
+    (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), 2, OUT_OF_MEMORY),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 2, OUT_OF_MEMORY)])
 def test_command_turns_mistakes_into_a_line_and_a_status(mistake, status, line, capsys):
     @command
     def main(argv=None) -> None:
@@ -39,12 +43,13 @@ def test_options_are_named_as_the_command_line_writes_them(capsys):
         "error: --eval-every is -1. Use -n or --dtype float32, not a `b c` d`.\n")
 
 
-def test_command_hides_no_defect():
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_command_hides_no_defect(kind):
     @command
     def main(argv=None) -> None:
-        raise ValueError("a defect of ours")
+        raise kind("a defect of ours")
 
-    with pytest.raises(ValueError, match="a defect of ours"):
+    with pytest.raises(kind, match="a defect of ours"):
         main()
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ldm import InputError
 from textinv import Concept, patch, unpatch
-from textinv.concept import model_hash
+from textinv.concept import learned_elsewhere, model_hash
 
 WIDTH, VOCAB = 64, 193
 
@@ -42,8 +42,8 @@ def test_info_is_copied():
 
 
 @pytest.mark.parametrize("placeholder", ["", " ", "my cat", "a\tb", "a\n", "\x1b[31m", "\ud800", "x" * 101,
-                                         "[CLS]", "[pad]", "emb_params", "emp_params", "clip_l", "clip_g",
-                                         "__metadata__", "string_to_param"])
+                                         "[CLS]", "[pad]", "[mask]", "emb_params", "emp_params", "clip_l",
+                                         "clip_g", "__metadata__", "string_to_param"])
 def test_bad_placeholders(placeholder):
     with pytest.raises(InputError, match="placeholder") as error:
         Concept(placeholder, vectors(1))
@@ -128,3 +128,23 @@ def test_models_that_differ_in_one_weight_are_told_apart(own_model, part):
         assert model_hash(model) != before
         weight.view(-1)[0] = value
     assert model_hash(model) == before == model_hash(copy.deepcopy(model).bfloat16())
+
+
+def test_what_a_file_says_of_its_word_is_judged(tmp_path):
+    """It may be a stranger's: what makes no sense is left out, and the word is good without."""
+    good = {"model": "tiny", "step": 3, "init": "cat", "init_vectors": [[0.5] * 8], "own": {"x": [1]}}
+    Concept("*", torch.ones(1, 8), good).save(tmp_path / "good.safetensors")
+    loaded = Concept.load(tmp_path / "good.safetensors")
+    assert loaded.info == good and torch.equal(loaded.start, torch.full((1, 8), 0.5))
+    for bad in ({"model": 5}, {"model_hash": []}, {"init": None}, {"step": "3"}, {"init_vectors": "abc"},
+                {"init_vectors": [[0.5] * 7]}, {"init_vectors": [[0.5] * 8] * 2}, {"init_vectors": 5},
+                {"init_vectors": [["x"] * 8]}, {"init_vectors": [[1e999] * 8]}, {"init_vectors": {}}):
+        Concept("*", torch.ones(1, 8), {**good, **bad}).save(tmp_path / "bad.safetensors")
+        info = Concept.load(tmp_path / "bad.safetensors").info
+        assert info == {key: value for key, value in good.items() if key not in bad}, bad
+
+
+def test_a_word_knows_the_model_that_it_was_learned_on(model):
+    own = model_hash(model)
+    for info, elsewhere in (({}, False), ({"model_hash": own}, False), ({"model_hash": "x"}, True)):
+        assert learned_elsewhere(Concept("*", vectors(1), info), model) == elsewhere

@@ -183,12 +183,12 @@ def test_signals_let_the_step_end(name):
         signal.signal(number, before)
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+@pytest.mark.parametrize("script", [["train.py"], ["sample.py"], ["-m", "textinv"]])
 def test_ctrl_c_during_the_imports_prints_nothing(script, tmp_path):
     """A module in the place of torch that interrupts its own import."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n"
                                        "time.sleep(9)\n")
-    done = subprocess.run([sys.executable, ROOT / script], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, *script], capture_output=True, text=True, cwd=ROOT,
                           env={**os.environ, "PYTHONPATH": f"{tmp_path}"})
     assert done.returncode == -signal.SIGINT and done.stderr == ""
 

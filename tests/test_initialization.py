@@ -13,7 +13,8 @@ from ldm import InputError, LatentDiffusion
 from textinv import Concept, patch
 from textinv.encoder import FILE, WordEncoder
 from textinv.images import read_images
-from textinv.initialization import initial_vectors, nearest_words, vocabulary_norm
+from textinv.initialization import initial_vectors, nearest_words, norm_problem, vocabulary_norm
+from textinv.running.run import Run
 
 WIDTH = 64
 
@@ -170,6 +171,13 @@ def test_auto_is_read_off_the_images(with_encoder, pictures):
     torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
     config = textinv.InversionConfig(init="auto", steps=1)
     assert textinv.invert(model, pictures, config).info["init"] == "auto"
+    with Run(model, pictures, config) as run:
+        identity = run.identity
+    save_file({name: tensor.half() + 1 for name, tensor in encoder.state_dict().items()},
+              model.source.parent / FILE)
+    with Run(model, pictures, config) as run:
+        differ = [name for name, value in identity.items() if value != run.identity[name]]
+    assert differ == ["init_hash"], "another encoder is another run"
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x"),
@@ -180,3 +188,15 @@ def test_auto_without_its_encoder_is_one_line(with_encoder, pictures, damage):
     with pytest.raises(InputError, match="has no encoder|is damaged, or another model's") as error:
         initial_vectors(model, "auto", 1, generator=torch.Generator(), images=read_images(pictures, 64))
     assert "\n" not in str(error.value)
+
+
+def test_the_longest_vector_decides_whether_prompts_drown(model):
+    """By the length of each vector, against that of the longest of those it started from."""
+    start = torch.zeros(2, WIDTH)
+    start[0, :4] = 5.0                                          # norms 10 and 0
+    for length, said in ((24.5, False), (25.5, True)):          # of 16 numbers: norms 98 and 102
+        v = torch.zeros(2, WIDTH)
+        v[1, :16] = length
+        problem = norm_problem(model, Concept("*", v, {"init_vectors": start.tolist()}))
+        assert (problem is not None) == said and (problem is None or "norm is 102" in problem)
+    assert norm_problem(model, Concept("*", 1e6 * v)) is None, "where it started is not known"

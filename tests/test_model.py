@@ -4,6 +4,7 @@ by either attention kernel.
 """
 import copy
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -426,3 +427,11 @@ def test_config_survives_json_and_is_frozen():
                    {**CONFIG.to_dict(), "text": {"activation": 1}}, {**CONFIG.to_dict(), "text": 3}):
         with pytest.raises(InputError, match="not a model config"):
             LDMConfig.from_dict(broken)
+
+
+def test_defaults_are_those_of_the_interface():
+    methods = (LatentDiffusion.trajectory, LatentDiffusion.sample, LatentDiffusion.generate)
+    *others, generate = (inspect.signature(method).parameters for method in methods)
+    for name, value in {"steps": 50, "guidance": 5.0, "eta": 0.0, "sampler": "ddim"}.items():
+        assert all(parameters[name].default == value for parameters in (*others, generate))
+    assert generate["negative"].default == "" and generate["seed"].default == 0

@@ -114,6 +114,16 @@ def rank_of(pid):
     return next((entry.split(b"=")[1].decode() for entry in entries if entry.startswith(b"RANK=")), "none")
 
 
+def test_what_all_processes_find_is_said_once(pictures, tmp_path):
+    """A mistake in the options, and an image that cannot be read."""
+    (pictures / "notes.md").write_text("no image")
+    status, said = ended(torchrun(pictures, tmp_path / "run", "--steps", 1, "--init", "zqzx"))
+    assert status == 1, "torchrun's own"
+    lines = [line for line in said.splitlines() if line.startswith(("error: ", "warning: "))]
+    assert len(lines) == 2 and "notes.md: skipped" in lines[0] and "does not have 'zqzx'" in lines[1]
+    assert "Traceback" not in said.split("torch/distributed")[0]
+
+
 def test_alone_without_torchrun(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert init_processes("cpu") == Processes(0, 1)

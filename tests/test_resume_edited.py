@@ -1,6 +1,7 @@
 """Resuming a run of which something was damaged, edited or exchanged: it continues from a state that is its
 own, bit for bit, or ends with one line that names what differs, before anything is written."""
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import train
 from helpers.runs import assert_same_run, contents, options, train_word
 from helpers.weight_files import edit_json, error_of
 from textinv import Concept, InversionConfig
-from textinv.running.folder import read_metrics, read_record
+from textinv.inversion import Progress
+from textinv.running.folder import RunFolder, read_metrics, read_record
+from textinv.running.identity import differences
 from textinv.running.options import RunOptions, fixed, resumed
 from textinv.running.state import KEY, PREVIOUS, STATE, check_metrics, checksum, mismatch, read_state
 
@@ -169,7 +172,7 @@ def test_what_lies_next_to_the_images_is_part_of_the_run(pictures, tmp_path, cap
             (caption, lambda: caption.write_text("* at night"), prompts),
             (own, lambda: own.write_text("a statue of {}\n"), prompts),
             (start, lambda: Concept("x", torch.full((1, 64), 2.0)).save(start),
-             "the init word's file changed"),
+             "what v starts from (the init word's file, or the encoder) changed"),
             (mask, lambda: mask_of(32).save(mask), "the masks changed"),
             (mask, mask.unlink, "the masks changed")):
         before = path.read_bytes()
@@ -193,25 +196,47 @@ def test_other_images_are_refused_and_moved_ones_are_not(whole, pictures, tmp_pa
     settings = json.loads((whole / "config.json").read_text())
     assert settings["images"] == str(moved)
     assert all(name.startswith(str(moved)) for name in settings["image_hashes"])
-    (moved / "0.png").write_bytes((moved / "1.png").read_bytes())
-    assert "the images changed" in refused(whole, capsys, "--images", moved)
+    (moved / "0.png").write_bytes(b"".join([(moved / "0.png").read_bytes(), b"more"]))
+    (moved / "2.png").rename(moved / "3.png")
+    assert f"the images changed ({moved}/0.png is not what it was). Put that right" in refused(whole, capsys)
+    (moved / "3.png").write_bytes(b"".join([(moved / "3.png").read_bytes(), b"more"]))
+    assert (f"({moved}/0.png is not what it was, {moved}/3.png is new, {moved}/2.png is gone)"
+            in refused(whole, capsys))
+    for i in range(4, 9):
+        (moved / f"{i}.png").write_bytes(b"".join([(moved / "1.png").read_bytes(), bytes([i])]))
+    error = refused(whole, capsys)
+    assert f"{moved}/4.png is new, ...)" in error and "5.png" not in error
+
+
+def test_images_in_another_order_are_refused():
+    saved = {"image_hashes": ["1", "2"]}
+    assert differences({"image_hashes": ["2", "1"]}, saved, {"b": "2", "a": "1"}, {"a": "1", "b": "2"}
+                       ) == "the images changed"
+
+
+def edited(path):
+    """One digit of a loss, so that the file is as long as before."""
+    text = path.read_text()
+    place = text.index('"loss": ') + 12
+    path.write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1:])
 
 
 @pytest.mark.parametrize("change, reason", [
-    (truncated, "metrics.jsonl was cut or edited"),
+    (truncated, "metrics.jsonl was cut or edited"), (edited, "metrics.jsonl was cut or edited"),
     (lambda path: path.write_bytes(b"x" * 10_000), "metrics.jsonl was cut or edited"),
     (Path.unlink, "metrics.jsonl cannot be read (No such file or directory)")])
 def test_metrics_that_do_not_fit_are_named(whole, change, reason):
-    path, size = whole / "metrics.jsonl", read_state(whole / STATE).metrics_bytes
-    check_metrics(path, size)
-    check_metrics(path, 0)
+    path, state = whole / "metrics.jsonl", read_state(whole / STATE)
+    assert state.metrics_bytes == path.stat().st_size
+    check_metrics(path, state)
+    check_metrics(path, read_state(whole / PREVIOUS))           # to which only the beginning belongs
     change(path)
-    assert error_of(check_metrics, path, size).startswith(reason)
+    assert error_of(check_metrics, path, state).startswith(reason)
 
 
 def test_a_run_without_its_metrics_is_refused(whole, capsys):
     (whole / "metrics.jsonl").write_text("")
-    assert "cannot resume: metrics.jsonl was cut or edited: it lacks lines" in refused(whole, capsys)
+    assert "cannot resume: metrics.jsonl was cut or edited: its lines are not" in refused(whole, capsys)
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -236,7 +261,7 @@ def test_config_that_is_no_record_is_one_line(whole, text):
 
 
 @pytest.mark.parametrize("line", ["[]", "3", "{}", '{"step": "1"}', "[" * 100_000, "nonsense",
-                                  '{"step": 1, "loss": null, "v_norm": 1, "cosine": 1}',
+                                  '{"step": 1, "loss": "low", "v_norm": 1, "cosine": 1}',
                                   '{"step": 1, "loss": 1, "v_norm": 1, "cosine": 1, "eval_loss": "low"}',
                                   '{"step": 1, "loss": 1, "v_norm": 1, "cosine": 1, "nearest": 5}'])
 def test_metrics_of_wrong_types_are_one_line(whole, line):
@@ -256,3 +281,25 @@ def test_states_are_compared_by_names_shapes_and_dtypes():
             ({"v": torch.ones(2, 3).bfloat16(), "losses": torch.ones(7)}, "v is torch.bfloat16 [2, 3]"),
             ({"v": torch.ones(2, 3), "losses": torch.ones(7, 1)}, "losses is torch.float32 [7, 1]")):
         assert message in mismatch(state, ours)
+
+
+def test_a_step_without_a_finite_loss_is_valid_json(whole, tmp_path):
+    """null in the file, NaN in Python; a curve leaves it out."""
+    folder = RunFolder(tmp_path / "run")
+    folder.begin({})
+    folder.log(Progress(1, math.nan, math.inf, 1.0, 0.5, True), 0.1)
+    folder.close()
+    text = (tmp_path / "run/metrics.jsonl").read_text()
+    line, = read_metrics(tmp_path / "run")
+    assert json.loads(text, parse_constant=pytest.fail)["loss"] is None and '"grad_norm": null' in text
+    assert math.isnan(line["loss"]) and math.isnan(line["grad_norm"]) and line["cosine"] == 0.5
+    assert line["lr"] == 0.1
+
+
+def test_a_state_without_the_hash_of_its_metrics_is_of_an_older_version(whole):
+    with safetensors.safe_open(whole / STATE, "pt") as file:
+        about = json.loads(file.metadata()[KEY])
+    del about["sha256"], about["metrics_sha256"]
+    tensors = load_file(whole / STATE)
+    save_file(tensors, whole / STATE, {KEY: json.dumps({**about, "sha256": checksum(tensors, about)})})
+    assert "saved by an older version" in error_of(read_state, whole / STATE)

@@ -15,9 +15,10 @@ import train
 import weights
 from helpers import DATA, assert_close
 from ldm import InputError
-from textinv import Concept, InversionConfig, evaluate, patch, unpatch
+from textinv import Concept, InversionConfig, patch, unpatch
+from textinv.commands import evaluate
+from textinv.commands.concept import main as concept_main
 from textinv.concept import load_all
-from textinv.concept.__main__ import main as concept_main
 from textinv.initialization import initial_vectors
 
 FOLDER, FILE = str(DATA / "sd1-hf-tiny"), str(DATA / "sd1-tiny/model.ckpt")

@@ -4,6 +4,7 @@ import torch
 
 from helpers import DATA
 from ldm import InputError, LearnedWords, Tokenizer
+from ldm.tokenizer import word_piece
 from weights.vocabularies import read_vocabulary
 
 VOCAB = DATA / "diffusers-tiny/tokenizer/vocab.txt"
@@ -97,3 +98,10 @@ def test_vocabulary_larger_than_the_table_is_refused():
     """Its last ids would be taken for learned words."""
     with pytest.raises(InputError, match="only 10 rows"):
         Tokenizer(lambda: read_vocabulary(VOCAB), 77, LearnedWords(10, 4))(["a"])
+
+
+def test_whole_words_are_neither_pieces_nor_marks():
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "cat", "##s", "[", "]"]
+    backend = word_piece({token: i for i, token in enumerate(tokens)})
+    tokenizer = Tokenizer(lambda: backend, 9, LearnedWords(8, 4))
+    assert tokenizer.whole_words == {"cat": 4, "[": 6, "]": 7}

@@ -152,3 +152,12 @@ def test_the_tokenizer_of_a_model_cannot_be_exchanged():
     model = weights.load(DATA / "diffusers-tiny")
     with pytest.raises(AttributeError):
         model.tokenizer = weights.load(DATA / "diffusers-tiny").tokenizer
+
+
+def test_embed_by_hand():
+    """The first private id is the vocabulary's size; all below are the table's."""
+    words, table = LearnedWords(5, 2), torch.nn.Embedding(5, 2)
+    words.add("<a>", torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    got = words.embed(table, torch.tensor([[4, 5, 6, 0]]))
+    assert torch.equal(got, torch.stack([table.weight[4], torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]),
+                                         table.weight[0]])[None])

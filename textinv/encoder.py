@@ -7,6 +7,7 @@ starts. It exists for a model whose vectors mean something everywhere, as the em
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import safetensors
 import torch
@@ -61,13 +62,19 @@ class WordEncoder(nn.Module):
         return self.norm * F.normalize(self(z).mean(dim=0, keepdim=True), dim=-1)
 
 
-def load_encoder(model: LatentDiffusion) -> WordEncoder:
-    """The encoder that lies next to the model's weights, in fp32 on its device.
-    Raises InputError if there is none, or if it is damaged or another model's."""
+def encoder_file(model: LatentDiffusion) -> Path:
+    """The file next to the model's weights. Raises InputError if there is none."""
     folder = None if model.source is None else model.source if model.source.is_dir() else model.source.parent
     if folder is None or not (path := folder / FILE).is_file():
         raise InputError("`init` is auto, but this model has no encoder that reads a word off images. Give a "
                          "word for what the images show, such as 'cup'.")
+    return path
+
+
+def load_encoder(model: LatentDiffusion) -> WordEncoder:
+    """The encoder that lies next to the model's weights, in fp32 on its device.
+    Raises InputError if there is none, or if it is damaged or another model's."""
+    path = encoder_file(model)
     encoder = WordEncoder(model.config.autoencoder.embed_dim, model.text_encoder.config.width)
     try:
         encoder.load_state_dict(load_file(path))

@@ -1,7 +1,7 @@
 """`python -m textinv.evaluate`: the same as `textinv evaluate`."""
 import sys
 
-from textinv.commands.evaluate import main
+from textinv.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("evaluate"))

@@ -2,14 +2,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from ldm import InputError
-from weights.files import atomic_write
+from weights.files import atomic_write, file_to_write
 
 _KEY = "textinv"        # of the text chunk that holds the recipe
 _GAP = 2
@@ -63,6 +64,17 @@ def enlarged(image: Image.Image, scale: int) -> Image.Image:
     return image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
 
 
+def png_path(out: str) -> Path:
+    """The file that a command line names for an image. Raises InputError where it is not a PNG's name, or no
+    file that can be written."""
+    path = Path(os.path.expanduser(out))
+    if path.suffix.lower() != ".png":
+        raise InputError(f"`out` is {out}, but images are written as PNG, which carries their recipe. Give a "
+                         "name that ends in .png.")
+    file_to_write(path)
+    return path
+
+
 def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = None) -> None:
     """Write the image atomically, with its recipe as JSON in a text chunk.
     Raises InputError if it cannot be written."""
@@ -79,7 +91,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     try:
         with Image.open(path) as image:
             recipe = json.loads(image.info[_KEY])
-    except (OSError, UnidentifiedImageError, KeyError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file. Give a PNG that sample.py has written.") from error
+    except (OSError, Image.DecompressionBombError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: carries no recipe. Give a PNG that sample.py has written.") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: its recipe is damaged. Give a PNG that sample.py has written.")

@@ -47,9 +47,16 @@ class TrainingImage:
     sha256: str                   # of the file
 
 
+def speaks() -> bool:
+    """Whether this process tells what it finds in its input. Of those that torchrun has started on a machine
+    the first does: all of them find the same."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def print_warning(line: str) -> None:
-    """Print to stderr, above a progress bar if there is one."""
-    tqdm.write(f"warning: {one_line(line)}", file=sys.stderr)
+    """Print to stderr, above a progress bar if there is one, if this process speaks."""
+    if speaks():
+        tqdm.write(f"warning: {one_line(line)}", file=sys.stderr)
 
 
 def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: str = "center",

@@ -19,6 +19,8 @@ from textinv.dataset import encode
 from textinv.encoder import load_encoder
 from textinv.images import TrainingImage
 
+FAR = 10                # times the norm that is usual: no prompt is a match for the word
+
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
                     cross_init: bool | None = None,
@@ -80,6 +82,17 @@ def names_file(init: str) -> bool:
 def vocabulary_norm(model: LatentDiffusion) -> float:
     """The mean norm of the vocabulary's vectors."""
     return model.text_encoder.table.weight.float().norm(dim=1).mean().item()
+
+
+def norm_problem(model: LatentDiffusion, word: Concept) -> str | None:
+    """What is wrong with the length of a word's vectors, in words, if they are far longer than the
+    vocabulary's and than those that it started from; None if nothing is, or if its start is not known."""
+    if word.start is None or word.vectors.shape[1] != model.words.width:
+        return None
+    norm, start = (vectors.norm(dim=-1).max().item() for vectors in (word.vectors, word.start))
+    if norm <= FAR * max(start, usual := vocabulary_norm(model)):
+        return None
+    return f"the word's norm is {norm:.3g}, the vocabulary's {usual:.3g}: prompts will drown in it"
 
 
 @torch.no_grad()

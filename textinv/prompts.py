@@ -90,13 +90,16 @@ def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool
     the words that were learned; expects_word: whether one of them belongs into the prompt."""
     ids, room, unknown = tokenizer.tokenize(prompt), tokenizer.length - 2, tokenizer.unknown_words(prompt)
     learned = [i >= tokenizer.words.vocab_size for i in ids]
+    unlearned = [word for part, private in tokenizer.words.split(prompt) if not private
+                 for word in _PLACEHOLDER.findall(part)]
     problems = []
-    if not prompt.strip():
+    if expects_word and not prompt.strip():
         problems.append("is empty: the images will show anything")
     elif expects_word and not any(learned) and len(tokenizer.words):
         problems.append(f"contains no learned word: write {' or '.join(tokenizer.words)} where it goes")
-    elif expects_word and not any(learned) and (match := _PLACEHOLDER.search(prompt)):
-        problems.append(f"contains {match[0]}, which the model has not learned: give its file with `concept`")
+    elif unlearned:
+        problems.append(f"contains {', '.join(dict.fromkeys(unlearned))}, which the model has not learned: "
+                        "give its file with `concept`")
     if len(ids) > room:
         problems.append(f"has {len(ids)} tokens, but the model reads {room}: its end"
                         + ", with a learned word," * any(learned[room:]) + " is cut off")

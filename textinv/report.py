@@ -1,7 +1,7 @@
 """`python -m textinv.report`: the same as `textinv report`."""
 import sys
 
-from textinv.commands.report import main
+from textinv.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("report"))

@@ -61,10 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises InputError if the file cannot be written, and before the block if `path` is a folder, a device or
     anything else that a rename would destroy.
     """
-    target = Path(os.path.realpath(path))
-    if os.path.exists(target) and not target.is_file():
-        raise InputError(f"{path} is {'a folder' if target.is_dir() else 'a device or a pipe'}. "
-                         "Give the name of a file.")
+    target = file_to_write(path)
     partial = target.with_name(target.name + ".partial")
     try:
         yield partial
@@ -80,6 +77,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise InputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}). "
                              "Check the folder and the free space.") from error
         raise
+
+
+def file_to_write(path: Path) -> Path:
+    """The file that writing to `path` changes: itself, or what a symbolic link there points to. Raises
+    InputError if it is a folder, a device or anything else that a rename would destroy, or if its folder, or
+    the first of those above that is there, takes no new file."""
+    target = Path(os.path.realpath(path))
+    if os.path.exists(target) and not target.is_file():
+        raise InputError(f"{path} is {'a folder' if target.is_dir() else 'a device or a pipe'}. "
+                         "Give the name of a file.")
+    folder = next(folder for folder in target.parents if os.path.exists(folder))
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise InputError(f"{path}: cannot be written ({folder} is not a folder that you may write to). Give "
+                         "another name.")
+    return target
 
 
 def _new_file_mode(partial: Path) -> int:

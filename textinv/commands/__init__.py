@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 
 from ldm import InputError
 from textinv.decoding import one_line
+from textinv.images import speaks
+from textinv.running.processes import ProcessDied
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     """Decorate the main function of a command line. What it returns is the exit status: 0; 2 after an
-    InputError or a file that cannot be read or written, of which one line is printed; as in a shell, 130
-    where the user interrupted it, and 141 where nobody reads its output any more, as after `| head`."""
+    InputError, where memory runs out, or a file cannot be read or written, of which one line is printed; as
+    in a shell, 130 where the user interrupted it, and 141 where nobody reads its output any more, as after
+    `| head`."""
     @functools.wraps(main)
     def wrapper(argv: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):         # whatever the locale's encoding lacks
@@ -26,7 +29,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
             main(argv)
             sys.stdout.flush()
         except InputError as error:
-            return _report(dashed(str(error)))
+            return _report(dashed(str(error)), own=isinstance(error, ProcessDied))
         except BrokenPipeError:
             _discard_output()
             return 141
@@ -35,6 +38,10 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
                 _discard_output()
             return _report(f"{error.filename or 'standard output'}: {error.strerror or error}. "
                            "Check the name and the free space.")
+        except (MemoryError, RuntimeError) as error:        # torch has several, of no type of their own
+            if not isinstance(error, MemoryError) and not re.search("out of memory|t allocate", str(error)):
+                raise
+            return _report("memory has run out. Use a smaller --batch, or --dtype bfloat16.")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
@@ -42,8 +49,10 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
     return wrapper
 
 
-def _report(message: str) -> int:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+def _report(message: str, *, own: bool = False) -> int:
+    """Print an error; own: that of this process, and not one that others find as well. The exit status."""
+    if own or speaks():
+        print(f"error: {one_line(message)}", file=sys.stderr)
     return 2
 
 

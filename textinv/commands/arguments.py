@@ -24,18 +24,18 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error, and whose help shows every default and
     ends with an example: the arguments of one."""
 
-    def __init__(self, name: str, description: str | None, *, example: str = "", **options: Any):
+    def __init__(self, name: str, description: str | None, *, example: str, epilog: str = ""):
         script = Path(sys.argv[0]).name
-        prog = script if script == f"{name}.py" else f"textinv {name}".strip()
-        self.example = f"{'python ' * (script == f'{name}.py')}{prog} {example}"
-        if example:
-            options |= {"epilog": f"example:\n  {self.example}",
-                        "formatter_class": argparse.RawDescriptionHelpFormatter}
-        super().__init__(prog=prog, description=(description or "").split("\n\n")[0], **options)
+        is_script = name in ("train", "sample") and script == f"{name}.py"
+        prog = script if is_script else f"textinv {name}".strip()
+        self.example = f"{'python ' * is_script}{prog} {example}"
+        super().__init__(prog=prog, description=(description or "").split("\n\n")[0],
+                         epilog=f"{epilog}example:\n  {self.example}",
+                         formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError."""
-        raise InputError(f"{message}. See {self.prog} --help, or try: {self.example.strip()}")
+        raise InputError(f"{message}. See {self.prog} --help, or try: {self.example}")
 
 
 def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
@@ -111,7 +111,7 @@ def value(**rules: Any) -> Any:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """The values of `add_sampling_options`. Raises InputError on values without meaning."""
-    n: int = value(minimum=1)
+    n: int = value(minimum=1, maximum=100_000)
     seed: int = value(minimum=0, maximum=MAX_SEED)
     steps: int = value(minimum=1)
     guidance: float = value(minimum=-1000, maximum=1000)

@@ -1,7 +1,6 @@
 """Edit images with learned words: `textinv edit COMMAND ...`."""
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
@@ -27,8 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
-    parser = Parser("edit", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog=f"commands:\n{listed}\n\n`textinv edit COMMAND --help` lists the options of one."
-                           "\n\nexample:\n  textinv edit blend --help")
+    parser = Parser("edit", __doc__, example="blend --help", epilog=f"commands:\n{listed}\n\n`textinv edit "
+                    "COMMAND --help` lists the options of one.\n\n")
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
     parser.parse_args(argv)

@@ -1,7 +1,6 @@
 """Textual Inversion: learn a new word from a few images, and use it in any prompt."""
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -60,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help and --version. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
-    parser = Parser("", __doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-                    epilog=f"commands:\n{listed}\n\n{MAP}")
+    parser = Parser("", __doc__, example="train --images examples/fox --init wolf",
+                    epilog=f"commands:\n{listed}\n\n{MAP}\n\n")
     parser.add_argument("--version", action="version", version=f"textinv {textinv.__version__}")
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
     parser.parse_args(argv)

@@ -115,8 +115,9 @@ def recipe_from_png(options: argparse.Namespace) -> Recipe:
     """The recipe that the PNG of --from carries. It may be a stranger's, so every value is checked, and it
     alone makes nothing else than the embedded model be loaded. Raises InputError."""
     path = Path(os.path.expanduser(options.source))
+    given = read_recipe(path)
     try:
-        recipe = Recipe(**read_recipe(path))
+        recipe = Recipe(**given)
     except (TypeError, InputError) as error:
         why = str(error) if isinstance(error, InputError) else "it is of another version"
         raise InputError(f"{path}: its recipe cannot be used ({why.removesuffix('.')}). Give a PNG that this "

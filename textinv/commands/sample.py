@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from textinv.commands import command, dashed
+from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
     add_clip_option,
@@ -30,29 +30,26 @@ from textinv.commands.arguments import (
     load_model,
 )
 from textinv.commands.recipe import Recipe, recipe_from_options, recipe_from_png
-from textinv.concept import Concept, at_strength, find_words, fingerprint, learned_elsewhere, patch
+from textinv.commands.words import add_concept_option, teach, warn_of_prompts
+from textinv.concept import Concept, at_strength, find_words, fingerprint
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
 from textinv.editing.deltas import Delta, applied
-from textinv.grids import enlarged, grid, read_recipe, save_png
+from textinv.grids import enlarged, grid, png_path, read_recipe, save_png
 from textinv.images import print_warning, read_images
-from textinv.prompts import prompt_problems
 from textinv.running.folder import read_record
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     p = Parser("sample", __doc__, example='"a photo of a * on the beach" --concept runs/fox -n 8')
-    p.add_argument("text", nargs="*", metavar="PROMPT", type=utf8,
-                   help="what to show; several prompts give a row each")
+    p.add_argument("text", nargs="*", metavar="PROMPT", help="what to show; several prompts give a row each")
     p.add_argument("--prompts", metavar="FILE", help="file of prompts, one a line")
-    p.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
-                   help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME gives "
-                        "it another placeholder. Repeatable")
+    add_concept_option(p)
     p.add_argument("--strength", action="append", default=[], metavar="[WORD=]NUMBER",
                    help="of all words, or of one: 0 is the init word, 1 the learned one, 1.5 goes beyond; "
                         "lower it if prompts lose their hold (default: 1.0). Repeatable")
-    p.add_argument("--negative", default="", type=utf8, help="what not to show (default: nothing)")
+    p.add_argument("--negative", default="", help="what not to show (default: nothing)")
     add_sampling_options(p, n=4, batch=8)
     p.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpm++; dpm++ needs fewer steps, ddpm all "
                                                      "1,000 (default: %(default)s)")
@@ -75,11 +72,6 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def utf8(text: str) -> str:
-    """An argument as the user typed it, also where the locale's encoding is ASCII."""
-    return os.fsencode(text).decode("utf-8", "replace")
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
@@ -88,18 +80,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.best is not None and not 1 <= options.best <= recipe.n:
         raise InputError(f"`best` is {options.best}. Use 1 to {recipe.n}, the number of images per prompt.")
     out = path_of(options.out, recipe)
-    model = teach(load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device), recipe)
-    texts = [*dict.fromkeys(recipe.prompts), *([recipe.negative] if recipe.negative else [])]
-    for text in texts:
-        for problem in prompt_problems(model.tokenizer, text, expects_word=text in recipe.prompts):
-            print_warning(dashed(f"prompt {text!r} {problem}"))
+    model = load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device)
+    for path, concept in words_of(recipe):
+        teach(model, path, concept)
+    warn_of_prompts(model, recipe.prompts)
+    warn_of_prompts(model, [recipe.negative], expects_word=False)
     written: list[Path] = []
     try:
         with tuned(model, recipe):
             images: Iterable[tuple[int, Image.Image]] = candidates(model, recipe)
             if options.best is not None and not options.source:
-                choose, made = chooser(model, recipe, options), dict(images)
-                recipe = dataclasses.replace(recipe, kept=choose(made))
+                choose, made = chooser(model, recipe, options), {}
+                try:
+                    made.update(images)
+                    chosen = choose(made)
+                except BaseException:       # nothing is chosen: all that are drawn are kept
+                    written.extend(generate(made.items(), recipe, out))
+                    raise
+                recipe = dataclasses.replace(recipe, kept=chosen)
                 images = [(i, made[i]) for i in recipe.wanted]
             for path in generate(images, recipe, out):
                 written.append(path)
@@ -119,22 +117,21 @@ def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextM
     return applied(model, delta)
 
 
-def teach(model: LatentDiffusion, recipe: Recipe) -> LatentDiffusion:
-    """The model, taught the recipe's words. Raises InputError if a word's file is not what it was."""
+def words_of(recipe: Recipe) -> Iterator[tuple[Path, Concept]]:
+    """The recipe's words, at their strengths, and where they are from. Raises InputError if a word's file is
+    not what it was."""
     for entry in recipe.concepts:
         path, words = find_words(entry["path"])
         concept = next((word for word in words if fingerprint(word) == entry["hash"]), None)
         if concept is None:
             raise InputError(f"{path}: contains another word than the one that this image was made with. "
                              "Give the file as it was.")
-        if learned_elsewhere(concept, model):
-            print_warning(f"{path}: this word was learned on another model ({concept.info.get('model')})")
-        strength = entry.get("strength", recipe.strength)
         try:
-            patch(model, Concept(entry["placeholder"], at_strength(concept, strength)))
+            vectors = at_strength(concept, entry.get("strength", recipe.strength))
+            word = Concept(entry["placeholder"], vectors, concept.info)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    return model
+        yield path, word
 
 
 def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Image.Image]]:
@@ -182,7 +179,7 @@ def generate(images: Iterable[tuple[int, Image.Image]], recipe: Recipe, out: Pat
         shown[i] = enlarged(image, recipe.scale)
         path = out if len(wanted) == 1 else out.with_name(f"{out.stem}-{i:03d}.png")
         yield save(shown[i], path, dataclasses.replace(recipe, index=i, kept=None))
-    if len(wanted) > 1:
+    if len(shown) == len(wanted) > 1:
         n = len(wanted) // len(recipe.prompts)
         columns = n if len(recipe.prompts) > 1 else min(n, 4 if n <= 16 else 8)
         yield save(grid([shown[i] for i in wanted], columns), out, recipe)
@@ -200,12 +197,10 @@ def save(image: Image.Image, path: Path, recipe: Recipe) -> Path:
 def path_of(out: str | None, recipe: Recipe) -> Path:
     """Where the grid goes, or the only image. Raises InputError where that is not a PNG, or where one of the
     files is one that this command has not written."""
-    path = Path(os.path.expanduser(out or "samples"))
-    if out is None or os.path.isdir(path):
-        return next_free_path(path, recipe)
-    if path.suffix.lower() != ".png":
-        raise InputError(f"`out` is {out}, but images are written as PNG, which carries their recipe. Give a "
-                         "name that ends in .png, or a folder that exists.")
+    folder = os.path.expanduser(out or "samples")
+    if out is None or os.path.isdir(folder):
+        return png_path(str(next_free_path(Path(folder), recipe)))
+    path = png_path(out)
     singles = path.parent.glob(f"{glob.escape(path.stem)}-[0-9][0-9][0-9]*.png")
     for file in (path, *(singles if recipe.n * len(recipe.prompts) > 1 else ())):
         if file.is_file():

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from textinv.commands import command, dashed
 from textinv.commands.arguments import Parser, add_fields, load_model
-from textinv.initialization import vocabulary_norm
+from textinv.initialization import norm_problem
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
 from textinv.reporting import report
@@ -28,8 +28,6 @@ from textinv.running.options import RunOptions, resolve_device, resolve_dtype, r
 from textinv.running.processes import init_processes, local_device
 from textinv.running.run import Run
 from textinv.running.usage import program, sample_commands
-
-FAR = 10                # times the norm that is usual: no prompt is a match for the word
 
 
 @command
@@ -109,10 +107,8 @@ def print_summary(run: Run, losses: dict[str, float]) -> None:
     elif inversion.step < config.steps:
         print(f"stopped after step {inversion.step} of {config.steps}; "
               f"continue with: {program('train')} --resume --out {shlex.quote(str(path))}")
-    norm, usual = inversion.v.norm(dim=-1).max().item(), vocabulary_norm(inversion.model)
-    if norm > FAR * max(usual, inversion.v0.norm(dim=-1).max().item()):
-        print(f"warning: the word's norm is {norm:.3g}, the vocabulary's {usual:.3g}: prompts will drown in "
-              "it. Use a lower --lr, or --fix-norm.")
+    if problem := norm_problem(inversion.model, inversion.concept()):
+        print(f"warning: {problem}. Use a lower --lr, or --fix-norm.")
     if losses:
         print_comparison(losses, config.placeholder)
         keep(run, losses)

@@ -22,6 +22,7 @@ from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 from textinv import formats
 
 RUN_FILE = "concept.safetensors"                # where a run's folder keeps its word
+_INFO = {"model": str, "model_hash": str, "init": str, "step": int}     # what is believed of a file's info
 
 
 @dataclass(frozen=True, eq=False)               # tensors have no truth value to compare by
@@ -41,7 +42,7 @@ class Concept:
         if not _is_usable(word):
             raise InputError(f"`placeholder` is {ascii(word[:100])}. Use 1 to 100 printable characters, "
                              "no spaces.")
-        if (word.upper() in Tokenizer.marks or word.lower() in CLIPTokenizer.marks
+        if (word.upper() in Tokenizer.special or word.lower() in CLIPTokenizer.marks
                 or word in formats.RESERVED):
             raise InputError(f"`placeholder` {word!r} has a meaning of its own. Use another word.")
         if vectors.ndim != 2 or 0 in vectors.shape:
@@ -56,6 +57,12 @@ class Concept:
                              "or the file is damaged")
         object.__setattr__(self, "vectors", copy)
         object.__setattr__(self, "info", json.loads(json.dumps(dict(self.info))))
+
+    @property
+    def start(self) -> Tensor | None:
+        """The vectors (k d) that the word started from, if its info says so."""
+        start = self.info.get("init_vectors")
+        return None if start is None else torch.tensor(start, dtype=torch.float32)
 
     @classmethod
     def load(cls, path: str | Path) -> Concept:
@@ -105,6 +112,9 @@ def find_words(text: str) -> tuple[Path, list[Concept]]:
 def _read(path: str | Path) -> list[formats.Word]:
     path = Path(os.path.expanduser(path))
     file = path / RUN_FILE if os.path.isdir(path) else path
+    if file != path and not os.path.exists(file):
+        raise InputError(f"{path}: a folder without {RUN_FILE}. Give the folder of a run, or a file of "
+                         "learned words.")
     if not os.path.exists(file):                # unlike Path.exists, False for names that no file can have
         raise InputError(f"{file}: no such file. Give a file of learned words, or the folder of a run.")
     return formats.read(file)
@@ -117,9 +127,22 @@ def _concepts(path: str | Path, words: Sequence[formats.Word]) -> list[Concept]:
                              "prompt can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on "
                              "the command line gives it another name.")
     try:
-        return [Concept(*word) for word in words]
+        return [Concept(word.placeholder, word.vectors, _believable(word)) for word in words]
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _believable(word: formats.Word) -> dict[str, Any]:
+    """What a file says about its word, which may be a stranger's, without the entries that make no sense."""
+    info = {key: value for key, value in word.info.items() if isinstance(value, _INFO.get(key, object))}
+    if "init_vectors" in info:
+        try:
+            start = torch.tensor(info["init_vectors"], dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            start = torch.empty(0)
+        if start.shape != word.vectors.shape or not start.isfinite().all():
+            del info["init_vectors"]
+    return info
 
 
 def _is_usable(word: str) -> bool:
@@ -149,12 +172,12 @@ def unpatch(model: LatentDiffusion, placeholder: str) -> None:
 
 
 def at_strength(concept: Concept, strength: float) -> Tensor:
-    """Vectors (k d) on the line from the init word (0) through the learned one (1)."""
+    """Vectors (k d) on the line from what the word started from (0) through the learned ones (1). Raises
+    InputError where its start is not known."""
     if strength == 1:
         return concept.vectors
-    if "init_vectors" not in concept.info:
+    if (start := concept.start) is None:
         raise InputError("does not say where its word started, so `strength` must be 1. Drop the option.")
-    start = torch.tensor(concept.info["init_vectors"])
     return start + strength * (concept.vectors - start)
 
 

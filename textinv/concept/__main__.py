@@ -1,7 +1,7 @@
 """`python -m textinv.concept`: the same as `textinv concept`."""
 import sys
 
-from textinv.commands.concept import main
+from textinv.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(start("concept"))

@@ -33,7 +33,7 @@ def sheet(attended: AttentionMaps, *, over_steps: int = 0, columns: int | None =
     steps = len(attended.maps)
     chunks = torch.arange(steps).tensor_split(max(1, min(over_steps, steps)))
     rows = [attended.maps[chunk].mean(dim=0)[attended.own] for chunk in chunks]          # n h w each
-    scale = max(row.max().item() for row in rows)
+    scale = max((row.max().item() for row in rows if len(row)), default=1.0)     # an empty prompt has none
     words = attended.tokens[attended.own]
     cells = []
     for row, chunk in zip(rows, chunks, strict=True):

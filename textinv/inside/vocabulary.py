@@ -86,9 +86,8 @@ def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
     """Where a word was during its training (s k d), and at which steps: of a run's folder at every
     measurement of the evaluation loss, of a word's file at the start and the end. source: where the word was
     found. Raises InputError if its start is not known."""
-    if "init_vectors" not in concept.info:
+    if (start := concept.start) is None:
         raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
-    start = torch.tensor(concept.info["init_vectors"], dtype=torch.float32)
     if source.is_dir():
         with contextlib.suppress(InputError, KeyError):         # a state that is damaged, or without a path
             path = read_state(source / STATE).tensors["evaluation.path"]

@@ -17,7 +17,7 @@ from textinv.grids import bands
 from textinv.inside.map_page import map_section
 from textinv.inside.page import facts
 from textinv.reporting.keep import COMPARISON, read_maps
-from textinv.reporting.pictures import image_tag
+from textinv.reporting.images import image_tag
 
 
 def read_comparison(folder: Path) -> dict[str, Any]:

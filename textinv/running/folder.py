@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,11 +35,12 @@ from ldm import InputError
 from textinv.concept import RUN_FILE, Concept, save_all
 from textinv.grids import save_png
 from textinv.inversion import Progress
-from textinv.running.state import PREVIOUS, STATE, SavedState, write_state
+from textinv.running.state import PREVIOUS, STATE, SavedState, metrics_hash, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
 BEST_FILE, IMAGE_WORDS_FILE = "best.safetensors", "image-words.safetensors"
+METRICS_FILE = "metrics.jsonl"
 # what a config.json must have for a run to be resumed, evaluated and reported; its options check themselves
 RECORD = {"images": str, "steps": int, "model_hash": str, "processes": int, "image_hashes": dict}
 CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # the same of a line of metrics
@@ -118,8 +120,10 @@ class RunFolder(ReadOnlyFolder):
 
     def log(self, progress: Progress, lr: float) -> None:
         line = {name: value for name, value in dataclasses.asdict(progress).items() if value is not None}
+        numbers = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                   for name, value in {**line, "lr": lr}.items()}           # JSON has no NaN
         with self._writing():
-            self._metrics.write(json.dumps({**line, "lr": lr}).encode() + b"\n")
+            self._metrics.write(json.dumps(numbers).encode() + b"\n")
             if self._board is not None:
                 for name in METRICS & line.keys():
                     self._board.add_scalar(name, line[name], progress.step)
@@ -146,7 +150,8 @@ class RunFolder(ReadOnlyFolder):
             self._metrics.flush()
             os.fsync(self._metrics.fileno())
             size = self._metrics.tell()
-        write_state(self.path, SavedState(state(), identity, size))
+            sha256 = metrics_hash(self.path / METRICS_FILE, size)
+        write_state(self.path, SavedState(state(), identity, size, sha256))
 
     def close(self) -> None:
         try:
@@ -161,7 +166,7 @@ class RunFolder(ReadOnlyFolder):
         with atomic_write(self.path / "config.json") as partial:
             partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         with self._writing():
-            self._metrics = (self.path / "metrics.jsonl").open("ab")
+            self._metrics = (self.path / METRICS_FILE).open("ab")
             self._metrics.truncate(metrics_bytes)
             self._metrics.seek(metrics_bytes)
         self._logged = step
@@ -210,8 +215,9 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics, one dict per step. Raises InputError if they cannot be read."""
-    path = folder / "metrics.jsonl"
+    """A run's metrics, one dict per step; null, what was not finite, is NaN. Raises InputError if they cannot
+    be read."""
+    path = folder / METRICS_FILE
     try:
         metrics = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, RecursionError) as error:
@@ -219,7 +225,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(metrics, 1):
         if wrong := _wrong_entry(line, CURVES) or _wrong_entry(line, MEASURED, required=False):
             raise InputError(f"{path}: cannot be read (line {number}: {wrong}). Give the folder of a run.")
-    return metrics
+    return [{name: math.nan if value is None else value for name, value in line.items()} for line in metrics]
 
 
 def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True) -> str | None:
@@ -229,7 +235,7 @@ def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True)
     for name, kind in kinds.items():
         value = entries.get(name)
         if (required or name in entries) and (isinstance(value, bool) or not isinstance(
-                value, (int, float) if kind is float else kind)):
+                value, (int, float, type(None)) if kind is float and name in entries else kind)):
             return f"{name} is {'of another type' if name in entries else 'missing'}"
     return None
 

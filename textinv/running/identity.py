@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from textinv.concept import Concept, fingerprint
+from textinv.encoder import encoder_file
 from textinv.images import TrainingImage
 from textinv.initialization import names_file
 from textinv.inversion import Inversion
@@ -20,7 +21,7 @@ from textinv.running.options import RunOptions, absent, fixed
 
 FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model's weights",
          "processes": "the number of processes", "image_hashes": "the images",
-         "init_hash": "the init word's file", "masks_hash": "the masks",
+         "init_hash": "what v starts from (the init word's file, or the encoder)", "masks_hash": "the masks",
          "prompts_hash": "the prompts (captions, templates or vocabulary)"}
 
 
@@ -31,7 +32,8 @@ def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict
     return {"effective_lr": inversion.lr, "model_hash": inversion.start.info["model_hash"],
             "processes": inversion.processes.world_size,
             "image_hashes": {str(image.path): image.sha256 for image in images},
-            "init_hash": fingerprint(Concept.load(init)) if names_file(init) else None,
+            "init_hash": (fingerprint(Concept.load(init)) if names_file(init) else
+                          _digest([encoder_file(inversion.model).read_bytes()]) if init == "auto" else None),
             "prompts_hash": _hash(dataset.prompts), "masks_hash": None if masks is None else _hash([masks])}
 
 
@@ -41,20 +43,35 @@ def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, A
     return json.loads(json.dumps(whole, default=str))          # paths
 
 
-def differences(now: Mapping[str, Any], saved: Mapping[str, Any]) -> str | None:
+def differences(now: Mapping[str, Any], saved: Mapping[str, Any], images: Mapping[str, str],
+                images_then: Mapping[str, str]) -> str | None:
     """The options in which an identity differs from a saved one, in words, or else the facts, some of which
-    follow from options; None if nothing differs."""
+    follow from options; None if nothing differs. images, images_then: the hashes of the images by their
+    paths, now and when the run was last begun, to name those that differ."""
     saved = {**absent(), **saved}
     differ = [name for name, value in now.items() if value != saved.get(name)]
     options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
                for name in differ if name not in FACTS]
     if saved.get("pull"):
         options.append(f"`pull` is gone but was {saved['pull']!r}")
-    return ", ".join(options or [f"{FACTS[name]} changed" for name in differ]) or None
+    which = {"image_hashes": _changed_images(images, images_then)}
+    facts = [f"{FACTS[name]} changed{which.get(name, '')}" for name in differ if name in FACTS]
+    return ", ".join(options or facts) or None
+
+
+def _changed_images(now: Mapping[str, str], then: Mapping[str, str], most: int = 3) -> str:
+    """The images, `most` of them, whose content is new or gone, in words."""
+    changes = [f"{path} is " + ("not what it was" if path in then else "new") for path, image in now.items()
+               if image not in then.values()]
+    changes += [f"{path} is gone" for path, image in then.items()
+                if path not in now and image not in now.values()]
+    return f" ({', '.join(changes[:most])}{', ...' * (len(changes) > most)})" if changes else ""
 
 
 def _hash(tensors: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {list(tensor.shape)}".encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return _digest([f"{tensor.dtype} {list(tensor.shape)}".encode() + tensor.cpu().numpy().tobytes()
+                    for tensor in tensors])
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]

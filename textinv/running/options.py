@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ldm import InputError
+from ldm.errors import first_line
 from textinv.options import InversionConfig, check, option
 from textinv.running.folder import read_record
 
@@ -111,7 +112,8 @@ def resolve_device(device: str) -> str:
     try:
         torch.zeros(1, device=device).item()
     except Exception as error:          # torch has another type for nearly every device that is not there
-        raise InputError(f"`device` {device} is not available here ({str(error).splitlines()[0]}). "
+        why = first_line(error).split(". ")[0]
+        raise InputError(f"`device` {device} is not available here ({why}). "
                          "Use cpu or auto.") from error
     return device
 

@@ -13,18 +13,22 @@ from ldm import InputError
 from textinv.inversion import Processes
 
 
+class ProcessDied(InputError):
+    """Another process of the run is gone: what any process that is left has to say."""
+
+
 class TorchrunProcesses(Processes):
     """The processes that torchrun has started, connected."""
 
     def all_reduce_mean(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The mean of each tensor over the processes, bit-identical on all of them; packed into one message.
-        Raises InputError if one of the processes is gone."""
+        Raises ProcessDied if one of the processes is gone."""
         packed = torch.cat([tensor.flatten() for tensor in tensors])
         try:
             dist.all_reduce(packed)
         except RuntimeError as error:
-            raise InputError("another process of this run has died. Start again with `resume` from the last "
-                             "saved state.") from error
+            raise ProcessDied("another process of this run has died. Start again with `resume` from the last "
+                              "saved state.") from error
         means = (packed / self.world_size).split([tensor.numel() for tensor in tensors])
         return tuple(mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True))
 

@@ -23,7 +23,7 @@ from textinv.initialization import nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
 from textinv.running.comparison import limits, reconstruction_psnr
-from textinv.running.folder import ReadOnlyFolder
+from textinv.running.folder import METRICS_FILE, ReadOnlyFolder
 from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
 from textinv.running.state import check_metrics, mismatch, read_state
@@ -216,7 +216,7 @@ class Run:
 
     def _resume(self) -> str:
         folder, record = self.folder, self.folder.reopen()
-        note, metrics_bytes = self._restore_newest()
+        note, metrics_bytes = self._restore_newest(record["image_hashes"])
         step = self.inversion.step
         if step > self.config.steps:
             raise InputError(f"{folder.path}: `steps` is {self.config.steps}, but the run has made {step} "
@@ -226,7 +226,7 @@ class Run:
             note += f"; started with torch {record.get('torch')}, so not bit-identical"
         return note
 
-    def _restore_newest(self) -> tuple[str, int]:
+    def _restore_newest(self, images_then: dict[str, str]) -> tuple[str, int]:
         """Restore the newest state that is whole and this run's; one that was killed before its first state
         starts anew. Returns a note, and the bytes of metrics.jsonl that belong to the state. Raises
         InputError, with nothing written, if no state can be used."""
@@ -236,9 +236,10 @@ class Run:
         for name in names:
             try:
                 saved = read_state(self.folder.path / name)
-                if differ := differences(self.identity, saved.identity):
+                images = self.facts["image_hashes"]
+                if differ := differences(self.identity, saved.identity, images, images_then):
                     raise InputError(differ)
-                check_metrics(self.folder.path / "metrics.jsonl", saved.metrics_bytes)
+                check_metrics(self.folder.path / METRICS_FILE, saved)
                 self.restore(saved.tensors)
             except InputError as error:
                 reasons.append(str(error))

@@ -25,16 +25,18 @@ KEY = "state"           # of the metadata's only entry: their order in the file 
 @dataclass(frozen=True)
 class SavedState:
     """A state that a run can be resumed from. `identity` is what the run's word depends on, by name, as JSON
-    has it; the first `metrics_bytes` bytes of metrics.jsonl belong to it."""
+    has it; the first `metrics_bytes` bytes of metrics.jsonl belong to it, with that hash."""
     tensors: dict[str, Tensor]
     identity: Mapping[str, Any]
     metrics_bytes: int
+    metrics_sha256: str
 
 
 def write_state(folder: Path, state: SavedState) -> None:
     """Write the state atomically; the one that is there becomes the one before. Raises InputError if it
     cannot be written."""
-    about = {"identity": state.identity, "metrics_bytes": state.metrics_bytes}
+    about = {"identity": state.identity, "metrics_bytes": state.metrics_bytes,
+             "metrics_sha256": state.metrics_sha256}
     metadata = json.dumps({**about, "sha256": checksum(state.tensors, about)}, sort_keys=True)
     path = folder / STATE
     with atomic_write(path) as partial:
@@ -56,24 +58,28 @@ def read_state(path: Path) -> SavedState:
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, safetensors.SafetensorError
             ) as error:
         raise InputError(f"{path.name} is damaged") from error
-    if "metrics_bytes" in metadata:
+    if "metrics_bytes" in metadata or is_whole and "metrics_sha256" not in about:
         raise InputError(f"{path.name} was saved by an older version, which kept no checksum; finish the run "
                          "with that version")
     if not is_whole:
         raise InputError(f"{path.name} is damaged: its checksum is not that of its content")
-    return SavedState(tensors, about["identity"], about["metrics_bytes"])
+    return SavedState(tensors, **about)
 
 
-def check_metrics(path: Path, size: int) -> None:
-    """Raises InputError if metrics.jsonl lacks lines that belong to a state, `size` bytes."""
+def check_metrics(path: Path, state: SavedState) -> None:
+    """Raises InputError if the beginning of metrics.jsonl is not what it was when the state was saved."""
     try:
-        with path.open("rb") as metrics:
-            metrics.seek(max(0, size - 1))
-            last = metrics.read(1)
+        found = metrics_hash(path, state.metrics_bytes)
     except OSError as error:
         raise InputError(f"{path.name} cannot be read ({error.strerror})") from error
-    if size and last != b"\n":
-        raise InputError(f"{path.name} was cut or edited: it lacks lines that belong to the state")
+    if found != state.metrics_sha256:
+        raise InputError(f"{path.name} was cut or edited: its lines are not those that belong to the state")
+
+
+def metrics_hash(path: Path, size: int) -> str:
+    """The SHA-256 of a file's first `size` bytes, or of all where it is shorter."""
+    with path.open("rb") as metrics:
+        return hashlib.sha256(metrics.read(size)).hexdigest()
 
 
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:

@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for template in templates:
         if template.count("{}") != 1:
             raise InputError(f"{template!r} has no {{}}, or several. Write it once, where the word goes.")
-    with open_judged(options, "baselines") as (folder, model, concepts, evaluator):
+    prompts = [template.replace("{}", "") for template in templates]
+    with open_judged(options, "baselines", without_word=prompts) as (folder, model, concepts, evaluator):
         if len(concepts) != 1:
             raise InputError(f"the table is about one word, not {len(concepts)}. Give one as `concept`.")
         word = concepts[0]

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    with open_judged(options, "bias") as (folder, model, _, evaluator):
+    with open_judged(options, "bias", without_word=options.prompts) as (folder, model, _, evaluator):
         classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])
         found = [distribution(model, prompt, classify, options.classes, n=options.n, steps=options.steps,
                               guidance=options.guidance, seed=options.seed, batch=options.batch)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_sampling(options)
     folder = new_folder(options.out, "blend")
     image, mask = read_image(options.image), read_image(options.mask)
-    with open_model(options) as (model, *_):
+    with open_model(options, options.prompt, without_word=[options.negative]) as (model, *_):
         images = blend(model, image, mask, options.prompt, n=options.n, negative=options.negative,
                        steps=options.steps, guidance=options.guidance, eta=options.eta, seed=options.seed,
                        batch=options.batch, keep_background=options.keep_background)

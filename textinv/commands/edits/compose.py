@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    with open_judged(options, "compose") as (folder, model, _, evaluator):
+    with open_judged(options, "compose", options.prompt) as (folder, model, _, evaluator):
         judges = {text: clip_judge(evaluator, text, [*options.find, *options.among], len(options.find))
                   for text in options.find}
         found = compose(model, options.prompt, judges, n=options.n, steps=options.steps,

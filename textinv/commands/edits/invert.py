@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     folder = new_folder(options.out, "invert")
     image = read_image(options.image)
-    with open_model(options) as (model, *_):
+    prompts = [*options.prompts, options.negative]
+    with open_model(options, options.source, without_word=prompts) as (model, *_):
         found = edit_inverted(model, image, options.source, options.prompts, negative=options.negative,
                               guidances=options.guidance or (1.0, 2.0, 5.0), steps=options.steps,
                               refine=options.refine, eta=options.eta)

@@ -21,24 +21,21 @@ from textinv.commands.arguments import (
     add_sampling_options,
     check_sampling,
     load_clip,
-    load_model,
-    model_of,
 )
-from textinv.concept import Concept, find_words, learned_elsewhere, patch
+from textinv.commands.words import add_concept_option, load_with_words, warn_of_prompts
+from textinv.concept import Concept, find_words
 from textinv.decoding import read_rgb, reason
 from textinv.editing.deltas import Delta, applied
 from textinv.editing.inputs import image_size
 from textinv.grids import save_png
-from textinv.images import print_warning, read_images
+from textinv.images import read_images
 from textinv.running.folder import read_record
 from weights import clip
 
 
 def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> None:
     """The options of `open_model`, and --out."""
-    parser.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
-                        help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME "
-                             "gives it another placeholder. Repeatable")
+    add_concept_option(parser)
     if tuned:
         parser.add_argument("--tuned", metavar="FILE", help="delta that `textinv edit tune` has written")
     parser.add_argument("--out", metavar="DIR", help="new folder for the results (default: one in edits/)")
@@ -46,18 +43,13 @@ def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> 
 
 
 @contextlib.contextmanager
-def open_model(options: argparse.Namespace) -> Iterator[tuple[LatentDiffusion, list[Concept], str]]:
+def open_model(options: argparse.Namespace, *prompts: str, without_word: Sequence[str] = ()
+               ) -> Iterator[tuple[LatentDiffusion, list[Concept], str]]:
     """Context manager: the model, tuned, the words that it has been taught, and where its weights are from.
-    Raises InputError."""
-    found = [find_words(text) for text in options.concept]
-    concepts = [word for _, words in found for word in words]
-    source, vocab = model_of(options, concepts)
-    model = load_model(source, vocab, options.dtype, options.device)
-    for path, words in found:
-        for word in words:
-            if learned_elsewhere(word, model):
-                print_warning(f"{path}: this word was learned on another model ({word.info.get('model')})")
-            patch(model, word)
+    What it will not see of the prompts, with a word and without, is a warning. Raises InputError."""
+    model, concepts, source = load_with_words(options)
+    warn_of_prompts(model, prompts)
+    warn_of_prompts(model, without_word, expects_word=False)
     tuned = getattr(options, "tuned", None)
     with applied(model, Delta.load(tuned)) if tuned else contextlib.nullcontext():
         yield model, concepts, source
@@ -71,13 +63,13 @@ def add_judged_options(parser: argparse.ArgumentParser, *, n: int) -> None:
 
 
 @contextlib.contextmanager
-def open_judged(options: argparse.Namespace,
-                name: str) -> Iterator[tuple[Path, LatentDiffusion, list[Concept], clip.Clip]]:
+def open_judged(options: argparse.Namespace, name: str, *prompts: str, without_word: Sequence[str] = ()
+                ) -> Iterator[tuple[Path, LatentDiffusion, list[Concept], clip.Clip]]:
     """Context manager, for a command whose images CLIP judges: the folder for the results, by default one
     called `name`; model and words, as of `open_model`; and the CLIP. Raises InputError."""
     check_sampling(options)
     folder = new_folder(options.out, name)
-    with open_model(options) as (model, concepts, source):
+    with open_model(options, *prompts, without_word=without_word) as (model, concepts, source):
         yield folder, model, concepts, load_clip(options.clip, source, model.device)
 
 

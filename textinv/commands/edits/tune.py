@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -52,5 +53,5 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         tuning.delta().save(folder / FILE)
     print(folder / FILE)
-    print(f"use it: textinv sample \"a photo of {concepts[0].placeholder}\" --concept {options.concept[0]} "
-          f"--tuned {folder / FILE}")
+    print("use it:", shlex.join(["textinv", "sample", f"a photo of {concepts[0].placeholder}", "--concept",
+                                 options.concept[0], "--tuned", str(folder / FILE)]))
