@@ -89,8 +89,8 @@ def file_to_write(path: Path) -> Path:
                          "Give the name of a file.")
     folder = next(folder for folder in target.parents if os.path.exists(folder))
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise InputError(f"{path}: cannot be written ({folder} is not a folder that you may write to). Give "
-                         "another name.")
+        raise InputError(f"{path}: cannot be written ({folder} is not a folder that you may write to). Check "
+                         "the folder.")
     return target
 
 
