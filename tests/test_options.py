@@ -46,7 +46,7 @@ def test_effective_learning_rate():
     ({"steps": 2.0}, "`steps` is 2.0"), ({"init": 3}, "`init` is 3. Use text"), ({"lr": 1e38}, "up to 1000"),
     ({"style": True, "templates": "x"}, "`style` and `templates`"),
     ({"stop": "DVAR"}, "`stop` is 'DVAR'. Use never or dvar"), ({"crop": "round"}, "`crop` is 'round'"),
-    ({"preset": "fast"}, "`preset` is 'fast'. Use default or paper"),
+    ({"preset": "fast"}, "`preset` is 'fast'. Use default or paper"), ({"preset": []}, "`preset` is []"),
     ({"stop": "dvar", "eval_every": 0}, "`eval_every` above 0")])
 def test_values_without_meaning_are_refused(given, message):
     with pytest.raises(InputError) as error:

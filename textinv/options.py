@@ -72,7 +72,7 @@ def _with_presets(cls: type[T]) -> type[T]:
 
     @functools.wraps(init)
     def __init__(self, **given: Any) -> None:
-        init(self, **{**PRESETS.get(given.get("preset", "default"), {}), **given})
+        init(self, **{**PRESETS.get(str(given.get("preset", "default")), {}), **given})
 
     cls.__init__ = __init__
     return cls
