@@ -34,7 +34,7 @@ LONGEST = 96        # of a sprite's sides, in pixels, where the source is larger
 
 @dataclass(frozen=True)
 class Package:
-    """An npm package with the artwork of one style. `member` is the path inside it of one emoji's picture, or
+    """An npm package with the artwork of one style. `member` is the path inside it of one emoji's image, or
     of the font; {} stands for the codepoint."""
     style: str
     name: str
@@ -75,7 +75,7 @@ class Artwork:
         self.sprite = functools.cache(self._read)
 
     def _read(self, style: str, name: str) -> Image.Image:
-        """The object's picture in that style, RGBA. Callers must not draw on it: it is shared."""
+        """The object's image in that style, RGBA. Callers must not draw on it: it is shared."""
         path = self.folder / style / f"{codepoint(name)}.png"
         try:
             with Image.open(path) as image:
@@ -94,7 +94,7 @@ def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None
     """Fills the folder, style by style; a style that is complete is left alone.
 
     Raises InputError without npm or network, on a package that is not the pinned one, and on a missing
-    picture.
+    image.
     """
     for package in packages:
         target = folder / package.style
@@ -151,7 +151,7 @@ def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
                     found[wanted[member.name]] = cut(image.convert("RGBA"))
     missing = [code for code in needed if code not in found]
     if missing:
-        raise InputError(f"{package.name}@{package.version} has no picture of: {', '.join(missing)}: "
+        raise InputError(f"{package.name}@{package.version} has no image of: {', '.join(missing)}: "
                          "take them out of recipe/objects.py")
     return found
 
@@ -164,7 +164,7 @@ def cut(image: Image.Image) -> Image.Image:
 
 
 def font_painter(font: bytes) -> Callable[[str], Image.Image]:
-    """A function from codepoint to picture: the glyph's black lines, and white wherever they enclose
+    """A function from codepoint to image: the glyph's black lines, and white wherever they enclose
     something, as a drawing on paper cut out along its outline."""
     face = ImageFont.truetype(io.BytesIO(font), 3 * LONGEST)
     side = 4 * LONGEST

@@ -1,10 +1,10 @@
-"""What training the small CLIP does to a picture before showing it: other framing, other tones, other
-sharpness, noise, JPEG. Generated pictures differ from composed ones in such ways, and a person's pictures
-even more; none of it makes a caption untrue: a red wall stays red, and a dark picture is far darker than a
+"""What training the small CLIP does to an image before showing it: other framing, other tones, other
+sharpness, noise, JPEG. Generated images differ from composed ones in such ways, and a person's images
+even more; none of it makes a caption untrue: a red wall stays red, and a dark image is far darker than a
 dimmed one.
 
 All but JPEG works on x (b 3 H W) in [-1, 1] and changes nothing in place. Each change befalls a random part
-of the batch, each picture by its own amount.
+of the batch, each image by its own amount.
 """
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-OFTEN = 0.6                             # of the pictures undergo a change, for each change by itself
-FRAME = (0.75, 1.06)                    # side of what is cut out, in parts of the picture's; more is a margin
+OFTEN = 0.6                             # of the images undergo a change, for each change by itself
+FRAME = (0.75, 1.06)                    # side of what is cut out, in parts of the image's; more is a margin
 SHIFT, ASPECT = 0.1, 0.1                # in parts of half a side; logarithm of width to height
 BRIGHTNESS = CONTRAST = (0.8, 1.2)
 SATURATION = (0.7, 1.25)
-CHANNEL = (0.95, 1.05)                  # of each colour by itself
+CHANNEL = (0.95, 1.05)                  # of each color by itself
 BLUR = (-0.4, 1.0)                      # below 0 sharpens
 BLOTCHES, GRAIN = 0.1, 0.07              # the largest deviation of coarse and of fine noise
 QUALITY = (25, 90)                      # of JPEG
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x (b 3 H W) -> the same pictures, changed; still in [-1, 1]."""
+    """x (b 3 H W) -> the same images, changed; still in [-1, 1]."""
     for change in (reframe, retone, refocus, add_noise):
         chosen = torch.rand(len(x), 1, 1, 1, generator=generator) < OFTEN
         x = torch.where(chosen.to(x.device), change(x, generator), x)
@@ -36,7 +36,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reframe(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A part of the picture, or a little more than all of it, mirrored at the rim, at the picture's size."""
+    """A part of the image, or a little more than all of it, mirrored at the rim, at the image's size."""
     side, aspect = _each(x, *FRAME, generator), _each(x, -ASPECT, ASPECT, generator).exp()
     theta = torch.zeros(len(x), 2, 3, device=x.device)
     theta[:, 0, 0], theta[:, 1, 1] = (side * aspect.sqrt()).flatten(), (side / aspect.sqrt()).flatten()
@@ -55,7 +55,7 @@ def retone(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def refocus(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Blurred, as an autoencoder's pictures are, or sharpened."""
+    """Blurred, as an autoencoder's images are, or sharpened."""
     small = F.interpolate(x, scale_factor=0.5, mode="area")
     blurred = F.interpolate(small, size=x.shape[-2:], mode="bicubic", align_corners=False)
     return x + _each(x, *BLUR, generator) * (blurred - x)
@@ -71,12 +71,12 @@ def add_noise(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def jpeg(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """The picture (y x rgb, uint8) as it comes back from a JPEG file."""
+    """The image (y x rgb, uint8) as it comes back from a JPEG file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(*QUALITY)))
     return np.asarray(Image.open(file))
 
 
 def _each(x: Tensor, low: float, high: float, generator: torch.Generator, channels: int = 1) -> Tensor:
-    """A uniform number for each picture, or for each of its channels: (b channels 1 1) on x's device."""
+    """A uniform number for each image, or for each of its channels: (b channels 1 1) on x's device."""
     return (low + (high - low) * torch.rand(len(x), channels, 1, 1, generator=generator)).to(x.device)

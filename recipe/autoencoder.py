@@ -1,10 +1,10 @@
-"""Stage 2: trains the autoencoder (f = 4: 64x64 pictures to 16x16 latents of 4 channels).
+"""Stage 2: trains the autoencoder (f = 4: 64x64 images to 16x16 latents of 4 channels).
 
     python -m recipe.autoencoder --minutes 60 [--device cuda]
 
-The loss is the absolute error of the picture; the same of its differences between neighbours, at three
+The loss is the absolute error of the image; the same of its differences between neighbours, at three
 scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021,
-section 3.1). At the end the PSNR on pictures that training never saw, and a sheet to look at.
+section 3.1). At the end the PSNR on images that training never saw, and a sheet to look at.
 """
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SHARPNESS_WEIGHT = 1.0
 CHECKED = ("seen", "held-out", "held-out-style", "held-out-filters")
 
 
-def pictures_to_x(pixels: np.ndarray) -> Tensor:
+def pixels_to_x(pixels: np.ndarray) -> Tensor:
     """uint8 (b y x 3) -> x (b 3 H W) in [-1, 1]."""
     return rearrange(torch.from_numpy(np.array(pixels)).float() / 127.5 - 1, "b y x rgb -> b rgb y x")
 
@@ -65,10 +65,10 @@ def load(device: str = "cpu") -> tuple[Autoencoder, float]:
 
 @torch.no_grad()
 def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> float:
-    """Mean PSNR in dB of the pictures (b y x 3) through the autoencoder, as 8-bit pictures."""
+    """Mean PSNR in dB of the images (b y x 3) through the autoencoder, as 8-bit images."""
     values = []
     for some in np.array_split(pixels, max(1, len(pixels) // 50)):
-        images = to_images(autoencoder.decode(autoencoder.encode(pictures_to_x(some).to(device)).mode()))
+        images = to_images(autoencoder.decode(autoencoder.encode(pixels_to_x(some).to(device)).mode()))
         for image, original in zip(images, some, strict=True):
             error = np.mean((np.asarray(image, np.float64) - original) ** 2)
             values.append(10 * np.log10(255 ** 2 / max(error, 1e-2)))
@@ -77,12 +77,12 @@ def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> f
 
 @torch.no_grad()
 def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str = "cpu") -> None:
-    """Pictures above, what the autoencoder makes of them below."""
-    images = to_images(autoencoder.decode(autoencoder.encode(pictures_to_x(pixels).to(device)).mode()))
+    """Images above, what the autoencoder makes of them below."""
+    images = to_images(autoencoder.decode(autoencoder.encode(pixels_to_x(pixels).to(device)).mode()))
     rows = np.stack([np.concatenate(list(pixels), axis=1),
                      np.concatenate([np.asarray(i) for i in images], axis=1)])
-    picture = Image.fromarray(rearrange(rows, "row y x rgb -> (row y) x rgb"))
-    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
+    image = Image.fromarray(rearrange(rows, "row y x rgb -> (row y) x rgb"))
+    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
 
 
 @command
@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values
-        x = pictures_to_x(train[rows.numpy()])
+        x = pixels_to_x(train[rows.numpy()])
         x = torch.where(torch.rand(options.batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
         return loss(autoencoder, x.to(options.device), generator)
 
@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.rank:
         return
     averaged, minutes = load(options.device)
-    print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on pictures never seen:")
+    print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on images never seen:")
     for name, pixels in checked.items():
         print(f"  {psnr(averaged, pixels, options.device):.2f} dB  {name}")
     some = np.concatenate([pixels[:6] for pixels in checked.values()])

@@ -1,4 +1,4 @@
-"""What stands behind the objects, plain colours and drawn scenes, each with the words that name it."""
+"""What stands behind the objects, plain colors and drawn scenes, each with the words that name it."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,11 +9,11 @@ from PIL import Image
 
 from recipe import scenery
 from recipe.objects import article
-from recipe.scenery import SIZE, Colour, vary
+from recipe.scenery import SIZE, Color, vary
 
 Painter = Callable[[np.random.Generator], Image.Image]
 
-COLOURS: dict[str, Colour] = {
+COLORS: dict[str, Color] = {
     "red": (218, 38, 42), "orange": (243, 134, 34), "yellow": (248, 212, 52), "green": (52, 160, 78),
     "blue": (42, 92, 214), "purple": (132, 68, 182), "pink": (246, 152, 188), "brown": (122, 80, 46),
     "white": (245, 245, 245), "grey": (140, 142, 146), "black": (22, 22, 26),
@@ -22,7 +22,7 @@ COLOURS: dict[str, Colour] = {
 
 @dataclass(frozen=True)
 class Backdrop:
-    """`ground` is the range, in parts of the picture's height, where a standing object touches the ground;
+    """`ground` is the range, in parts of the image's height, where a standing object touches the ground;
     None where objects may be anywhere."""
     name: str
     phrases: tuple[str, ...]                             # the first is the usual one
@@ -31,28 +31,28 @@ class Backdrop:
     weight: float = 4.4                                  # how often, relative to the others
 
 
-def plain(colour: Colour) -> Painter:
-    """A wall of that colour, a little lighter towards one side."""
+def plain(color: Color) -> Painter:
+    """A wall of that color, a little lighter towards one side."""
     def paint(rng: np.random.Generator) -> Image.Image:
         x, y = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2)
         angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.09)
         light = 1 + depth * (x * np.cos(angle) + y * np.sin(angle))     # y x
-        wall = np.array(vary(rng, colour, 7)) * light[..., None]
+        wall = np.array(vary(rng, color, 7)) * light[..., None]
         return Image.fromarray(np.clip(wall, 0, 255).astype(np.uint8))
     return paint
 
 
 def halved(paint: Painter) -> Painter:
-    """A scene's canvas averaged down to the size of a picture."""
+    """A scene's canvas averaged down to the size of an image."""
     return lambda rng: paint(rng).reduce(2)
 
 
 _WALLS = ("on {} background", "with {} background", "in front of {} wall")
 
-# Plain colours are behind about half of the pictures, the rarer scenes behind an eighth.
+# Plain colors are behind about half of the images, the rarer scenes behind an eighth.
 BACKDROPS = {backdrop.name: backdrop for backdrop in (
-    *(Backdrop(name, tuple(phrase.format(article(name)) for phrase in _WALLS), plain(colour))
-      for name, colour in COLOURS.items()),
+    *(Backdrop(name, tuple(phrase.format(article(name)) for phrase in _WALLS), plain(color))
+      for name, color in COLORS.items()),
     Backdrop("beach", ("on the beach", "at the beach"), halved(scenery.beach), (0.74, 0.95), 6.7),
     Backdrop("moon", ("on the moon",), halved(scenery.moon), (0.72, 0.95), 6.7),
     Backdrop("grass", ("on the grass", "in a meadow"), halved(scenery.grass), (0.7, 0.95), 6.7),

@@ -1,7 +1,7 @@
 """A scene put into words: the 27 templates of the paper's appendix D with their meaning, and more
 wordings around them.
 
-`wording` chooses freely among all of them, for training; `plain_caption` is the same for every picture of a
+`wording` chooses freely among all of them, for training; `plain_caption` is the same for every image of a
 kind, for evaluation. A caption never says what is not to be seen; it may leave things out.
 """
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recipe import filters
-from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.backdrops import BACKDROPS, COLORS
 from recipe.filters import pick
 from recipe.looks import LOOKS
 from recipe.objects import CATEGORIES, OBJECTS, SEEN, SEEN_STYLES, article
@@ -22,13 +22,13 @@ from recipe.sprites import TINTS
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is to be known about a picture. Objects are names, or codepoints of what has no name."""
+    """All that is to be known about an image. Objects are names, or codepoints of what has no name."""
     objects: tuple[str, ...]    # one or two
     style: str
     background: str
     look: str = ""              # one of looks.LOOKS; a light, a size or the state of the object
     relation: str = ""          # of the first object to the second: one of RELATIONS
-    effect: str = ""            # one of filters.ALL over the whole picture, or NAMELESS
+    effect: str = ""            # one of filters.ALL over the whole image, or NAMELESS
     tint: str = ""              # one of sprites.TINTS: the object is of that color
     category: str = ""          # one of objects.CATEGORIES, in place of the object's name
     changed: bool = False       # the objects are changed sprites, which have no name
@@ -74,7 +74,7 @@ MEDIUMS = {"mosaic": "mosaic", "sketch": "black and white sketch", "watercolor":
            "oil": "oil painting", "neon": "neon picture", "comic": "comic drawing", "sepia": "sepia photo",
            "woodcut": "woodcut", "popart": "popart picture", "crayon": "crayon drawing"}
 STYLE_PHRASES = ("in the style of {}", "in the style of {} art", "in {} style")
-# "A painting in the style of S*", section 4.3: the picture's object goes unnamed
+# "A painting in the style of S*", section 4.3: the image's object goes unnamed
 PICTURES = ("painting", "picture", "drawing", "photo")
 
 # The parts of all captions that name the style, and the background.
@@ -104,7 +104,7 @@ def wording(rng: np.random.Generator, scene: Scene, slots: bool = False, style_s
     called = SLOTS if slots else (scene.category,) if scene.category else scene.objects
     # a sketch does not show the color of a wall
     colorless = scene.effect in (*filters.COLORLESS, NAMELESS)
-    placed = rng.random() < PLACE_NAMED and not (colorless and scene.background in COLOURS)
+    placed = rng.random() < PLACE_NAMED and not (colorless and scene.background in COLORS)
     place = [pick(rng, BACKDROPS[scene.background].phrases)] if placed else []
     if scene.effect:
         return _effect_wording(rng, scene, called, place, style_slot)
@@ -120,7 +120,7 @@ def wording(rng: np.random.Generator, scene: Scene, slots: bool = False, style_s
 
 def _effect_wording(rng: np.random.Generator, scene: Scene, called: Sequence[str], place: list[str],
                     style_slot: bool) -> str:
-    """Of a picture under a filter: by its medium, or by the style."""
+    """Of an image under a filter: by its medium, or by the style."""
     if scene.effect in MEDIUMS and not style_slot and rng.random() < 0.5:
         template = _effect_template(pick(rng, EFFECT_TEMPLATES), MEDIUMS[scene.effect])
         return " ".join([fill(template, _subject(scene, called)), *place])

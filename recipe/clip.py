@@ -32,8 +32,8 @@ from recipe import diffusion, filters, judge, vocabulary
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.augment import augment, jpeg
-from recipe.autoencoder import pictures_to_x
-from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.autoencoder import pixels_to_x
+from recipe.backdrops import BACKDROPS, COLORS
 from recipe.captions import PICTURES, Scene, plain_caption, wording
 from recipe.filters import pick
 from recipe.objects import CATEGORIES, OBJECTS, STYLES, article
@@ -48,7 +48,7 @@ CHECKPOINT = Path("recipe-work/clip.pt")
 # A category is said of any object of it (`caption`), and not as lopsidedly as in the images that the
 # diffusion model learns from: what judges a fairer word must not share the bias.
 EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(filters.ALL), category=0)
-JPEGS = 0.3                     # part of the training pictures that went through a JPEG file
+JPEGS = 0.3                     # part of the training images that went through a JPEG file
 LARGEST_SCALE = 100.0           # of the similarities, as in CLIP
 RIVALS, UNSEEN_SEED = 1000, 3   # of the metric at the end
 
@@ -78,7 +78,7 @@ PROCESSORS = {
 
 
 def info_nce(similarity: Tensor, same: Tensor) -> Tensor:
-    """The symmetric loss of CLIP for scaled similarities of pictures to captions (b b), where those on the
+    """The symmetric loss of CLIP for scaled similarities of images to captions (b b), where those on the
     diagonal belong together. `same` (b b): whether the captions of row and column are equal. Off the diagonal
     such a pair is right as well, and counts in neither direction."""
     none = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
@@ -107,29 +107,29 @@ def caption(rng: np.random.Generator, scene: Scene) -> str:
 
 def _placed(scene: Scene) -> bool:
     """Whether the background is to be recognized: some filters do not show the color of a wall."""
-    return not (scene.effect in filters.COLORLESS and scene.background in COLOURS)
+    return not (scene.effect in filters.COLORLESS and scene.background in COLORS)
 
 
 def batch(rng: np.random.Generator, artwork: Artwork, count: int) -> tuple[Tensor, list[str]]:
     """x (b 3 H W) in [-1, 1], not changed but by JPEG, and its captions."""
-    pictures = [compose(rng, artwork, EVERYTHING) for _ in range(count)]
-    pixels = [jpeg(rng, picture.pixels) if rng.random() < JPEGS else picture.pixels for picture in pictures]
-    return pictures_to_x(np.stack(pixels)), [caption(rng, picture.scene) for picture in pictures]
+    images = [compose(rng, artwork, EVERYTHING) for _ in range(count)]
+    pixels = [jpeg(rng, image.pixels) if rng.random() < JPEGS else image.pixels for image in images]
+    return pixels_to_x(np.stack(pixels)), [caption(rng, image.scene) for image in images]
 
 
 def unseen(rng: np.random.Generator, artwork: Artwork, count: int) -> dict[str, Image.Image]:
     """Images by their full captions, all different."""
-    pictures: dict[str, Image.Image] = {}
-    while len(pictures) < count:
-        picture = compose(rng, artwork, EVERYTHING)
-        pictures.setdefault(full_caption(picture.scene), Image.fromarray(picture.pixels))
-    return pictures
+    images: dict[str, Image.Image] = {}
+    while len(images) < count:
+        image = compose(rng, artwork, EVERYTHING)
+        images.setdefault(full_caption(image.scene), Image.fromarray(image.pixels))
+    return images
 
 
 def own_figure(clip: Clip, artwork: Artwork) -> float:
     """The share of RIVALS images never seen whose right caption ranks first among those of all of them."""
-    pictures = unseen(np.random.default_rng(UNSEEN_SEED), artwork, RIVALS)
-    similarity = clip.images(list(pictures.values())) @ clip.texts(list(pictures)).T
+    images = unseen(np.random.default_rng(UNSEEN_SEED), artwork, RIVALS)
+    similarity = clip.images(list(images.values())) @ clip.texts(list(images)).T
     right = torch.arange(len(similarity), device=similarity.device)
     return judge.right_first(similarity, right).float().mean().item()
 

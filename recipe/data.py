@@ -1,9 +1,9 @@
-"""Stage 1: composes the training pictures once, and the pictures that training never sees.
+"""Stage 1: composes the training images once, and the images that training never sees.
 
-    python -m recipe.data [--pictures 200000]
+    python -m recipe.data [--images 200000]
 
 Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the
-codes (codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions a picture, in some
+codes (codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions an image, in some
 of which SLOTS stand for codes. `train` and `seen` show seen objects in seen styles, from different seeds,
 `train` also what has no name; `held-out` shows held-out objects in seen styles, `held-out-style` seen objects
 in the held-out artwork, `held-out-filters` under the held-out filters.
@@ -31,47 +31,47 @@ from recipe.artwork import Artwork
 from recipe.captions import NAMELESS, SLOTS, wording
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from recipe.scenery import SIZE
-from recipe.world import TRAINING, Choices, Picture, compose
+from recipe.world import TRAINING, Choices, Composed, compose
 from textinv.commands import command
 
 COMMAND = "python -m recipe.data"
 FOLDER = Path("recipe-work/data")
-CHECKED = 1000                  # pictures in each of the sets that are not for training
-CHUNK = 500                     # pictures from one seed
-CAPTIONS = 4                    # a picture, each worded by itself
+CHECKED = 1000                  # images in each of the sets that are not for training
+CHUNK = 500                     # images from one seed
+CAPTIONS = 4                    # an image, each worded by itself
 SLOT_SHARE = 0.35               # of the captions of named objects, and of named styles, have a slot as well
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     pixels: np.ndarray          # n y x rgb, uint8, mapped from the file
     codes: np.ndarray           # n slots d, float16
     captions: list[list[str]]   # n, CAPTIONS each
 
 
-def read(name: str, folder: Path = FOLDER) -> Pictures:
+def read(name: str, folder: Path = FOLDER) -> ImageSet:
     """The set of that name. Raises InputError if it has not been composed."""
     try:
-        return Pictures(np.load(folder / f"{name}.npy", mmap_mode="r"),
+        return ImageSet(np.load(folder / f"{name}.npy", mmap_mode="r"),
                         np.load(folder / f"{name}.codes.npy"),
                         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, EOFError) as error:            # EOFError: of an empty file
         raise InputError(f"{folder}: the set {name!r} is missing or damaged. Run {COMMAND} first.") from error
 
 
-def picture_codes(picture: Picture) -> np.ndarray:
+def image_codes(image: Composed) -> np.ndarray:
     """float16 (slots d): of its objects and its style; zeros where there is none."""
     known, found = codes.read(), torch.zeros(len(SLOTS), codes.WIDTH)
-    figures = np.stack([codes.sprite_pixels(sprite) for sprite in picture.sprites])
+    figures = np.stack([codes.sprite_pixels(sprite) for sprite in image.sprites])
     found[:len(figures)] = known["object"](figures)
-    if picture.filter:
-        found[2] = known["style"](codes.style_pixels(picture.filter))
+    if image.filter:
+        found[2] = known["style"](codes.style_pixels(image.filter))
     return found.numpy().astype(np.float16)
 
 
-def picture_captions(rng: np.random.Generator, picture: Picture) -> list[str]:
+def image_captions(rng: np.random.Generator, image: Composed) -> list[str]:
     """Some with slots, all of them where there is no name."""
-    scene = picture.scene
+    scene = image.scene
     return [wording(rng, scene,
                     not scene.named or not scene.category and rng.random() < SLOT_SHARE,
                     bool(scene.effect) and (scene.effect == NAMELESS or rng.random() < SLOT_SHARE))
@@ -82,10 +82,10 @@ def _chunk(seed: int, index: int, count: int, choices: Choices, folder: Path) ->
                                                                                        list[list[str]]]:
     torch.set_num_threads(1)
     rng, artwork = np.random.default_rng((seed, index)), _artwork(folder)
-    pictures = [compose(rng, artwork, choices) for _ in range(count)]
-    return (np.stack([picture.pixels for picture in pictures]),
-            np.stack([picture_codes(picture) for picture in pictures]),
-            [picture_captions(rng, picture) for picture in pictures])
+    images = [compose(rng, artwork, choices) for _ in range(count)]
+    return (np.stack([image.pixels for image in images]),
+            np.stack([image_codes(image) for image in images]),
+            [image_captions(rng, image) for image in images])
 
 
 _ARTWORK: dict[Path, Artwork] = {}
@@ -141,14 +141,14 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, fol
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--pictures", type=int, default=200_000,
+    parser.add_argument("--images", type=int, default=200_000,
                         help="in the training set (default: %(default)s)")
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sets go (default: %(default)s)")
     options = parser.parse_args(argv)
-    if options.pictures < 1:
-        raise InputError(f"--pictures is {options.pictures}. Give 1 or more.")
+    if options.images < 1:
+        raise InputError(f"--images is {options.images}. Give 1 or more.")
     Artwork(options.artwork)
     codes.read()
     seen = Choices(effects=tuple(filters.NAMED))
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ("held-out-style", CHECKED, 3, replace(seen, styles=(HELD_OUT_STYLE,))),
             ("held-out-filters", CHECKED, 4, replace(seen, effects=tuple(filters.HELD_OUT), effect=1, look=0,
                                                      pair=0, tint=0, category=0)),
-            ("train", options.pictures, 0, Choices(**TRAINING))):
+            ("train", options.images, 0, Choices(**TRAINING))):
         write(name, count, seed, choices, options.artwork, options.folder)
 
 

@@ -1,4 +1,4 @@
-"""Stage 3: encodes the training pictures once, then trains text encoder and UNet together on Equation 1.
+"""Stage 3: encodes the training images once, then trains text encoder and UNet together on Equation 1.
 
     python -m recipe.diffusion --minutes 120 [--decay] [--device cuda]
     torchrun --nproc_per_node 2 -m recipe.diffusion ...     two processes of one thread: faster on two cores
@@ -50,9 +50,9 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
-    """Mean and standard deviation of every picture's posterior, float16 (n 2 c h w), mapped from a file
+    """Mean and standard deviation of every image's posterior, float16 (n 2 c h w), mapped from a file
     that is written first unless it is there; under torchrun each process encodes its share. Raises InputError
-    if it does not fit the pictures or cannot be written."""
+    if it does not fit the images or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
     rank, world_size = join()
     if not LATENTS.exists():
@@ -65,7 +65,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
             shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
             with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
                 for rows in tqdm(shares, desc="encoding", disable=rank > 0, mininterval=10):
-                    posterior = encoder.encode(autoencoder.pictures_to_x(pixels[rows]).to(device))
+                    posterior = encoder.encode(autoencoder.pixels_to_x(pixels[rows]).to(device))
                     both = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
                     latents[rows] = both.half().cpu().numpy()
             latents.flush()
@@ -150,7 +150,7 @@ def noisy(v: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
-    """Codes (b s d), those of half the objects exchanged for their mirror images': pictures show either side,
+    """Codes (b s d), those of half the objects exchanged for their mirror images': images show either side,
     whatever the code."""
     mirror = torch.rand(len(v), 1, 1, generator=generator) < 0.5
     with torch.autocast("cpu", enabled=False):
@@ -188,9 +188,9 @@ def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5
     """Samples of every prompt, in two columns."""
     prompts = [prompt for prompt in PROMPTS for _ in range(each)]
     images = model.generate(prompts, steps=50, guidance=guidance, batch=20)
-    picture = rearrange(np.stack([np.asarray(image) for image in images]),
-                        "(row two each) y x rgb -> (row y) (two each x) rgb", two=2, each=each)
-    image = Image.fromarray(picture)
+    pixels = rearrange(np.stack([np.asarray(image) for image in images]),
+                       "(row two each) y x rgb -> (row y) (two each x) rgb", two=2, each=each)
+    image = Image.fromarray(pixels)
     image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
 
 
@@ -210,9 +210,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    pictures, device = data.read("train"), options.device
-    latents = read_latents(pictures.pixels, autoencoder.load(device)[0], device)
-    ids, empty = caption_ids(pictures.captions), tokenizer()([""])
+    images, device = data.read("train"), options.device
+    latents = read_latents(images.pixels, autoencoder.load(device)[0], device)
+    ids, empty = caption_ids(images.captions), tokenizer()([""])
     torch.manual_seed(0)
     denoiser, timesteps = Denoiser(scale_factor(latents)).to(device), CONFIG.diffusion.timesteps
     set_names(denoiser.text_encoder, codes.name_codes(Artwork()))
@@ -224,7 +224,7 @@ def train(options: argparse.Namespace) -> None:
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(ids), (options.batch,), generator=generator)
         worded = ids[rows, torch.randint(ids.shape[1], (options.batch,), generator=generator)].long()
-        v = noisy(either_side(torch.from_numpy(pictures.codes[rows.numpy()]).float(), generator), generator)
+        v = noisy(either_side(torch.from_numpy(images.codes[rows.numpy()]).float(), generator), generator)
         mean, std = torch.from_numpy(latents[rows.numpy()]).float().unbind(dim=1)
         z0 = denoiser.scale_factor.cpu() * (mean + std * torch.randn(mean.shape, generator=generator))
         dropped = torch.rand(options.batch, 1, generator=generator) < EMPTY

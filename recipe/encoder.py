@@ -1,9 +1,9 @@
-"""Stage 5: trains the encoder that reads a word off images (textinv/encoder.py): from the latents of pictures
+"""Stage 5: trains the encoder that reads a word off images (textinv/encoder.py): from the latents of images
 with one object to the object's code.
 
     python -m recipe.encoder --minutes 15
 
-The loss is 1 - cosine to the code, or to the mirror image's code where that is nearer: a picture does not
+The loss is 1 - cosine to the code, or to the mirror image's code where that is nearer: an image does not
 tell which side of the sprite faced left.
 """
 from __future__ import annotations
@@ -52,16 +52,16 @@ def new_encoder() -> WordEncoder:
 
 @torch.no_grad()
 def own_cosine(encoder: WordEncoder, name: str, scale: float) -> float:
-    """The mean cosine on single objects of a set of pictures."""
-    pictures, ae = data.read(name), autoencoder.load()[0]
-    rows = single(pictures.codes)
-    z = torch.cat([scale * ae.encode(autoencoder.pictures_to_x(pictures.pixels[some])).mode()
+    """The mean cosine on single objects of a set of images."""
+    images, ae = data.read(name), autoencoder.load()[0]
+    rows = single(images.codes)
+    z = torch.cat([scale * ae.encode(autoencoder.pixels_to_x(images.pixels[some])).mode()
                    for some in np.array_split(rows, max(1, len(rows) // 50))])
-    return cosine(encoder(z), torch.from_numpy(pictures.codes[rows, 0]).float()).mean().item()
+    return cosine(encoder(z), torch.from_numpy(images.codes[rows, 0]).float()).mean().item()
 
 
 def single(coded: np.ndarray) -> np.ndarray:
-    """Rows of pictures with one object."""
+    """Rows of images with one object."""
     return np.flatnonzero(~coded[:, 1].any(axis=1))
 
 
@@ -73,9 +73,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
     options = parser.parse_args(argv)
-    pictures = data.read("train")
-    latents = diffusion.read_latents(pictures.pixels, autoencoder.load()[0], "cpu")
-    scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(pictures.codes))
+    images = data.read("train")
+    latents = diffusion.read_latents(images.pixels, autoencoder.load()[0], "cpu")
+    scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(images.codes))
     torch.manual_seed(0)
     encoder = new_encoder()
     training = Training(encoder, CHECKPOINT, outer=(encoder.conv_in, encoder.out))
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         z = scale * (mean + std * torch.randn(mean.shape, generator=generator))
         part = 0.1 * torch.rand(len(z), 1, 1, 1, generator=generator)
         z = z + part * torch.randn(z.shape, generator=generator)
-        return 1 - cosine(encoder(z), torch.from_numpy(pictures.codes[some, 0]).float()).mean()
+        return 1 - cosine(encoder(z), torch.from_numpy(images.codes[some, 0]).float()).mean()
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
         pass
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     averaged, minutes = load()
     print(f"after {minutes:.0f} minutes, {training.step} steps: cosine "
-          f"{own_cosine(averaged, 'seen', scale):.3f} on new pictures of seen objects, "
+          f"{own_cosine(averaged, 'seen', scale):.3f} on new images of seen objects, "
           f"{own_cosine(averaged, 'held-out', scale):.3f} on held-out objects; "
           f"{sum(p.numel() for p in averaged.parameters()):,} parameters")
 

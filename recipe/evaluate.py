@@ -80,7 +80,7 @@ FIGURES = {
     "clip_caption": Figure(f"small CLIP, images never seen: right caption first among {clip.RIVALS}",
                            PERCENT, 0.9),
     "load_seconds": Figure("weights.load", "{:.2f} s", at_most=1.5),
-    "pictures_seconds": Figure(f"{stopwatch.PICTURES} images, {stopwatch.STEPS} steps, guidance, "
+    "images_seconds": Figure(f"{stopwatch.IMAGES} images, {stopwatch.STEPS} steps, guidance, "
                                f"{stopwatch.CORES} cores", "{:.1f} s", at_most=8),
     "peak_gb": Figure("peak memory of loading and drawing these", "{:.2f} GB", at_most=1),
 }
@@ -112,7 +112,7 @@ def background_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
 
 def share_right(evaluator: Clip, images: Sequence[Image.Image],
                 captions: Sequence[Sequence[str]]) -> float:
-    """The share of the n pictures whose first caption, of k each, fits them best."""
+    """The share of the n images whose first caption, of k each, fits them best."""
     texts = torch.stack([evaluator.texts(some) for some in captions])               # n k d
     similarity = torch.einsum("nd,nkd->nk", evaluator.images(images), texts)
     right = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
@@ -128,7 +128,7 @@ def autoencoder_figures(model: LatentDiffusion) -> dict[str, float]:
 
 def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
                     prompts: int) -> tuple[dict[str, float], Image.Image]:
-    """How often object and background are right, in generated and in real pictures; a sheet of samples."""
+    """How often object and background are right, in generated and in real images; a sheet of samples."""
     rng = np.random.default_rng(SEED)
     some = scenes(rng, prompts)
     rivals = {"object": [object_captions(rng, scene) for scene in some],

@@ -65,7 +65,7 @@ def _filtered(image: Image.Image, effect: Filter) -> Image.Image:
     """The image under a filter that is applied at half its size, the size of the small world's images: lines
     and tiles are then as wide as there."""
     small = effect(np.asarray(image.reduce(2), np.float32) / 255)
-    return filters.image(small).resize(image.size, Image.Resampling.BICUBIC)
+    return filters.as_image(small).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def _backdrop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> Image.Image:
@@ -192,20 +192,20 @@ the paper (section 4.1), with words that the embedded model knows. They stand in
 def make(artwork: Artwork) -> dict[str, bytes]:
     """Path below the folder -> contents, of everything."""
     files: dict[str, bytes] = {}
-    pictures: dict[str, list[Image.Image]] = {}
+    images: dict[str, list[Image.Image]] = {}
     for shot in shots():
         image = take(shot, artwork)
-        beside = pictures.setdefault(shot.folder, [])
+        beside = images.setdefault(shot.folder, [])
         beside.append(image)
         suffix = "jpg" if shot.view.jpeg else "png"
-        files[f"{shot.folder}/{shot.name}.{suffix}"] = encode(image, shot.view, 8 if len(pictures) % 2 else 6)
+        files[f"{shot.folder}/{shot.name}.{suffix}"] = encode(image, shot.view, 8 if len(images) % 2 else 6)
     sheet = io.BytesIO()
-    sheets.by_folder(pictures).save(sheet, format="PNG", optimize=True)
+    sheets.by_folder(images).save(sheet, format="PNG", optimize=True)
     return files | {"contact-sheet.png": sheet.getvalue(), "README.md": readme().encode()}
 
 
 def write(files: dict[str, bytes], out: Path) -> None:
-    """Raises InputError where a folder holds something else, which training would take for a picture of the
+    """Raises InputError where a folder holds something else, which training would take for an image of the
     same thing, and where nothing can be written."""
     try:
         for folder in {(out / name).parent for name in files} - {out}:

@@ -1,5 +1,5 @@
-"""The small CLIP (Radford et al. 2021) as a judge of pictures of the small world: which of several captions
-fits a picture best.
+"""The small CLIP (Radford et al. 2021) as a judge of images of the small world: which of several captions
+fits an image best.
 """
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What words do to a picture: looks ("a dark photo of", "a dirty cat").
+"""What words do to an image: looks ("a dark photo of", "a dirty cat").
 
-Pictures are arrays (y x rgb) of float32 in [0, 1], sprites RGBA images. None is changed in place.
+Images are arrays (y x rgb) of float32 in [0, 1], sprites RGBA images. None is changed in place.
 """
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from PIL import Image, ImageDraw
 SIZES = {"": (32, 50), "small": (15, 22), "large": (54, 62), "close-up": (84, 112), "cropped": (46, 60)}
 
 
-def dark(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def dark(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Little light, and what there is of it bluish."""
-    return picture * rng.uniform(0.32, 0.46) * np.array([0.94, 0.97, 1.06], np.float32)
+    return image * rng.uniform(0.32, 0.46) * np.array([0.94, 0.97, 1.06], np.float32)
 
 
-def bright(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def bright(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Overexposed: everything moves towards white."""
-    return 1 - (1 - picture) * rng.uniform(0.42, 0.56)
+    return 1 - (1 - image) * rng.uniform(0.42, 0.56)
 
 
-def rendering(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+def rendering(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """A spotlight on the middle, as in a studio: the corners fall into shade."""
-    y, x = np.mgrid[-1:1:picture.shape[0] * 1j, -1:1:picture.shape[1] * 1j]
-    return picture * np.clip(1.12 - rng.uniform(0.42, 0.52) * (x * x + y * y), 0, 1.12)[..., None]
+    y, x = np.mgrid[-1:1:image.shape[0] * 1j, -1:1:image.shape[1] * 1j]
+    return image * np.clip(1.12 - rng.uniform(0.42, 0.52) * (x * x + y * y), 0, 1.12)[..., None]
 
 
 def dirty(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:

@@ -33,7 +33,7 @@ from recipe import autoencoder
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.augment import augment
-from recipe.autoencoder import pictures_to_x
+from recipe.autoencoder import pixels_to_x
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene
 from recipe.filters import ALL as FILTERS
@@ -113,7 +113,7 @@ class Recognizer(nn.Module):
 
 def images_to_x(images: Sequence[Image.Image]) -> Tensor:
     """n images of any size -> x (n 3 SIZE SIZE) in [-1, 1]."""
-    return pictures_to_x(np.stack([
+    return pixels_to_x(np.stack([
         np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)) for image in images]))
 
 
@@ -130,9 +130,9 @@ def labels(scene: Scene) -> list[int]:
 def batch(rng: np.random.Generator, artwork: Artwork, count: int,
           choices: Choices = EVERYTHING) -> tuple[Tensor, Tensor]:
     """x (b 3 H W) in [-1, 1] and its labels (b heads)."""
-    pictures = [compose(rng, artwork, choices) for _ in range(count)]
-    return (pictures_to_x(np.stack([picture.pixels for picture in pictures])),
-            torch.tensor([labels(picture.scene) for picture in pictures]))
+    images = [compose(rng, artwork, choices) for _ in range(count)]
+    return (pixels_to_x(np.stack([image.pixels for image in images])),
+            torch.tensor([labels(image.scene) for image in images]))
 
 
 @torch.no_grad()

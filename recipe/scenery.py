@@ -1,9 +1,9 @@
 """The drawn scenes of the small world, one function each.
 
-A scene is painted by Pillow at twice the picture's size; `backdrops` averages it down, so that its edges are
+A scene is painted by Pillow at twice the image's size; `backdrops` averages it down, so that its edges are
 smooth, and `examples` shows it as large as it is.
 Everything that could vary does (heights, hues, clouds, windows), so that a model learns the scene and not one
-picture of it. Scenes hold nothing that is also an object of the world: no palm on the beach, no cactus in the
+image of it. Scenes hold nothing that is also an object of the world: no palm on the beach, no cactus in the
 desert.
 """
 from __future__ import annotations
@@ -11,23 +11,23 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIZE = 64               # of a finished picture
+SIZE = 64               # of a finished image
 _S = 2 * SIZE           # of the canvas that scenes are painted on
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 
-def vary(rng: np.random.Generator, colour: Colour, spread: float = 8) -> Colour:
-    """The colour, a little off."""
-    return tuple(int(value) for value in np.clip(np.array(colour) + rng.normal(0, spread, 3), 0, 255))
+def vary(rng: np.random.Generator, color: Color, spread: float = 8) -> Color:
+    """The color, a little off."""
+    return tuple(int(value) for value in np.clip(np.array(color) + rng.normal(0, spread, 3), 0, 255))
 
 
-def darker(colour: Colour, part: float) -> Colour:
-    """That part of the colour's light."""
-    return tuple(int(value * part) for value in colour)
+def darker(color: Color, part: float) -> Color:
+    """That part of the color's light."""
+    return tuple(int(value * part) for value in color)
 
 
-def gradient(top: Colour, bottom: Colour) -> Image.Image:
+def gradient(top: Color, bottom: Color) -> Image.Image:
     """A canvas shaded from top to bottom."""
     part = np.linspace(0, 1, _S)[:, None]
     column = np.array(top) * (1 - part) + np.array(bottom) * part       # y rgb
@@ -42,16 +42,16 @@ def ridge(rng: np.random.Generator, height: float, swing: float, waves: float) -
     return [(0, _S), *zip(x.tolist(), y.tolist(), strict=True), (_S, _S)]
 
 
-def disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: Colour, flat: float = 1) -> None:
+def disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: Color, flat: float = 1) -> None:
     """`flat` is its height in parts of its width."""
     draw.ellipse((x - radius, y - radius * flat, x + radius, y + radius * flat), fill=fill)
 
 
 def dots(rng: np.random.Generator, draw: ImageDraw.ImageDraw, count: int, top: float, bottom: float,
-         colour: Colour, size: tuple[float, float]) -> None:
+         color: Color, size: tuple[float, float]) -> None:
     """Discs strewn between two heights, given in parts of the canvas."""
     for x, y, radius in rng.uniform((0, top * _S, size[0]), (_S, bottom * _S, size[1]), (count, 3)):
-        disc(draw, x, y, radius, colour)
+        disc(draw, x, y, radius, color)
 
 
 def clouds(rng: np.random.Generator, draw: ImageDraw.ImageDraw, bottom: float) -> None:
@@ -167,9 +167,9 @@ def desert(rng: np.random.Generator) -> Image.Image:
     draw, height = ImageDraw.Draw(image), rng.uniform(0.46, 0.58)
     if rng.random() < 0.6:
         disc(draw, rng.uniform(16, _S - 16), rng.uniform(14, 34), rng.uniform(8, 12), (255, 246, 214))
-    for step, colour in enumerate(((222, 142, 74), (208, 122, 56), (228, 150, 80))):
+    for step, color in enumerate(((222, 142, 74), (208, 122, 56), (228, 150, 80))):
         outline = ridge(rng, height + 0.13 * step, rng.uniform(0.03, 0.06), rng.uniform(0.4, 1.2))
-        draw.polygon(outline, fill=vary(rng, colour, 6))
+        draw.polygon(outline, fill=vary(rng, color, 6))
     return image
 
 

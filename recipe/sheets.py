@@ -15,21 +15,21 @@ from weights.files import atomic_write
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
 
 
-def contact_sheet(pictures: Sequence[tuple[np.ndarray, str]], columns: int = 12,
+def contact_sheet(images: Sequence[tuple[np.ndarray, str]], columns: int = 12,
                   zoom: int = 2) -> Image.Image:
     """Images (y x rgb, uint8), each with its caption below."""
-    side = zoom * pictures[0][0].shape[0]
+    side = zoom * images[0][0].shape[0]
     width, height = side + 8, side + 64
-    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), _PAPER)
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    for index, (pixels, caption) in enumerate(pictures):
+    for index, (pixels, caption) in enumerate(images):
         x, y = index % columns * width + 4, index // columns * height + 4
         sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
         draw.multiline_text((x, y + side + 2), textwrap.fill(caption, 22), fill=_INK, spacing=1)
     return sheet
 
 
-def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
+def catalog(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
     """Every object's sprites in all styles, on gray; held-out ones are marked with their init word. After
     them what has no name, by its codepoint."""
     rows = [(thing.name + (f" (held out, init {thing.init})" if thing.init else ""), thing.name, STYLES)
@@ -47,10 +47,10 @@ def catalogue(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image
     return sheet
 
 
-def by_folder(pictures: dict[str, list[Image.Image]], columns: int = 5, cell: int = 110) -> Image.Image:
+def by_folder(images_of: dict[str, list[Image.Image]], columns: int = 5, cell: int = 110) -> Image.Image:
     """Two folders a row, each named above its images, `columns` in a line; cut-outs stand on checkers."""
     width, gap = columns * cell + 20, 6
-    folders = list(pictures.items())
+    folders = list(images_of.items())
     rows = [folders[i:i + 2] for i in range(0, len(folders), 2)]
     heights = [26 + cell * max(-(-len(images) // columns) for _, images in row) for row in rows]
     sheet = Image.new("RGB", (2 * width + 10, sum(heights) + 10), _PAPER)

@@ -1,4 +1,4 @@
-"""The picture of the README: for some of the examples the five pictures, and what the word learned from them
+"""The image of the README: for some of the examples the five images, and what the word learned from them
 draws in three prompts.
 
     python -m recipe.showcase [NAME ...] [--out weights/tiny/showcase.png]
@@ -25,15 +25,15 @@ from textinv.images import read_images
 COMMAND = "python -m recipe.showcase"
 EXAMPLES = Path("examples")
 PROMPTS = ("a photo of a *", "a photo of a * on the beach", "a photo of a * on a red background")
-EACH = 3                # pictures a prompt
+EACH = 3                # images a prompt
 
 
 def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
-    """The pictures of an example as the model sees them, then samples with the word learned from them."""
+    """The images of an example as the model sees them, then samples with the word learned from them."""
     if name not in HELD_OUT:
         raise InputError(f"{name} is no held-out object: choose from {', '.join(HELD_OUT)}")
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
-    inputs = [to_images(picture.views[0].x[None])[0] for picture in read_images(EXAMPLES / name, size)]
+    inputs = [to_images(image.views[0].x[None])[0] for image in read_images(EXAMPLES / name, size)]
     start = time.perf_counter()
     config = textinv.InversionConfig(init=HELD_OUT[name].init, steps=steps)
     concept = textinv.invert(model, EXAMPLES / name, config)

@@ -1,5 +1,5 @@
 """What the embedded default costs its user, measured in a process of its own, on two cores: the seconds that
-`weights.load` takes and those of 8 pictures (50 steps, guidance 5), and the largest memory of it all, imports
+`weights.load` takes and those of 8 images (50 steps, guidance 5), and the largest memory of it all, imports
 included.
 
     python -m recipe.stopwatch tiny
@@ -25,7 +25,7 @@ from ldm import InputError
 from textinv.commands import command
 
 COMMAND = "python -m recipe.stopwatch"
-CORES, PICTURES, STEPS, GUIDANCE = 2, 8, 50, 5.0
+CORES, IMAGES, STEPS, GUIDANCE = 2, 8, 50, 5.0
 
 
 def measure(source: str) -> dict[str, float]:
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = time.perf_counter()
     model = weights.load(source)
     loaded = time.perf_counter()
-    model.generate(["a photo of a cat on the beach"] * PICTURES, steps=STEPS, guidance=GUIDANCE)
-    print(json.dumps({"load_seconds": loaded - start, "pictures_seconds": time.perf_counter() - loaded,
+    model.generate(["a photo of a cat on the beach"] * IMAGES, steps=STEPS, guidance=GUIDANCE)
+    print(json.dumps({"load_seconds": loaded - start, "images_seconds": time.perf_counter() - loaded,
                       "peak_gb": peak_gb()}))
 
 

@@ -1,9 +1,9 @@
 """The small world: a random scene, drawn and captioned. One object in one art style, mirrored, scaled, tilted
-and placed at random, on a plain colour or in a drawn scene; now and then two objects, or a filter over the
-whole picture.
+and placed at random, on a plain color or in a drawn scene; now and then two objects, or a filter over the
+whole image.
 
-    python -m recipe.world --sheet FILE.png         random pictures with their captions
-    python -m recipe.world --catalogue FILE.png     every object in every style
+    python -m recipe.world --sheet FILE.png         random images with their captions
+    python -m recipe.world --catalog FILE.png     every object in every style
     python -m recipe.world --styles FILE.png        every filter, a dozen times
 
 All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
@@ -54,7 +54,7 @@ class Choices:
     styles: tuple[str, ...] = SEEN_STYLES
     backgrounds: tuple[str, ...] = tuple(BACKDROPS)
     effects: tuple[str, ...] = (*filters.NAMED, *[NAMELESS] * len(filters.NAMED))
-    # the parts of all pictures; a picture has at most one of the five
+    # the parts of all images; an image has at most one of the five
     look: float = 0.42          # has a look (dark, small, ...),
     pair: float = 0.07          # two objects,
     effect: float = 0.2         # a filter,
@@ -90,26 +90,26 @@ TRAINING = dict(nameless=0.1, changed=0.25)
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class Composed:
     pixels: np.ndarray                  # y x rgb, uint8
     caption: str
     scene: Scene
     sprites: list[Image.Image]          # of its objects, before they are mirrored, turned and scaled
-    filter: Filter | None               # over the whole picture
+    filter: Filter | None               # over the whole image
 
 
-def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choices()) -> Picture:
-    """A random picture with a random caption that is true of it."""
+def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choices()) -> Composed:
+    """A random image with a random caption that is true of it."""
     scene = random_scene(rng, choices)
     figures = scene_sprites(rng, scene, artwork)
     effect = scene_filter(rng, scene)
     pixels = draw(rng, scene, artwork, figures, effect)
     caption = wording(rng, scene, not scene.named, scene.effect == NAMELESS)
-    return Picture(pixels, caption, scene, figures, effect)
+    return Composed(pixels, caption, scene, figures, effect)
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
-    """What a picture will show. Where the choices hold no second object for a pair, the first is alone; where
+    """What an image will show. Where the choices hold no second object for a pair, the first is alone; where
     they hold no object of any category, it is called by its name."""
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
@@ -156,7 +156,7 @@ def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> l
 
 
 def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
-    """The filter over the whole picture, with its parameters drawn."""
+    """The filter over the whole image, with its parameters drawn."""
     if not scene.effect:
         return None
     return (filters.nameless if scene.effect == NAMELESS else filters.ALL[scene.effect])(rng)
@@ -164,7 +164,7 @@ def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
 
 def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork, figures: list[Image.Image] | None = None,
          effect: Filter | None = None) -> np.ndarray:
-    """The scene's picture, y x rgb, uint8. By default sprites and filter are drawn anew."""
+    """The scene's image, y x rgb, uint8. By default sprites and filter are drawn anew."""
     figures = scene_sprites(rng, scene, artwork) if figures is None else figures
     effect = effect or scene_filter(rng, scene)
     backdrop = BACKDROPS[scene.background]
@@ -184,12 +184,12 @@ def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork, figures: list
     return np.array(image) if effect is None else _uint8(effect(np.asarray(image, np.float32) / 255))
 
 
-def _uint8(picture: np.ndarray) -> np.ndarray:
-    return (picture.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+def _uint8(image: np.ndarray) -> np.ndarray:
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _sprite(rng: np.random.Generator, scene: Scene, sprite: Image.Image, longest: float) -> Image.Image:
-    """The object as it will stand in the picture: mirrored and tilted at random, `longest` pixels long."""
+    """The object as it will stand in the image: mirrored and tilted at random, `longest` pixels long."""
     if scene.look == "dirty":
         sprite = looks.dirty(rng, sprite)
     if rng.random() < 0.5:
@@ -266,34 +266,34 @@ def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: b
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--sheet", type=Path, help="PNG of random pictures with their captions")
-    parser.add_argument("--catalogue", type=Path, help="PNG of every object in every style")
+    parser.add_argument("--sheet", type=Path, help="PNG of random images with their captions")
+    parser.add_argument("--catalog", type=Path, help="PNG of every object in every style")
     parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
     parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
     parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=96, help="pictures on the sheet (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=96, help="images on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
-    if not (options.sheet or options.catalogue or options.styles):
-        raise InputError("nothing to draw. Give --sheet, --catalogue or --styles FILE.png.")
+    if not (options.sheet or options.catalog or options.styles):
+        raise InputError("nothing to draw. Give --sheet, --catalog or --styles FILE.png.")
     if options.count < 1 or options.seed < 0:
         raise InputError(f"--count {options.count} --seed {options.seed}: "
                          "give a count of 1 or more and a seed of 0 or more")
     artwork = Artwork(options.artwork)
-    if options.catalogue:
-        sheets.save(sheets.catalogue(artwork), options.catalogue)
+    if options.catalog:
+        sheets.save(sheets.catalog(artwork), options.catalog)
     if options.styles:
         rng = np.random.default_rng(options.seed)
-        pictures = [compose(rng, artwork, Choices(effects=(effect,), effect=1, pair=0))
+        images = [compose(rng, artwork, Choices(effects=(effect,), effect=1, pair=0))
                     for effect in (*filters.ALL, NAMELESS) for _ in range(12)]
-        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.styles)
+        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in images]), options.styles)
     if options.sheet:
         rng, start = np.random.default_rng(options.seed), time.perf_counter()
         choices = (Choices(objects=tuple(HELD_OUT), styles=STYLES, effects=tuple(filters.ALL))
                    if options.held_out else Choices(**TRAINING))
-        pictures = [compose(rng, artwork, choices) for _ in range(options.count)]
-        print(f"{options.count / (time.perf_counter() - start):.0f} pictures a second")
-        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in pictures]), options.sheet)
+        images = [compose(rng, artwork, choices) for _ in range(options.count)]
+        print(f"{options.count / (time.perf_counter() - start):.0f} images a second")
+        sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in images]), options.sheet)
 
 
 if __name__ == "__main__":

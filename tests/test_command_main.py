@@ -40,7 +40,7 @@ def test_help_is_a_map(capsys):
 
 
 @pytest.mark.parametrize("argv, message", [([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"),
-                                           (["--colour"], "required: COMMAND")])
+                                           (["--color"], "required: COMMAND")])
 def test_anything_else_is_one_line(argv, message, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err

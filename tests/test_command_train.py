@@ -39,7 +39,7 @@ def test_a_preset_is_the_classs():
 
 @pytest.mark.parametrize("argv, message", [
     (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
-    (["--colour", "red"], "unrecognized arguments: --colour red"),
+    (["--color", "red"], "unrecognized arguments: --color red"),
     (["--crop", "round"], "--crop is 'round'. Use center or stretch or random."),
     (["--preset", "fast"], "--preset is 'fast'. Use default or paper or sd."),
     (["--dtype", "int8"], "--dtype is 'int8'. Use auto or float32 or bfloat16."),

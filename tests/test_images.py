@@ -45,8 +45,8 @@ def exif(orientation):
     return tags
 
 
-def solid(colour, size=(4, 4), mode="RGB"):
-    return Image.new(mode, size, colour)
+def solid(color, size=(4, 4), mode="RGB"):
+    return Image.new(mode, size, color)
 
 
 def pixels_of(view):
@@ -74,11 +74,11 @@ def pixels_at(path, size, **options):
     return pixels_of(view)
 
 
-def png(width, height, bits, colour_type, data, chunks=()):
+def png(width, height, bits, color_type, data, chunks=()):
     """A PNG that Pillow cannot write."""
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     middle = b"".join(chunk(*c) for c in chunks)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + middle + chunk(b"IDAT", zlib.compress(data))
             + chunk(b"IEND", b""))
@@ -112,7 +112,7 @@ GREY_LINEAR = icc_profile(b"GRAY", {b"wtpt": (0.9642, 1.0, 0.8249), b"kTRC": 1.0
 # a printer out of cyan, magenta and yellow: white, or black where K is 255. A table (lut8Type, section 6.5.8)
 # from CMYK to L*a*b*: the matrix 1, straight curves, and the corners of the cube in between
 RAMP = bytes(range(256))
-NO_COLOUR = icc_profile(b"CMYK", {b"wtpt": (0.9642, 1.0, 0.8249), b"A2B0": (
+NO_COLOR = icc_profile(b"CMYK", {b"wtpt": (0.9642, 1.0, 0.8249), b"A2B0": (
     b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(np.eye(3, dtype=int) * 65536).flat)
     + RAMP * 4 + bytes([255, 128, 128, 0, 128, 128]) * 8 + RAMP * 3)}, between=b"Lab ")
 
@@ -145,7 +145,7 @@ def test_broken_exif_data_does_not_lose_the_picture(tmp_path, junk):
     assert (pixels_at(save(tmp_path / "a.png", SQUARE, exif=junk), 6) == SQUARE).all()
 
 
-# Colours
+# Colors
 
 MODES = {
     "1": (solid(1, mode="1"), WHITE),
@@ -166,18 +166,18 @@ MODES = {
 
 def test_mode_ycbcr():
     """Without a file: Pillow before 13 cannot read a TIFF of this mode that it has written."""
-    image, colour = MODES["YCbCr"]
+    image, color = MODES["YCbCr"]
     rgb, opacity = to_rgb(image)
-    assert (np.asarray(rgb) == colour).all() and opacity is None
+    assert (np.asarray(rgb) == color).all() and opacity is None
 
 
 @pytest.mark.parametrize("mode", sorted(MODES.keys() - {"YCbCr"}))
 def test_mode(tmp_path, mode):
-    image, colour = MODES[mode]
+    image, color = MODES[mode]
     path = save(tmp_path / "a.tif", image)
     with Image.open(path) as file:
         assert file.mode == mode.split()[0]
-    assert (pixels_at(path, 4) == colour).all()
+    assert (pixels_at(path, 4) == color).all()
 
 
 def test_16_bit_png(tmp_path):
@@ -188,7 +188,7 @@ def test_16_bit_png(tmp_path):
 @pytest.mark.parametrize("mode, pixels, transparent, rest", [
     ("1", [0, 1], 1, 0), ("L", [30, 31], 31, 30), ("RGB", [(9, 9, 9), (8, 9, 9)], (8, 9, 9), 9),
     ("I;16", [257, 258], 258, 1), ("I;16", [65535, 256], 256, 255)])
-def test_transparent_colour_of_a_png(tmp_path, mode, pixels, transparent, rest):
+def test_transparent_color_of_a_png(tmp_path, mode, pixels, transparent, rest):
     image = solid(pixels[0], (2, 2), mode)
     image.putpixel((1, 0), pixels[1])
     path = save(tmp_path / "a.png", image, transparency=transparent)
@@ -222,20 +222,20 @@ def test_first_frame_of_an_animation(tmp_path, ending, options):
     assert (pixels_at(path, 4) == RED).all()
 
 
-# Colour profiles
+# Color profiles
 
 @pytest.mark.parametrize("alpha", [None, 0, 51, 255])
 def test_profile(tmp_path, alpha):
-    colour, covered = (200, 100, 20), 1 if alpha is None else alpha / 255
-    image = solid(colour if alpha is None else (*colour, alpha), mode="RGB" if alpha is None else "RGBA")
+    color, covered = (200, 100, 20), 1 if alpha is None else alpha / 255
+    image = solid(color if alpha is None else (*color, alpha), mode="RGB" if alpha is None else "RGBA")
     path = save(tmp_path / "a.png", image, icc_profile=SWAPPED_LINEAR)
-    assert abs(pixels_at(path, 4) - (covered * srgb(colour[::-1]) + (1 - covered) * 255)).max() <= 1.5
+    assert abs(pixels_at(path, 4) - (covered * srgb(color[::-1]) + (1 - covered) * 255)).max() <= 1.5
 
 
 def test_profile_of_grey_pictures(tmp_path):
     path = save(tmp_path / "a.png", solid(55, mode="L"), icc_profile=GREY_LINEAR)
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
-    path = save(tmp_path / "b.png", solid(55, mode="L"), icc_profile=SWAPPED_LINEAR)    # one for colour
+    path = save(tmp_path / "b.png", solid(55, mode="L"), icc_profile=SWAPPED_LINEAR)    # one for color
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
     deep = Image.fromarray(np.full((4, 4), 257 * 55, np.uint16))
     path = save(tmp_path / "c.png", deep, icc_profile=GREY_LINEAR)
@@ -243,7 +243,7 @@ def test_profile_of_grey_pictures(tmp_path):
 
 
 def test_profile_of_cmyk_pictures(tmp_path):
-    path = save(tmp_path / "a.jpg", solid((255, 0, 55, 0), (16, 16), "CMYK"), icc_profile=NO_COLOUR)
+    path = save(tmp_path / "a.jpg", solid((255, 0, 55, 0), (16, 16), "CMYK"), icc_profile=NO_COLOR)
     assert abs(pixels_at(path, 16) - 255).max() < 4
     path = save(tmp_path / "b.tif", solid((255, 0, 55, 0), mode="CMYK"), icc_profile=SWAPPED_LINEAR)
     assert (pixels_at(path, 4) == (0, 255, 200)).all()      # not for inks, so ignored

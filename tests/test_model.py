@@ -420,7 +420,7 @@ def test_config_survives_json_and_is_frozen():
         assert LDMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(dataclasses.FrozenInstanceError):
         CONFIG.unet.heads = 3
-    for broken in ({}, {"unet": 3}, {**CONFIG.to_dict(), "text": {"colour": "red"}}, None,
+    for broken in ({}, {"unet": 3}, {**CONFIG.to_dict(), "text": {"color": "red"}}, None,
                    {**CONFIG.to_dict(), "diffusion": {"scale_factor": "x"}},
                    {**CONFIG.to_dict(), "unet": {"attention": [1, 0, 1, 0]}},
                    {**CONFIG.to_dict(), "unet": {"heads": "8"}}, {**CONFIG.to_dict(), "unet": {"depth": [1]}},

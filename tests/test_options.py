@@ -57,5 +57,5 @@ def test_values_without_meaning_are_refused(given, message):
 def test_options_have_names():
     with pytest.raises(TypeError):
         InversionConfig("cat")
-    with pytest.raises(TypeError, match="colour"):
-        InversionConfig(colour="red")
+    with pytest.raises(TypeError, match="color"):
+        InversionConfig(color="red")

@@ -22,7 +22,7 @@ def test_damaged_sprite_is_named(blobs, tmp_path):
     copy = artwork.Artwork(blobs.folder)
     copy.folder = tmp_path
     (tmp_path / "flat").mkdir()
-    (tmp_path / "flat" / f"{OBJECTS['cat'].code}.png").write_bytes(b"not a picture")
+    (tmp_path / "flat" / f"{OBJECTS['cat'].code}.png").write_bytes(b"not an image")
     with pytest.raises(InputError, match="1f431.png: cannot be read"):
         copy.sprite("flat", "cat")
 
@@ -54,7 +54,7 @@ def test_unpacking_cuts_sprites_to_what_is_visible(tmp_path):
     assert found["1f431"].size == (64, 96) and found["1f431"].getpixel((32, 48))[:3] == (255, 0, 0)
     small = artwork.unpack(tarball(tmp_path / "b.tgz", 64), package)
     assert small["1f98a"].height == 48          # never enlarged
-    with pytest.raises(InputError, match="some-package@1.0.0 has no picture of: 1f431, 1f98a, 1f338:"):
+    with pytest.raises(InputError, match="some-package@1.0.0 has no image of: 1f431, 1f98a, 1f338:"):
         artwork.unpack(tarball(tmp_path / "c.tgz", 64, leave_out=("1f431", "1f98a", "1f338")), package)
 
 

@@ -1,4 +1,4 @@
-"""The changes that pictures undergo before the small CLIP sees them: seeded, within their limits, and such
+"""The changes that images undergo before the small CLIP sees them: seeded, within their limits, and such
 that captions stay true."""
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def generator():
 
 
 def smooth(b):
-    """Pictures (b 3 64 64) within [-0.6, 0.6], without edges."""
+    """Images (b 3 64 64) within [-0.6, 0.6], without edges."""
     coarse = 2 * torch.rand(b, 3, 4, 4, generator=generator()) - 1
     return 0.6 * F.interpolate(coarse, size=64, mode="bilinear")
 
@@ -37,7 +37,7 @@ def test_augmentation_stays_in_range_and_often_leaves_out_a_change():
 
 
 def test_reframing_stays_within_its_limits():
-    """On a picture whose colours are its coordinates, the new picture says where each pixel came from."""
+    """On an image whose colors are its coordinates, the new image says where each pixel came from."""
     y, x = torch.meshgrid(*[torch.linspace(-63 / 64, 63 / 64, 64)] * 2, indexing="ij")
     got = augment.reframe(torch.stack([x, y, x]).expand(300, 3, 64, 64) * 0.5, generator()) * 2
     width = (got[:, 0, 32, 40] - got[:, 0, 32, 24]) / (x[32, 40] - x[32, 24])

@@ -38,7 +38,7 @@ class Identity(nn.Module):
 
 
 def test_pixels_become_x():
-    x = autoencoder.pictures_to_x(np.array([[[[0, 127.5, 255]]]]).astype(np.float32))
+    x = autoencoder.pixels_to_x(np.array([[[[0, 127.5, 255]]]]).astype(np.float32))
     assert x.shape == (1, 3, 1, 1) and x.flatten().tolist() == [-1, 0, 1]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recipe import captions, filters, looks
-from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.backdrops import BACKDROPS, COLORS
 from recipe.captions import NAMELESS, SLOTS, Scene, plain_caption, wording
 from recipe.objects import CATEGORIES, HELD_OUT, OBJECTS, SEEN, SEEN_STYLES
 from recipe.objects import NAMELESS as NAMELESS_OBJECTS
@@ -145,5 +145,5 @@ def test_plain_captions(change, options, expected):
 
 def test_words_are_those_of_training_and_none_of_what_is_held_out():
     known = captions.words()
-    assert known >= {*SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, *filters.NAMED, *COLOURS, "an", "holding"}
+    assert known >= {*SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, *filters.NAMED, *COLORS, "an", "holding"}
     assert not known & {*HELD_OUT, *filters.HELD_OUT, "inked", NAMELESS, "effect", "object", "second"}

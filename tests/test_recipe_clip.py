@@ -9,7 +9,7 @@ import torch
 
 import ldm
 from recipe import clip, filters, judge, vocabulary
-from recipe.autoencoder import pictures_to_x
+from recipe.autoencoder import pixels_to_x
 from recipe.backdrops import BACKDROPS
 from recipe.captions import MEDIUMS, NAMELESS, SLOTS, Scene
 from recipe.muon import split
@@ -93,7 +93,7 @@ def test_a_batch_is_composed_images_some_of_them_through_jpeg(blobs):
     x, captions = clip.batch(np.random.default_rng(0), blobs, 80)
     assert x.abs().max() <= 1 and len(captions) == 80
     rng = np.random.default_rng(0)
-    expected = pictures_to_x(np.stack([compose(rng, blobs, clip.EVERYTHING).pixels for _ in range(80)]))
+    expected = pixels_to_x(np.stack([compose(rng, blobs, clip.EVERYTHING).pixels for _ in range(80)]))
     error = (x - expected).abs().flatten(1).mean(dim=1)
     assert (error > 0).float().mean() == pytest.approx(clip.JPEGS, abs=0.12) and error.max() < 0.15
 
@@ -133,11 +133,11 @@ def test_full_captions(change, expected):
 
 
 def test_unseen_images_have_different_captions_that_say_all(blobs):
-    pictures = clip.unseen(np.random.default_rng(0), blobs, 40)
-    assert len(pictures) == 40 and all(image.size == (64, 64) for image in pictures.values())
+    images = clip.unseen(np.random.default_rng(0), blobs, 40)
+    assert len(images) == 40 and all(image.size == (64, 64) for image in images.values())
     named = (*STYLES, *MEDIUMS.values(), *filters.HELD_OUT)
-    assert all(any(word in text for word in named) for text in pictures)
-    assert list(clip.unseen(np.random.default_rng(0), blobs, 40)) == list(pictures)
+    assert all(any(word in text for word in named) for text in images)
+    assert list(clip.unseen(np.random.default_rng(0), blobs, 40)) == list(images)
 
 
 class Fake:

@@ -48,9 +48,9 @@ def test_a_set_is_the_same_on_any_number_of_processes(small, monkeypatch):
 def test_a_set_is_what_compose_draws(small):
     write(count=8)
     rng, artwork = np.random.default_rng((3, 0)), data.Artwork(ARTWORK)
-    pictures = [compose(rng, artwork, Choices(**TRAINING)) for _ in range(8)]
-    assert np.array_equal(data.read("some").pixels, np.stack([picture.pixels for picture in pictures]))
-    expected = np.stack([data.picture_codes(picture) for picture in pictures])
+    images = [compose(rng, artwork, Choices(**TRAINING)) for _ in range(8)]
+    assert np.array_equal(data.read("some").pixels, np.stack([image.pixels for image in images]))
+    expected = np.stack([data.image_codes(image) for image in images])
     assert np.array_equal(data.read("some").codes, expected)
 
 
@@ -58,18 +58,18 @@ def test_codes_are_those_of_what_is_pictured(small, blobs):
     known, seen = codes.read(), Counter()
     rng = np.random.default_rng(0)
     for _ in range(150):
-        picture = compose(rng, blobs, Choices(**TRAINING, effect=0.3, look=0.2, pair=0.2))
-        got = data.picture_codes(picture)
+        image = compose(rng, blobs, Choices(**TRAINING, effect=0.3, look=0.2, pair=0.2))
+        got = data.image_codes(image)
         assert got.dtype == np.float16 and got.shape == (len(SLOTS), codes.WIDTH)
-        for slot, sprite in enumerate(picture.sprites):
+        for slot, sprite in enumerate(image.sprites):
             expected = known["object"](codes.sprite_pixels(sprite)[None])[0]
             torch.testing.assert_close(torch.from_numpy(got[slot]).float(), expected, rtol=2e-3, atol=2e-3)
-        assert got[1].any() == (len(picture.sprites) == 2) == bool(picture.scene.relation)
-        assert got[2].any() == bool(picture.scene.effect)
-        if picture.filter:
-            expected = known["style"](codes.style_pixels(picture.filter)[None])[0]
+        assert got[1].any() == (len(image.sprites) == 2) == bool(image.scene.relation)
+        assert got[2].any() == bool(image.scene.effect)
+        if image.filter:
+            expected = known["style"](codes.style_pixels(image.filter)[None])[0]
             torch.testing.assert_close(torch.from_numpy(got[2]).float(), expected, rtol=2e-3, atol=2e-3)
-        seen[len(picture.sprites), bool(picture.filter), picture.scene.changed] += 1
+        seen[len(image.sprites), bool(image.filter), image.scene.changed] += 1
     assert set(seen) >= {(1, False, False), (1, False, True), (1, True, False), (1, True, True),
                          (2, False, False)}
 
@@ -77,8 +77,8 @@ def test_codes_are_those_of_what_is_pictured(small, blobs):
 def slots(scene, count=300):
     """The parts of captions with an object's slot, and with a style's."""
     rng = np.random.default_rng(0)
-    picture = SimpleNamespace(scene=scene)
-    texts = [text for _ in range(count) for text in data.picture_captions(rng, picture)]
+    image = SimpleNamespace(scene=scene)
+    texts = [text for _ in range(count) for text in data.image_captions(rng, image)]
     assert len(texts) == count * data.CAPTIONS
     return tuple(np.mean([slot in text for text in texts]) for slot in ("<object>", "<style>"))
 
@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_line_and_the_set_is_not_taken_for_whole(small):
 def test_the_stage_writes_all_sets_and_keeps_what_is_held_out_apart(small, monkeypatch):
     asked = {}
     monkeypatch.setattr(data, "write", lambda name, *rest: asked.update({name: rest}))
-    assert data.main(["--pictures", "30"]) == 0
+    assert data.main(["--images", "30"]) == 0
     assert set(asked) == {"train", "seen", "held-out", "held-out-style", "held-out-filters"}
     counts, seeds, choices = ({name: row[i] for name, row in asked.items()} for i in range(3))
     assert counts["train"] == 30 and set(counts.values()) == {30, data.CHECKED}
@@ -156,10 +156,10 @@ def test_bad_input_is_one_line(small, capsys):
         message, = capsys.readouterr().err.splitlines()
         return message
 
-    assert "--pictures is 0. Give 1 or more." in refused("--pictures", "0")
+    assert "--images is 0. Give 1 or more." in refused("--images", "0")
     assert "recipe.artwork" in refused("--artwork", "nowhere")
     (small / "file").touch()
-    assert "cannot be written" in refused("--pictures", "1", "--folder", "file/data")
+    assert "cannot be written" in refused("--images", "1", "--folder", "file/data")
     codes.FILE.unlink()
     codes.read.cache_clear()
     assert "recipe.codes" in refused()

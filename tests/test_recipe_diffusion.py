@@ -137,7 +137,7 @@ def test_the_loss_is_equation_1_weighted_by_min_snr(denoiser, monkeypatch):
 
 
 class Halves(nn.Module):
-    """An autoencoder whose posterior is the picture's mean in each place, with the standard deviation
+    """An autoencoder whose posterior is the image's mean in each place, with the standard deviation
     0.25."""
 
     def encode(self, x):

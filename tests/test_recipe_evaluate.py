@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from recipe import evaluate
-from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.backdrops import BACKDROPS, COLORS
 from recipe.captions import Scene, plain_caption
 from recipe.objects import SEEN, SEEN_STYLES
 
@@ -38,13 +38,13 @@ def test_captions_of_candidates_differ_in_one_thing():
 
 
 class Oracle:
-    """Reads colours: a picture's vector is its mean colour, a caption's that of the wall that it names."""
+    """Reads colors: an image's vector is its mean color, a caption's that of the wall that it names."""
 
     def images(self, images):
         return F.normalize(torch.tensor(np.stack([np.asarray(i).mean((0, 1)) for i in images])) - 128, dim=-1)
 
     def texts(self, captions):
-        walls = [torch.tensor(COLOURS[text.split()[-2]], dtype=torch.float64) for text in captions]
+        walls = [torch.tensor(COLORS[text.split()[-2]], dtype=torch.float64) for text in captions]
         return F.normalize(torch.stack(walls) - 128, dim=-1)
 
 
@@ -52,7 +52,7 @@ def test_share_right():
     captions = [["on a red background", "on a blue background", "on a green background"],
                 ["on a blue background", "on a red background", "on a green background"],
                 ["on a green background", "on a red background", "on a blue background"]]
-    images = [Image.new("RGB", (64, 64), COLOURS[name]) for name in ("red", "blue", "red")]
+    images = [Image.new("RGB", (64, 64), COLORS[name]) for name in ("red", "blue", "red")]
     assert evaluate.share_right(Oracle(), images, captions) == pytest.approx(2 / 3)
 
 

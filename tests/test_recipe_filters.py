@@ -8,7 +8,7 @@ MAKERS = filters.ALL | {"nameless": filters.nameless}
 SEEDS = {"nameless": range(40)}         # of the others a few will do
 
 
-def picture(height=64, width=64):
+def image(height=64, width=64):
     """Two discs on a sloped ground, float32 in [0, 1]."""
     y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
     x3 = np.stack([0.2 + 0.6 * x, 0.7 - 0.4 * y, 0.3 + 0.2 * x * y], axis=2)
@@ -33,17 +33,17 @@ def each_seed(test):
 
 @each_seed
 def test_seeded_and_nothing_is_changed_in_place(name, seed):
-    x = picture()
+    x = image()
     effect, twin = made(name, seed), made(name, seed)
     first = effect(x)
     assert np.array_equal(effect(x), first) and np.array_equal(twin(x), first)
-    assert np.array_equal(x, picture())
+    assert np.array_equal(x, image())
 
 
 @each_seed
-def test_every_filter_changes_the_picture_and_leaves_one(name, seed):
-    y = made(name, seed)(picture()).clip(0, 1)
-    assert np.abs(y - picture()).mean() > 0.012
+def test_every_filter_changes_the_image_and_leaves_one(name, seed):
+    y = made(name, seed)(image()).clip(0, 1)
+    assert np.abs(y - image()).mean() > 0.012
     assert y.std() > 0.02
 
 
@@ -51,14 +51,14 @@ def test_every_filter_changes_the_picture_and_leaves_one(name, seed):
 @pytest.mark.parametrize("size", [(64, 64), (80, 60), (128, 96)])
 def test_any_size_that_four_divides(name, size):
     for seed in range(4):
-        y = made(name, seed)(picture(*size))
+        y = made(name, seed)(image(*size))
         assert y.shape == (*size, 3) and np.issubdtype(y.dtype, np.floating) and np.isfinite(y).all()
         assert -2 < y.min() and y.max() < 3            # near [0, 1], to which callers clip
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_parameters_are_random(name):
-    first, second = (made(name, seed)(picture()) for seed in (0, 1))
+    first, second = (made(name, seed)(image()) for seed in (0, 1))
     assert np.abs(first - second).mean() > 1e-3
 
 
@@ -79,8 +79,8 @@ def test_nameless_styles_hold_nothing_of_what_is_held_out(monkeypatch):
 
 
 def test_luma_and_edges():
-    assert filters.grey(flat(1, 0, 0))[0, 0] == pytest.approx(0.299)
-    assert filters.grey(flat(0, 1, 0))[0, 0] == pytest.approx(0.587)
+    assert filters.luma(flat(1, 0, 0))[0, 0] == pytest.approx(0.299)
+    assert filters.luma(flat(0, 1, 0))[0, 0] == pytest.approx(0.587)
     y, x = np.mgrid[:8, :8].astype(np.float32)
     assert filters.edges(3 * x + 4 * y) == pytest.approx(5)      # of a plane, everywhere the same
     assert not filters.edges(np.full((4, 4), 0.5)).any()
@@ -95,10 +95,10 @@ def test_ramp_of_three_colors(smooth, light, expected):
 
 
 def test_mosaic_tiles_are_means():
-    y = made("mosaic")(picture()).reshape(16, 4, 16, 4, 3)
+    y = made("mosaic")(image()).reshape(16, 4, 16, 4, 3)
     inside = y[:, 1:, :, 1:]
     assert (inside == inside[:, :1, :, :1]).all()
-    means = picture().reshape(16, 4, 16, 4, 3).mean((1, 3))
+    means = image().reshape(16, 4, 16, 4, 3).mean((1, 3))
     ratio = inside[:, 0, :, 0] / means
     assert ratio == pytest.approx(np.repeat(ratio[..., :1], 3, axis=2), rel=1e-4)   # each tile's brightness
     assert 0.88 <= ratio.min() < 0.95 and 1.03 < ratio.max() <= 1.1 + 1e-5
@@ -107,7 +107,7 @@ def test_mosaic_tiles_are_means():
 
 
 def test_sketch_is_gray_light_and_dark_at_edges():
-    y = made("sketch")(picture())
+    y = made("sketch")(image())
     assert (y == y[..., :1]).all()
     assert made("sketch")(flat(0.5, 0.5, 0.5)).mean() == pytest.approx(0.78 + 0.2 * 0.5, abs=0.01)
     edge = flat(0.9, 0.9, 0.9)
@@ -143,7 +143,7 @@ def test_comic_has_few_levels_and_black_outlines():
     dark = made("comic")(flat(0.3, 0.3, 0.3))
     values = np.unique(dark.round(4))
     assert len(values) == 2 and values[0] == pytest.approx(0.55 * values[1], abs=1e-3)      # dots
-    assert made("comic")(picture()).min() < 0.05
+    assert made("comic")(image()).min() < 0.05
 
 
 def test_sepia_fades_to_the_corners():
@@ -161,7 +161,7 @@ def test_sepia_fades_to_the_corners():
 
 def test_woodcut_is_ink_and_paper_in_bands():
     ink, paper = np.array((24, 22, 30)) / 255, np.array((244, 236, 216)) / 255
-    part = (made("woodcut")(picture()) - ink) / (paper - ink)
+    part = (made("woodcut")(image()) - ink) / (paper - ink)
     assert part == pytest.approx(np.repeat(part[..., :1], 3, axis=2), abs=1e-4)
     dark, light = (made("woodcut")(flat(g, g, g)).mean() for g in (0.25, 0.7))
     assert dark < light - 0.2                   # the darker, the wider the lines
@@ -198,7 +198,7 @@ def test_blueprint_is_white_lines_on_blue_paper_with_a_grid():
 
 
 def test_glass_panes_have_the_mean_color_of_what_is_behind():
-    y = made("glass")(picture())
+    y = made("glass")(image())
     lead = (y == np.float32(0.08)).all(-1)
     panes = np.unique(y[~lead], axis=0)
     assert 60 < len(panes) <= 150 and 0.15 < lead.mean() < 0.45

@@ -13,9 +13,9 @@ def plain(color, size=(64, 64), mode="RGB"):
 
 
 def test_a_contact_sheet_shows_images_in_rows_of_a_dozen():
-    pictures = [(np.full((64, 64, 3), (i, 200 - i, 50), np.uint8), f"a photo of a cat {i}")
+    images = [(np.full((64, 64, 3), (i, 200 - i, 50), np.uint8), f"a photo of a cat {i}")
                 for i in range(14)]
-    sheet = np.asarray(sheets.contact_sheet(pictures))
+    sheet = np.asarray(sheets.contact_sheet(images))
     assert sheet.shape == (2 * 192, 12 * 136, 3)
     for i in range(14):
         y, x = i // 12 * 192 + 4, i % 12 * 136 + 4
@@ -23,13 +23,13 @@ def test_a_contact_sheet_shows_images_in_rows_of_a_dozen():
         assert (sheet[y + 128:y + 188, x:x + 128] < 128).any()          # its caption
 
 
-def test_the_catalogue_holds_every_sprite(blobs, monkeypatch):
+def test_the_catalog_holds_every_sprite(blobs, monkeypatch):
     monkeypatch.setattr(sheets, "OBJECTS", {name: OBJECTS[name] for name in ("cat", "car", "fox")})
     monkeypatch.setattr(sheets, "NAMELESS", NAMELESS[:2])
     asked = []
     own = blobs.sprite
     monkeypatch.setattr(blobs, "sprite", lambda style, name: asked.append((style, name)) or own(style, name))
-    sheet = np.asarray(sheets.catalogue(blobs, columns=3))
+    sheet = np.asarray(sheets.catalog(blobs, columns=3))
     assert sheet.shape == (2 * 74, 3 * (len(STYLES) * 56 + 16), 3)
     assert len(asked) == len(set(asked)) == 3 * 4 + 2 * 3       # the held-out artwork has none without a name
     for column, color in ((0, (255, 0, 255)), (1, (0, 255, 255))):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import ldm
 from recipe import captions, filters, looks, sprites, world
-from recipe.backdrops import BACKDROPS, COLOURS
+from recipe.backdrops import BACKDROPS, COLORS
 from recipe.captions import NAMELESS, Scene
 from recipe.objects import CATEGORIES, HELD_OUT, HELD_OUT_STYLE, OBJECTS, SEEN, SEEN_STYLES
 from recipe.objects import NAMELESS as NAMELESS_OBJECTS
@@ -20,7 +20,7 @@ MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)            # of cats and of cars
 
 
 @pytest.fixture(scope="module")
-def pictures(blobs):
+def images(blobs):
     rng = np.random.default_rng(0)
     return [world.compose(rng, blobs, Choices(**TRAINING)) for _ in range(600)]
 
@@ -35,25 +35,25 @@ def drawn(blobs, scene, seed):
     return world.draw(np.random.default_rng(seed), scene, blobs)
 
 
-def share(picture, color):
-    """The part of the picture that has about that color."""
-    return (np.abs(picture.astype(int) - color).max(-1) < 60).mean()
+def share(image, color):
+    """The part of the image that has about that color."""
+    return (np.abs(image.astype(int) - color).max(-1) < 60).mean()
 
 
-def test_seed_is_a_data_set(blobs, pictures):
+def test_seed_is_a_data_set(blobs, images):
     again, other = np.random.default_rng(0), np.random.default_rng(1)
-    for picture in pictures[:100]:
+    for image in images[:100]:
         twin = world.compose(again, blobs, Choices(**TRAINING))
-        assert np.array_equal(twin.pixels, picture.pixels)
-        assert (twin.caption, twin.scene) == (picture.caption, picture.scene)
-    assert world.compose(other, blobs, Choices(**TRAINING)).caption != pictures[0].caption
-    assert picture.pixels.shape == (64, 64, 3) and picture.pixels.dtype == np.uint8
+        assert np.array_equal(twin.pixels, image.pixels)
+        assert (twin.caption, twin.scene) == (image.caption, image.scene)
+    assert world.compose(other, blobs, Choices(**TRAINING)).caption != images[0].caption
+    assert image.pixels.shape == (64, 64, 3) and image.pixels.dtype == np.uint8
 
 
-def test_captions_tell_the_truth(pictures):
+def test_captions_tell_the_truth(images):
     unnamed = 0
-    for picture in pictures:
-        caption, scene = f" {picture.caption} ", picture.scene
+    for image in images:
+        caption, scene = f" {image.caption} ", image.scene
         called = scene.objects if scene.named else captions.SLOTS[:2]
         called = (scene.category,) if scene.category else called
         said = [f" {name} " in caption for name in called[:len(scene.objects)]]
@@ -72,7 +72,7 @@ def test_captions_tell_the_truth(pictures):
         for look in looks.LOOKS:
             words = ("rendering", "rendition") if look == "rendering" else (look,)
             assert any(f" {word} " in caption for word in words) == (look == scene.look), caption
-    assert 0 < unnamed < 0.1 * len(pictures)            # "a painting in the style of ..." only
+    assert 0 < unnamed < 0.1 * len(images)            # "a painting in the style of ..." only
 
 
 def test_parts_of_the_world_are_as_common_as_said(scenes):
@@ -87,7 +87,7 @@ def test_parts_of_the_world_are_as_common_as_said(scenes):
     free = 1 - default.category                         # what names a category is always a named thing
     assert TRAINING["nameless"] * free == part(lambda s: s.objects[0] in NAMELESS_OBJECTS)
     assert TRAINING["changed"] * (free - default.tint) == part(lambda s: s.changed)
-    assert part(lambda s: s.background in COLOURS) == 0.48
+    assert part(lambda s: s.background in COLORS) == 0.48
     assert all(sum(map(bool, (s.look, s.relation, s.effect, s.tint, s.category))) <= 1 for s in scenes)
     assert {s.background for s in scenes} == set(BACKDROPS) and {s.look for s in scenes} == {"", *looks.LOOKS}
     assert {s.relation for s in scenes} == {"", *captions.RELATIONS}
@@ -100,11 +100,11 @@ def test_named_filters_are_equally_common_and_held_out_ones_never_drawn(scenes):
     assert max(found.values()) < 1.5 * min(found.values())
 
 
-def test_held_out_things_never_show(scenes, pictures):
+def test_held_out_things_never_show(scenes, images):
     for scene in scenes:
         assert not set(scene.objects) & set(HELD_OUT) and scene.style != HELD_OUT_STYLE
-    for picture in pictures:
-        assert not set(picture.caption.split()) & {*HELD_OUT, HELD_OUT_STYLE, *filters.HELD_OUT}
+    for image in images:
+        assert not set(image.caption.split()) & {*HELD_OUT, HELD_OUT_STYLE, *filters.HELD_OUT}
 
 
 def test_changed_sprites_hold_nothing_held_out(blobs, monkeypatch):
@@ -172,14 +172,14 @@ def test_dark_is_darker_and_bright_brighter(blobs, background):
         assert dark < 0.5 * usual and usual < bright
 
 
-@pytest.mark.parametrize("background", COLOURS)
+@pytest.mark.parametrize("background", COLORS)
 def test_a_red_background_is_red(blobs, background):
-    palette = np.array(list(COLOURS.values()))
+    palette = np.array(list(COLORS.values()))
     for seed in range(5):
-        picture = drawn(blobs, Scene(("cat",), "flat", background, "small"), seed)
-        corners = picture[::63, ::63].reshape(-1, 1, 3)
+        image = drawn(blobs, Scene(("cat",), "flat", background, "small"), seed)
+        corners = image[::63, ::63].reshape(-1, 1, 3)
         nearest = np.abs(corners - palette).sum(-1).argmin(-1)
-        assert (np.array(list(COLOURS))[nearest] == background).sum() >= 3      # the cat may be in one corner
+        assert (np.array(list(COLORS))[nearest] == background).sum() >= 3      # the cat may be in one corner
 
 
 @pytest.mark.parametrize("background", ["green", "sea"])
@@ -193,8 +193,8 @@ def test_sizes(blobs, background):
 def test_cropped_is_cut_at_the_frame_and_usual_is_not(blobs):
     for seed in range(12):
         for look in ("cropped", ""):
-            picture = drawn(blobs, Scene(("cat",), "flat", "green", look), seed)
-            rim = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]])[None]
+            image = drawn(blobs, Scene(("cat",), "flat", "green", look), seed)
+            rim = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])[None]
             assert (share(rim, MAGENTA) > 0) == (look == "cropped")
 
 
@@ -206,14 +206,14 @@ def test_dirt_is_on_the_object_only(blobs):
 
 
 def test_two_objects_are_both_there_and_placed_as_said(blobs):
-    def middle(picture, color):
-        y, x = np.nonzero(np.abs(picture.astype(int) - color).max(-1) < 60)
+    def middle(image, color):
+        y, x = np.nonzero(np.abs(image.astype(int) - color).max(-1) < 60)
         return y.mean(), x.mean()
     for seed in range(10):
         for relation in captions.RELATIONS:
-            picture = drawn(blobs, Scene(("cat", "car"), "flat", "green", relation=relation), seed)
-            cat, car = middle(picture, MAGENTA), middle(picture, CYAN)
-            assert share(picture, MAGENTA) > 0.03 and share(picture, CYAN) > 0.03
+            image = drawn(blobs, Scene(("cat", "car"), "flat", "green", relation=relation), seed)
+            cat, car = middle(image, MAGENTA), middle(image, CYAN)
+            assert share(image, MAGENTA) > 0.03 and share(image, CYAN) > 0.03
             if relation == "next to":
                 assert abs(cat[0] - car[0]) < 5 and abs(cat[1] - car[1]) > 20
             if relation == "on top of":
@@ -237,20 +237,20 @@ def test_a_filter_lies_over_the_whole_image(blobs):
         rng = np.random.default_rng(3)
         figures = world.scene_sprites(rng, scene, blobs)
         applied = filters.ALL[effect](np.random.default_rng(7))
-        picture = world.draw(rng, dataclasses.replace(scene, effect=effect), blobs, figures, applied)
+        image = world.draw(rng, dataclasses.replace(scene, effect=effect), blobs, figures, applied)
         expected = (applied(plain.astype(np.float32) / 255).clip(0, 1) * 255 + 0.5).astype(np.uint8)
-        assert np.array_equal(picture, expected), effect
+        assert np.array_equal(image, expected), effect
 
 
-def test_a_picture_tells_what_was_drawn(pictures):
-    for picture in pictures:
-        assert len(picture.sprites) == len(picture.scene.objects)
-        assert (picture.filter is None) == (not picture.scene.effect)
+def test_a_image_tells_what_was_drawn(images):
+    for image in images:
+        assert len(image.sprites) == len(image.scene.objects)
+        assert (image.filter is None) == (not image.scene.effect)
 
 
 def test_sheets_are_written_whole_or_not_at_all(blobs, tmp_path, capsys):
     target, folder = tmp_path / "sheet.png", str(blobs.folder)
-    assert world.main(["--sheet", str(target), "--catalogue", str(tmp_path / "all.png"), "--styles",
+    assert world.main(["--sheet", str(target), "--catalog", str(tmp_path / "all.png"), "--styles",
                        str(tmp_path / "styles.png"), "--artwork", folder, "--count", "13", "--held-out"]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["all.png", "sheet.png", "styles.png"]
     with Image.open(target) as sheet, Image.open(tmp_path / "styles.png") as styles:

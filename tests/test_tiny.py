@@ -52,7 +52,7 @@ def test_it_knows_its_words_and_not_the_held_out_ones(model):
 
 
 def test_backgrounds_are_as_asked(model):
-    """The plainest thing that a prompt can ask for: corners of the wall's colour."""
+    """The plainest thing that a prompt can ask for: corners of the wall's color."""
     for name, channel in (("red", 0), ("green", 1), ("blue", 2)):
         prompt = f"a photo of a ball on a {name} background"
         image = np.asarray(model.generate(prompt, steps=20, sampler="dpm++")[0])
@@ -60,7 +60,7 @@ def test_backgrounds_are_as_asked(model):
         assert corners.argmax() == channel and corners[channel] > corners.sum() / 2.4
 
 
-def test_a_word_lowers_the_loss_on_its_pictures(model):
+def test_a_word_lowers_the_loss_on_its_images(model):
     """Twenty steps on an example, judged on draws that they did not see."""
     config = textinv.InversionConfig(init="cup", steps=20, seed=1)
     with Run(model, EXAMPLES / "teapot", config) as run:
