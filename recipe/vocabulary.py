@@ -29,7 +29,7 @@ CHARACTERS = tuple(sorted(string.ascii_lowercase + string.digits + string.punctu
 # prompt and not five.
 COMMON = """
     about above across after all also am and another are around as be because before behind below beside
-    best better between big both but by can color color could day do down each every few first for forest
+    best better between big both but by can color colour could day do down each every few first for forest
     from front full get go had has have he her here high his how i if into is it its just last left less
     like little long look looks low made make many more most much near never new not now off old only open
     or other our out over own part people person place pretty put right same see set she show shows side

@@ -65,7 +65,7 @@ def _maps(run: Run) -> dict[str, VocabularyMap]:
     if run.evaluation is None or not run.evaluation.losses:
         return {}
     k = len(run.inversion.start.vectors)        # below them may be those of words that are learned with it
-    path = torch.cat([run.inversion.v0[None].cpu(), run.evaluation.path])[:, :k]         # s k d
+    path = torch.cat([run.inversion.v0[None, :k].cpu(), run.evaluation.path[:, :k]])     # s k d
     steps = [i * run.config.eval_every for i in range(len(path))]
     return {f"vector {i + 1}": map_vocabulary(run.inversion.model, path[:, i], steps)
             for i in range(path.shape[1])}
