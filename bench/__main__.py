@@ -14,6 +14,7 @@ COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attenti
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command."""
     parser = argparse.ArgumentParser(prog="python -m bench",
                                      description="Benchmarks, next to diffusers where installed.")
     commands = parser.add_subparsers(dest="command", required=True)

@@ -15,16 +15,19 @@ SHAPES = [(64, 77, 128, 4), (77, 77, 192, 4), (256, 256, 256, 8), (1024, 1024, 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--device", default="cpu")
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:                        # b h n d, b h m d -> b h n d
+    """softmax(q k^T / sqrt(d)) v, as explicit products."""
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1) @ v
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     print(machine(args.device))
     print("milliseconds, plain / fused")
     for dtype in (torch.float32, torch.bfloat16):

@@ -25,6 +25,7 @@ from weights import compvis
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--size", choices=SIZES, default="text2img-large")
     parser.add_argument("--file-dtype", choices=["float32", "float16", "bfloat16"], default="float16")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32",
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         sources = _write(Path(folder), args)
         print(machine("cpu"))

@@ -19,6 +19,7 @@ GIB = 2 ** 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--size", choices=SIZES, default="sd1")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--batch", type=int, default=1, help="images at a time (default: %(default)s)")
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     print(machine(args.device))
     model = random_model(args.size, args.device, getattr(torch, args.dtype))
     size = sum(p.numel() * p.element_size() for p in model.parameters())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 import torch
@@ -62,7 +63,7 @@ def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
     return model
 
 
-def diffusers_pipeline(model: LatentDiffusion):
+def diffusers_pipeline(model: LatentDiffusion) -> Any:
     """diffusers' LDMTextToImagePipeline around the very tensors of `model`."""
     from diffusers import AutoencoderKL, DDIMScheduler, LDMTextToImagePipeline, UNet2DConditionModel
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel

@@ -26,6 +26,7 @@ SAVE_EVERY = 10         # steps, so that every kill loses some and keeps some
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--images", default="examples/teapot")
     parser.add_argument("--init", default="cup")
     parser.add_argument("--kills", type=int, default=50, help="(default: %(default)s)")
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     print(machine("cpu"))
     with tempfile.TemporaryDirectory() as folder:
         saving(args, Path(folder) / "saving")
@@ -61,6 +63,7 @@ def saving(args: argparse.Namespace, folder: Path) -> None:
 
 
 def start(args: argparse.Namespace, out: Path) -> subprocess.Popen:
+    """Start train.py, or resume it where it has begun, in a process of its own."""
     resume = ["--resume"] if (out / "config.json").exists() else []
     return subprocess.Popen(
         [sys.executable, "train.py", "--images", args.images, "--init", args.init, "--out", str(out),
@@ -69,6 +72,7 @@ def start(args: argparse.Namespace, out: Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> None:
+    """Wait for train.py. Raises InputError with its last line if it failed."""
     _, said = process.communicate()
     if process.returncode:
         raise InputError(f"train.py ended with status {process.returncode}: {said.strip().splitlines()[-1]}")
@@ -96,6 +100,7 @@ def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.R
 
 
 def compare_runs(whole: Path, killed: Path, after: str) -> None:
+    """Raises InputError if any file that a run is worth differs in one bit."""
     for name in ("concept.safetensors", "best.safetensors"):
         if not torch.equal(Concept.load(whole / name).vectors, Concept.load(killed / name).vectors):
             raise InputError(f"{name} differs after {after}")

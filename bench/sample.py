@@ -15,6 +15,7 @@ from ldm import LatentDiffusion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["tiny", "mid"])
     parser.add_argument("--batch", type=int, default=2, help="images at a time")
     parser.add_argument("--steps", type=int, default=10)
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     print(machine(args.device))
     for size in args.size:
         print(f"{size}: batch {args.batch}, {args.steps} DDIM steps, guidance {args.guidance:g}")

@@ -27,6 +27,7 @@ IMAGES = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--weights", default="mid", help="source of weights, or with --random a size: "
                         f"{', '.join(SIZES)} (default: %(default)s)")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=None,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     print(machine(args.device))
     model = load(args, getattr(torch, args.dtype))
     if args.vs and not has_diffusers(model.config):
@@ -70,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def load(args: argparse.Namespace, dtype: torch.dtype) -> LatentDiffusion:
+    """The model of --weights, or of random weights. Raises InputError."""
     if args.random if args.random is not None else args.weights in SIZES and args.weights != "tiny":
         if args.weights not in SIZES:
             raise InputError(f"{args.weights}: no size of random weights: give one of {', '.join(SIZES)}")
@@ -85,6 +88,7 @@ def token_ids(model: LatentDiffusion) -> torch.Tensor:
 
 
 def our_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace) -> Callable[[], None]:
+    """A function that runs all steps of our loop."""
     config, start = (InversionConfig(steps=args.steps, batch=args.batch),
                      Concept("*", torch.randn(K, model.config.text.width)))
     model.words.add(start.placeholder, start.vectors)
@@ -109,6 +113,7 @@ def core_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace
 
 def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
                    args: argparse.Namespace) -> Callable[[], None]:
+    """A function that runs as many steps of diffusers' default loop on the same weights."""
     pipeline = diffusers_pipeline(model)
     bert, unet, vae, device = pipeline.bert, pipeline.unet, pipeline.vqvae, model.device
     table = torch.nn.Embedding(model.text_encoder.vocab_size + K, model.config.text.width, device=device)
@@ -139,6 +144,7 @@ def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
 
 
 def peak_memory(device: str) -> int:
+    """The highest memory of the process so far, in bytes."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -33,7 +33,7 @@ METHODS = {
     "plain-100": ["--steps", "100", "--no-cross-init"],
     "lr-0.01-100": ["--steps", "100", "--no-cross-init", "--lr", "0.01"],
     "dvar": ["--steps", "5000", "--no-cross-init", "--stop", "dvar", "--eval-every", "25"],
-    "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--pull", "5e-5"],
+    "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--regularize", "2.55e-5"],
     "cross-init-200": ["--steps", "200", "--cross-init"],
     "cross-init-100": ["--steps", "100", "--cross-init"],
 }
@@ -54,6 +54,7 @@ class Metrics:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME",
                         help=f"of {', '.join(METHODS)} (default: all)")
     parser.add_argument("--objects", nargs="+", choices=list(HELD_OUT), default=OBJECTS, metavar="NAME",
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
+    """The command."""
     with contextlib.redirect_stdout(sys.stderr):            # what the commands say is not the result
         metrics = {method: [metrics_of(method, name, seed, args) for name in args.objects
                             for seed in range(args.seeds)] for method in args.methods}
@@ -73,6 +75,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Metrics:
+    """Learn a word, unless it is there, and measure it. Raises InputError if either fails."""
     def folder_of(method: str, seed: int) -> Path:
         return args.folder / method / f"{name}-{seed}"
 
@@ -108,6 +111,7 @@ def learn(folder: Path, method: str, name: str, seed: int) -> None:
 
 
 def succeed(status: int) -> None:
+    """Raises InputError unless the status of a command is 0."""
     if status:
         raise InputError(f"a command that this one needs ended with status {status}, see above")
 
@@ -120,6 +124,7 @@ def interval(values: list[float]) -> str:
 
 
 def table(metrics: dict[str, list[Metrics]]) -> str:
+    """A row for each method, as Markdown."""
     lines = ["| method | reconstruction | of the images' own | editability | of the init word's | steps "
              "| seconds (median) |", "|---|---|--:|---|--:|--:|--:|"]
     for method, words in metrics.items():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldm.attention import attention
 from ldm.config import CLIPTextConfig
+from ldm.text_encoder import BaseTextEncoder
 from ldm.words import LearnedWords
 
 
@@ -85,36 +86,19 @@ class Embeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.length, config.width)
 
 
-class CLIPTextEncoder(nn.Module):
-    """ids (b n) -> context c (b n d). `words` are those that this model has been taught."""
+class CLIPTextEncoder(BaseTextEncoder):
+    """Stable Diffusion's text encoder."""
 
     def __init__(self, config: CLIPTextConfig, words: LearnedWords):
-        super().__init__()
-        self.config, self.words = config, words
+        super().__init__(config, words)
         self.embeddings = Embeddings(config)
         self.encoder = Layers(config)
         self.final_layer_norm = nn.LayerNorm(config.width)
 
     @property
     def table(self) -> nn.Embedding:
-        """The frozen embeddings of the vocabulary (vocab_size d)."""
         return self.embeddings.token_embedding
 
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the frozen table; the first private id of learned words."""
-        return self.config.vocab_size
-
-    def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
-        """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids
-        vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
-        in v; the table is only read."""
-        return self.words.embed(self.table, ids, v)
-
-    def encode(self, embeddings: Tensor) -> Tensor:
-        """embeddings (b n d) -> c (b n d)."""
+    def encode(self, embeddings: Tensor) -> Tensor:                                      # b n d -> b n d
         positions = self.embeddings.position_embedding.weight[:embeddings.shape[1]]      # n d
         return self.final_layer_norm(self.encoder(embeddings + positions))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.encode(self.embed(ids))

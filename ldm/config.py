@@ -73,7 +73,8 @@ class CLIPTextConfig:
     def __post_init__(self) -> None:
         """Raises InputError on values without meaning."""
         if self.heads < 1 or self.width % self.heads:
-            raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide.")
+            raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide. "
+                             "Use a divisor.")
         if self.activation not in ("quick_gelu", "gelu"):
             raise InputError(f"text.activation is {self.activation!r}. Use quick_gelu or gelu.")
 
@@ -119,14 +120,15 @@ class LDMConfig:
             uneven = [width for width in part.channels if width % part.norm_groups]
             if uneven:
                 raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} "
-                                 "norm_groups do not divide.")
+                                 "norm_groups do not divide. Use a divisor.")
         if len(heads := self.unet.level_heads) != len(self.unet.channels):
             raise InputError(f"unet.heads has {len(heads)} entries, but unet.channels has "
                              f"{len(self.unet.channels)} levels. Give one number, or one per level.")
         attends = (*self.unet.attention[:-1], True)         # on the last level the middle does, always
         for width, n, attending in zip(self.unet.channels, heads, attends, strict=True):
             if attending and (n < 1 or width % n):
-                raise InputError(f"unet.channels has {width}, which its {n} heads do not divide.")
+                raise InputError(f"unet.channels has {width}, which its {n} heads do not divide. Use a "
+                                 "divisor.")
 
     @staticmethod
     def text2img_large() -> LDMConfig:
@@ -153,7 +155,8 @@ class LDMConfig:
                      "diffusion": DiffusionConfig}
             return LDMConfig(**{name: _read_part(cls, values[name]) for name, cls in parts.items()})
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"this is not a model config of this project ({error}).") from error
+            raise InputError(f"this is not a model config of this project ({error}). Give the values "
+                             "that LDMConfig.to_dict wrote.") from error
 
 
 def _read_part(cls: type, values: dict[str, Any]) -> Any:

@@ -7,12 +7,13 @@ by default of the vectors in `words`.
 """
 from __future__ import annotations
 
+import abc
 from typing import cast
 
 from torch import Tensor, nn
 
 from ldm.attention import attention
-from ldm.config import TextConfig
+from ldm.config import CLIPTextConfig, TextConfig
 from ldm.words import LearnedWords
 
 
@@ -67,23 +68,17 @@ class Layers(nn.Module):
         return x
 
 
-class TextEncoder(nn.Module):
-    """ids (b n) -> context c (b n d). `words` are those that this model has been taught."""
+class BaseTextEncoder(nn.Module, abc.ABC):
+    """ids (b n) -> context c (b n d), in two halves. `words` are those that this model has been taught."""
 
-    def __init__(self, config: TextConfig, words: LearnedWords):
+    def __init__(self, config: TextConfig | CLIPTextConfig, words: LearnedWords):
         super().__init__()
         self.config, self.words = config, words
-        self.token_emb = nn.Embedding(config.vocab_size, config.width)
-        self.pos_emb = nn.ModuleDict({"emb": nn.Embedding(config.length, config.width)})
-        self.attn_layers = Layers(config)
-        self.norm = nn.LayerNorm(config.width)
-        # in every checkpoint; encoding does not use it
-        self.to_logits = nn.Linear(config.width, config.vocab_size)
 
     @property
+    @abc.abstractmethod
     def table(self) -> nn.Embedding:
         """The frozen embeddings of the vocabulary (vocab_size d)."""
-        return self.token_emb
 
     @property
     def vocab_size(self) -> int:
@@ -96,10 +91,30 @@ class TextEncoder(nn.Module):
         in v; the table is only read."""
         return self.words.embed(self.table, ids, v)
 
+    @abc.abstractmethod
     def encode(self, embeddings: Tensor) -> Tensor:
         """embeddings (b n d) -> c (b n d)."""
+
+    def forward(self, ids: Tensor) -> Tensor:                                            # b n -> b n d
+        return self.encode(self.embed(ids))
+
+
+class TextEncoder(BaseTextEncoder):
+    """The paper's text encoder."""
+
+    def __init__(self, config: TextConfig, words: LearnedWords):
+        super().__init__(config, words)
+        self.token_emb = nn.Embedding(config.vocab_size, config.width)
+        self.pos_emb = nn.ModuleDict({"emb": nn.Embedding(config.length, config.width)})
+        self.attn_layers = Layers(config)
+        self.norm = nn.LayerNorm(config.width)
+        # in every checkpoint; encoding does not use it
+        self.to_logits = nn.Linear(config.width, config.vocab_size)
+
+    @property
+    def table(self) -> nn.Embedding:
+        return self.token_emb
+
+    def encode(self, embeddings: Tensor) -> Tensor:                                      # b n d -> b n d
         positions = cast(nn.Embedding, self.pos_emb["emb"]).weight[:embeddings.shape[1]]         # n d
         return self.norm(self.attn_layers(embeddings + positions))
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.encode(self.embed(ids))

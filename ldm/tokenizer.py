@@ -11,6 +11,7 @@ import abc
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import tokenizers
 import torch
@@ -56,13 +57,18 @@ class BaseTokenizer(abc.ABC):
             self._backend = backend
         return self._backend
 
+    @property
+    def padding_id(self) -> int:
+        """The id in the rest of a row, behind the text and its end."""
+        return cast(int, self.backend.token_to_id(self.frame[2]))
+
     @classmethod
     def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
         """The same tokenizer without padding or truncation of its own.
         Raises InputError if it lacks a mark, as one of another kind does."""
         missing = [token for token in cls.marks if backend.token_to_id(token) is None]
         if missing:
-            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. This model needs {cls.needs}.")
+            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. Give {cls.needs}.")
         backend.no_padding()
         backend.no_truncation()
         return backend

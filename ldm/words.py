@@ -7,8 +7,9 @@ are computed when asked for, so they are never stale: removing a word moves the 
 """
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,18 @@ class LearnedWords:
         self._check_shape(word, vectors)
         self._vectors[word] = _own(vectors)
 
+    @contextlib.contextmanager
+    def exchanged(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Context manager: words have other vectors (k d), of which there may be more or fewer, so that the
+        ids of words taught later move; afterwards all is as before. Raises InputError if there is no such
+        word."""
+        before = self._vectors
+        self._vectors = {**before, **{self._known(word): _own(v) for word, v in vectors.items()}}
+        try:
+            yield
+        finally:
+            self._vectors = before
+
     def ids(self, placeholder: str) -> list[int]:
         """The private ids of a word, one for each vector. Raises InputError if there is no such word."""
         word, first = self._known(placeholder), self.vocab_size
@@ -80,12 +93,16 @@ class LearnedWords:
         return torch.cat([torch.empty(0, self.width, dtype=torch.float32, device="cpu"),
                           *self._vectors.values()])
 
-    def replaced(self, placeholder: str, v: Tensor) -> Tensor:
-        """`rows` (m d), on v's device, with v (k d) in the place of a word's vectors; differentiable in v.
-        Raises InputError if there is no such word, or if the shape is another."""
-        word = self._known(placeholder)
-        self._check_shape(word, v)
-        return torch.cat([v if other == word else vectors.to(v) for other, vectors in self._vectors.items()])
+    def replaced(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """`rows` (m d), on the device of the given vectors, with them (k d) in the place of those of one word
+        or more; differentiable in them.
+        Raises InputError if there is no such word, or if a shape is another."""
+        given = {self._known(word): v for word, v in vectors.items()}
+        for word, v in given.items():
+            self._check_shape(word, v)
+        like = next(iter(given.values()))
+        return torch.cat([given[word] if word in given else own.to(like)
+                          for word, own in self._vectors.items()])
 
     def embed(self, table: nn.Embedding, ids: Tensor, v: Tensor | None = None) -> Tensor:
         """ids (b n) -> embeddings (b n d) in the table's dtype: id vocab_size + i is row i of v (m d), by

@@ -31,6 +31,7 @@ from recipe.filters import Filter
 from recipe.objects import HELD_OUT, article
 from recipe.shots import MANY, STYLES, THINGS, Shot, View, shots
 from textinv.commands import command
+from textinv.decoding import ORIENTATION
 
 COMMAND = "python -m recipe.examples"
 
@@ -41,8 +42,8 @@ _LICENCES = {
     "inked": "Noto Emoji font, SIL Open Font License 1.1",
 }
 _MARGIN = 4                         # between the thing and the rim of the middle square
-_ORIENTATION = 0x0112               # the EXIF tag; a viewer turns 6 clockwise and 8 counter-clockwise
-_TURNS = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}     # upright -> stored
+# EXIF orientation -> upright to stored; a viewer turns 6 clockwise and 8 counter-clockwise
+_TURNS = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def take(shot: Shot, artwork: Artwork) -> Image.Image:
@@ -127,7 +128,7 @@ def encode(image: Image.Image, view: View, orientation: int) -> bytes:
         image.save(file, format="PNG", optimize=True)
     elif view.turned:
         exif = Image.Exif()
-        exif[_ORIENTATION] = orientation
+        exif[ORIENTATION] = orientation
         image.transpose(_TURNS[orientation]).save(file, format="JPEG", quality=92, exif=exif)
     else:
         image.save(file, format="JPEG", quality=92)
@@ -181,6 +182,10 @@ its image, so none of these is read unless you put the two together:
 
     cp -r examples/fox fox-with-captions && cp examples/captions/fox-short/*.txt fox-with-captions/
     python train.py --images fox-with-captions --init wolf
+
+`captions/objects.json` has the init word of each thing and, for `textinv evaluate --suite figure10`, what a
+person would call it who does not know its name: `short` in up to twelve words, `long` in up to thirty, as in
+the paper (section 4.1), with words that the embedded model knows. They stand in the place of the word.
 """
 
 

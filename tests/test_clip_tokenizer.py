@@ -154,7 +154,7 @@ def written(name, text):
 
 @pytest.mark.parametrize("make, message", [
     (without_merges, "needs merges.txt in the same folder"),
-    (lambda folder: DATA / "diffusers-tiny/tokenizer/vocab.txt", "is CLIP's, not BERT's"),
+    (lambda folder: DATA / "diffusers-tiny/tokenizer/vocab.txt", "is BERT's, but this model needs CLIP's"),
     (lambda folder: DATA / "diffusers-tiny/tokenizer/tokenizer.json", "so it is not CLIP's"),
     (lambda folder: folder, "there is no such file"),
     (lambda folder: folder / "nowhere.json", "there is no such file"),
@@ -179,11 +179,12 @@ def test_files_that_are_no_vocabulary_of_clip(tmp_path, make, message):
 def test_vocabularies_of_the_other_kind_are_named(sd1):
     """A BERT vocabulary for a CLIP model, and the reverse."""
     model = weights.load(DATA / "sd1-tiny/model.ckpt", vocab=DATA / "diffusers-tiny/tokenizer/vocab.txt")
-    with pytest.raises(InputError, match="is CLIP's, not BERT's. Give the vocab.json and merges.txt"):
+    with pytest.raises(InputError, match="is BERT's, but this model needs CLIP's. Give the vocab.json "
+                                         "and merges.txt"):
         model.tokenizer("a cat")
     for name in ("sd1-tiny/vocab.json", "sd1-hf-tiny/tokenizer/tokenizer.json"):
         model = weights.load(DATA / "compvis-tiny/model.ckpt", vocab=DATA / name)
-        with pytest.raises(InputError, match=r"so it is not BERT's. This model needs the vocab.txt"):
+        with pytest.raises(InputError, match=r"so it is not BERT's. Give the vocab.txt"):
             model.tokenizer("a cat")
 
 

@@ -80,6 +80,13 @@ def test_names_are_those_of_the_package():
         textinv.nothing  # noqa: B018
 
 
-def test_without_the_benchmarks_there_is_no_bench(monkeypatch, tmp_path):
+def test_without_the_benchmarks_bench_says_where_they_are(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(program, "ROOT", tmp_path)
-    assert "bench" not in program.commands()
+    assert main(["bench", "--help"]) == 2
+    error = capsys.readouterr().err
+    assert "not in the installed package. Get the project's source" in error and error.count("\n") == 1
+
+
+def test_no_example_is_a_script_that_does_not_exist(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/textinv", "paint"])
+    assert main() == 2 and "python textinv" not in capsys.readouterr().err

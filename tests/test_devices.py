@@ -45,5 +45,5 @@ def test_an_inversion_step(model, monkeypatch):
     batch = sample_batch(cached, model.schedule.timesteps, 2, torch.Generator().manual_seed(0))
     assert {getattr(batch, name).device for name in ("z0", "ids", "eps", "t", "loss_weights")} == {META}
     v = torch.zeros(1, 64, device=META, requires_grad=True)
-    inversion_loss(model, model.words.replaced("*", v), batch).backward()
+    inversion_loss(model, model.words.replaced({"*": v}), batch).backward()
     assert v.grad.device == META and v.grad.shape == (1, 64)

@@ -2,6 +2,7 @@
 stage that makes them says in one line why it cannot. None of this needs the artwork."""
 import dataclasses
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,10 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
+import weights
 from recipe import artwork, examples, filters, shots, vocabulary
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE, SEEN_STYLES, STYLES
 from recipe.sizes import CONFIG
+from textinv.evaluation.evaluate import EDITS
+from textinv.evaluation.setups import SUITES, read_things
 from textinv.images import read_images
+from textinv.prompts import prompt_problems
 from weights.vocabularies import read_vocabulary
 
 ROOT = Path(__file__).parents[1] / "examples"
@@ -123,7 +128,7 @@ def made(sprites):
 
 def test_committed_files_are_those_of_the_recipe(sprites, made):
     names = {path.relative_to(ROOT).as_posix() for path in (*ROOT.iterdir(), *ROOT.glob("*/*"))
-             if path.is_file() and path.suffix not in (".py", ".pyc")}
+             if path.is_file() and path.suffix not in (".py", ".pyc") and path.parent != CAPTIONS}   # by hand
     assert set(made) == names
     for shot in shots.shots()[::5]:             # seeded: decoded again, the PNGs are what is taken again
         image = opened(io.BytesIO(made[f"{shot.folder}/{shot.name}.png"]))
@@ -197,6 +202,23 @@ def test_captions_are_there_for_every_image_but_count_only_next_to_it(name, tmp_
         found = {picture.path.stem: picture.caption for picture in read_images(together, 64)}
         assert found == {stem: text.strip() for stem, text in texts.items()}
     assert all(words["long"][stem] > words["short"][stem] + 3 for stem in stems)
+
+
+def test_what_people_would_call_the_objects_fits_the_embedded_model():
+    """As long as the paper's captions or shorter, in words that it knows, with room for the prompts' own."""
+    tokenizer = weights.load("tiny", "meta").tokenizer
+    things = read_things(ROOT, tuple(json.loads((CAPTIONS / "objects.json").read_text())))
+    assert {thing.name: thing.init for thing in things} == {name: HELD_OUT[name.removesuffix("-25")].init
+                                                            for name in (thing.name for thing in things)}
+    assert {thing.name for thing in things} == {name for suite in SUITES.values() for name in suite.things}
+    for thing in things:
+        short, long = thing.captions["short"], thing.captions["long"]
+        assert len(short.split()) <= 12 < len(long.split()) <= 30
+        assert not set(re.findall("[a-z]+", short + long)) & set(HELD_OUT)
+        for text in (short, long):
+            assert not tokenizer.unknown_words(text), (thing.name, text)
+            for template in EDITS:
+                assert prompt_problems(tokenizer, template.replace("{}", text)) == []
 
 
 def test_captions_fit_the_embedded_model(tmp_path):

@@ -10,6 +10,7 @@ from helpers import ROOT
 
 FILES = sorted(path for folder in ("ldm", "weights", "textinv") for path in (ROOT / folder).rglob("*.py"))
 FILES += [ROOT / "train.py", ROOT / "sample.py", ROOT / "examples/minimal.py"]
+DOCUMENTED = [*FILES, *sorted((ROOT / "bench").rglob("*.py"))]
 # imported where they are used: not installed with the core, or, for the hub's client, slow to import
 OPTIONAL = {"huggingface_hub", "pillow_heif", "torch.utils.tensorboard", "transformers"}
 # called with a list of equals, the symbols of a formula, or the cells of a row
@@ -59,7 +60,7 @@ def public(node, prefix=""):
 
 
 def trees():
-    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in DOCUMENTED}
 
 
 def test_public_names_are_documented():
@@ -81,7 +82,7 @@ def test_public_names_are_documented():
     assert silent == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=named)
+@pytest.mark.parametrize("path", DOCUMENTED, ids=named)
 def test_public_signatures_are_typed(path):
     """All but what a pickle may do to an inert object."""
     untyped = []

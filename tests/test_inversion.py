@@ -230,8 +230,8 @@ def test_other_words_keep_their_vectors(model):
     rows = inversion.rows(0)
     assert torch.equal(rows, known)
     list(inversion)
-    inversion.teach()
-    learned = model.words.rows()
+    with inversion.taught():
+        learned = model.words.rows()
     assert torch.equal(learned[[0, 3]], known[[0, 3]]) and torch.equal(learned[1:3], inversion.v)
     assert (not torch.equal(learned[1], known[1]) and learned.device.type == "cpu"
             and not learned.requires_grad)

@@ -15,7 +15,7 @@ import weights
 from helpers.runs import MODEL, measure, train_word, write_images
 from textinv.commands.report import main
 from textinv.inside.vocabulary import map_vocabulary, read_path
-from textinv.reporting import charts, pictures, report
+from textinv.reporting import charts, images, report
 from textinv.reporting.keep import read_maps
 from textinv.running.folder import read_metrics
 
@@ -204,15 +204,15 @@ def test_what_is_gone_is_named(learned):
     assert "No previews were made" in tags.text
 
 
-def test_pictures_are_shown_upright_and_on_white(tmp_path):
+def test_images_are_shown_upright_and_on_white(tmp_path):
     Image.new("RGBA", (20, 10), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 10), "red").save(tmp_path / "turned.jpg", exif=exif)
     shown = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pictures, "image_tag", lambda image, caption: shown.append(image) or "")
-        pictures.inputs({"image_hashes": {str(tmp_path / name): "" for name in ("clear.png", "turned.jpg")}})
+        patch.setattr(images, "image_tag", lambda image, caption: shown.append(image) or "")
+        images.inputs({"image_hashes": {str(tmp_path / name): "" for name in ("clear.png", "turned.jpg")}})
     assert shown[0].getpixel((5, 5)) == (255, 255, 255) and shown[1].size == (80, 320)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import filelock
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -20,6 +21,7 @@ import train
 from helpers import ROOT
 from helpers.runs import MODEL, STEPS, assert_same_run, options, train_word
 from ldm import InputError
+from textinv.concept import load_all
 from textinv.running import state
 from textinv.running.folder import RunFolder
 from textinv.running.run import Run
@@ -77,6 +79,51 @@ def test_many_kills_leave_no_trace(whole, pictures, tmp_path):
     undisturbed = tmp_path / "undisturbed"
     assert train_word(*options(pictures, undisturbed, **{"save-every": 1, "steps": 60})) == 0
     assert_same_run(undisturbed, out)
+
+
+VARIANTS = {"progressive": ["--progressive"], "per-image": ["--per-image"],
+            "regularized": ["--regularize", "0.5", "--vectors", "2"],
+            "all": ["--progressive", "--per-image", "--regularize", "0.5", "--fix-norm"]}
+
+
+def variant(images, out, name, **more):
+    given = options(images, out, **more)
+    at = given.index("--vectors")
+    return [*given[:at], *given[at + 2:], *VARIANTS[name]]
+
+
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_variant_resumes_bit_for_bit(name, pictures, tmp_path, monkeypatch, capsys):
+    """Ended by a signal where a progressive word has one vector, and again where it has two."""
+    undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
+    assert train_word(*variant(pictures, undisturbed, name)) == 0
+    for argv, step in ((variant(pictures, out, name), 1), (["--resume", "--out", str(out)], 4)):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(SystemExit):
+                train_word(*argv) if step == 1 else train.main(argv)
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert_same_run(undisturbed, out)
+    if "per-image" in " ".join(VARIANTS[name]):
+        own, others = (load_all(folder / "image-words.safetensors") for folder in (out, undisturbed))
+        assert len(own) == 3 and all(torch.equal(a.vectors, b.vectors) and a.info == b.info
+                                     for a, b in zip(own, others, strict=True))
+
+
+def test_a_killed_run_of_all_variants_resumes_bit_for_bit(pictures, tmp_path):
+    """SIGKILL in the midst of the loop."""
+    out, few = tmp_path / "killed", {"save-every": 1, "steps": 40}
+    process = subprocess.Popen([sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--dtype",
+                                "float32", "--preview-every", "0",
+                                *variant(pictures, out, "all", **few)], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and size(out / "metrics.jsonl") == 0:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert train_word(*variant(pictures, tmp_path / "undisturbed", "all", **few)) == 0
+    assert_same_run(tmp_path / "undisturbed", out)
 
 
 def size(path: Path) -> int:

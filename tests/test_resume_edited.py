@@ -114,11 +114,35 @@ def test_a_state_of_another_run_is_not_taken(whole, pictures, tmp_path, capsys):
     assert "cannot resume: --seed is 0 but was 1. Put that right" in refused(out, capsys)
 
 
-@pytest.mark.parametrize("name, value", [("seed", 5), ("flip", False), ("decay", 0.5), ("pull", 1.0)])
+@pytest.mark.parametrize("name, value", [("seed", 5), ("flip", False), ("decay", 0.5), ("regularize", 1.0)])
 def test_an_edited_option_is_named(whole, name, value, capsys):
     was = json.loads((whole / "config.json").read_text())[name]
     edit_json(whole / "config.json", **{name: value})
     assert f"cannot resume: --{name} is {value} but was {was}. Put that right" in refused(whole, capsys)
+
+
+def as_by_an_older_version(out, **pull):
+    """config.json and state of a run that was made before there were these options."""
+    new = ("progressive", "per_image", "regularize")
+    edit_json(out / "config.json", **dict.fromkeys(new, ...), **pull)
+    for name in (STATE, PREVIOUS):
+        with safetensors.safe_open(out / name, "pt") as file:
+            identity = json.loads(file.metadata()[KEY])["identity"]
+        old = {key: value for key, value in identity.items() if key not in new}
+        rewritten(out / name, lambda tensors: tensors, identity={**old, **pull})
+
+
+def test_a_run_of_an_older_version_is_resumed_where_it_can_be(whole, tmp_path, capsys):
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    as_by_an_older_version(out, pull=0.0)
+    assert resume(out) == 0
+    assert "resumed after step 8" in capsys.readouterr().out
+    assert_same_run(whole, out)
+    as_by_an_older_version(out, pull=0.1)
+    assert "was made with --pull, which this version has no more. Finish it" in refused(out, capsys)
+    edit_json(out / "config.json", pull=0.0)
+    assert "cannot resume: --pull is gone but was 0.1" in refused(out, capsys)
 
 
 def test_every_option_that_steps_depend_on_is_in_the_state(whole):

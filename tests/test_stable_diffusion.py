@@ -62,6 +62,9 @@ def test_it_runs_on_the_original_layout(pictures, tmp_path):
     assert concept.vectors.shape == (1, 128) and concept.vectors.dtype == torch.float32
     assert not torch.equal(concept.vectors, torch.tensor(concept.info["init_vectors"]))
     assert json.loads((out / "config.json").read_text())["vocab"] == VOCAB
+    assert sample.main(["a photo of a *", "--concept", str(out), "-n", "1", "--steps", "1",
+                        "--out", str(tmp_path / "x.png")]) == 0         # the word says which vocabulary
+    assert concept_main([str(out), "--weights", FILE]) == 0
 
 
 def test_a_bf16_step_moves_v_as_fp32_does(sd1_hf):
@@ -177,10 +180,10 @@ def test_a_word_of_stable_diffusion_xl_is_refused(tmp_path, capsys):
 
 @pytest.mark.parametrize("argv, message", [
     (["--weights", FILE, "--vocab", str(DATA / "diffusers-tiny/tokenizer/vocab.txt")],
-     "is CLIP's, not BERT's"),
+     "is BERT's, but this model needs CLIP's"),
     (["--weights", str(DATA / "compvis-tiny/model.ckpt"), "--vocab", VOCAB], "so it is not BERT's"),
     (["--weights", FILE, "--vocab", "nowhere"], "nowhere: there is no such file"),
-    (["--weights", FILE], "give the path of its vocab.json as --vocab")])
+    (["--weights", FILE], "Give the path of its vocab.json as --vocab")])
 def test_a_wrong_vocabulary_is_one_line(pictures, tmp_path, capsys, cache, argv, message):
     assert train.main(["--images", str(pictures), "--init", "photo", "--out", str(tmp_path / "run"),
                        *argv]) == 2

@@ -179,6 +179,16 @@ KINDS = [
     (plus("control_model.input_blocks.0.0.weight"), "a ControlNet"),
     (alone("lora_unet_down_blocks_0.lora_down.weight"), "a LoRA"),
     (alone("unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"), "a LoRA"),
+    (alone("unet.down_blocks.0.attn1.processor.to_q_lora.down.weight"), "a LoRA"),
+    (alone("lora_te_text_model_encoder_layers_0_mlp_fc1.hada_w1_a"), "a LoRA"),
+    (alone("controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"),
+     "a ControlNet"),
+    (alone("model.diffusion_model.label_emb.0.0.weight"), "a UNet of Stable Diffusion XL"),
+    (alone("transformer_blocks.0.attn.add_q_proj.weight"), "a diffusion transformer"),
+    (alone("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"), "the UNet alone of a folder"),
+    (alone("text_model.embeddings.token_embedding.weight"), "a text encoder alone"),
+    (lambda tensors: plus("cond_stage_model.model.ln_final.bias")(renamed_unet(5)(tensors)),
+     "a depth-to-image model"),
     (alone("encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"), "an autoencoder alone"),
     (plus("v_pred"), "predicts v"), (plus("ztsnr"), "predicts v"),
     (renamed_unet(9), "an inpainting model: its UNet takes 9 channels instead of 4"),
@@ -193,8 +203,8 @@ def test_other_models_are_refused_by_name(tmp_path, original, change, kind, name
     tensors = change(original)
     save_file(tensors, tmp_path / name) if name.endswith("rs") else torch.save(tensors, tmp_path / name)
     message = error_of(weights.load, tmp_path / name)
-    assert f"this is {kind}" in message or kind in message and "this is " in message
-    assert str(tmp_path / name) in message and "Only text2img-large, Stable Diffusion 1 and" in message
+    assert message.startswith(f"{tmp_path / name}: this is ") and kind in message
+    assert ". Use a whole checkpoint of text2img-large or Stable Diffusion 1, or a folder" in message
 
 
 @pytest.mark.parametrize("lost", ["embeddings.token_embedding.weight", "encoder.layers.1.mlp.fc2.bias",
@@ -375,6 +385,23 @@ def test_pipelines_of_other_models(sd_folder, index, kind):
     assert f"this is {kind}" in message and str(sd_folder) in message
 
 
+@pytest.mark.parametrize("files, kind", [
+    ({"model_index.json": {"_class_name": "StableDiffusion3Pipeline"}, "transformer/config.json": {}},
+     "Stable Diffusion 3"),
+    ({"transformer/config.json": {}}, "whose denoiser is no UNet"),
+    ({"text_encoder_2/config.json": {}, "unet/config.json": {}}, "Stable Diffusion XL"),
+    ({"config.json": {"_class_name": "ControlNetModel"}}, "a ControlNet"),
+    ({"config.json": {"_class_name": "FluxTransformer2DModel"}}, "Flux"),
+    ({"config.json": {"_class_name": "AutoencoderKL"}}, "holds no unet/"), ({}, "holds no unet/")])
+def test_folders_of_other_models(tmp_path, files, kind):
+    """Their weights are not looked at, and need not be there."""
+    for name, values in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(values))
+    message = error_of(weights.load, tmp_path)
+    assert kind in message and ". Use a whole checkpoint" in message and str(tmp_path) in message
+
+
 def test_weights_in_several_files_are_refused(sd_folder):
     (sd_folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     (sd_folder / "unet/diffusion_pytorch_model.safetensors.index.json").write_text("{}")
@@ -423,7 +450,20 @@ def test_what_is_fetched_of_a_repository(monkeypatch, sd_folder):
     monkeypatch.setattr(weights.hub, "download_file", fetch)
     assert weights.hub.download_folder("org/name") == sd_folder
     assert set(fetched) == {name for name in files_there if not name.startswith((
-        "safety_checker", "feature_extractor", "model_index", "prompts"))}
+        "safety_checker", "feature_extractor", "prompts"))}
+
+
+@pytest.mark.parametrize("sub, changes, kind", [
+    ("model_index.json", dict(_class_name="StableDiffusionXLPipeline"), "Stable Diffusion XL"),
+    ("unet/config.json", dict(in_channels=9), "an inpainting model")])
+def test_another_model_is_refused_before_its_weights_are_fetched(cache, sd_folder, sub, changes, kind):
+    edit_json(sd_folder / sub, **changes)
+    for file in [*sd_folder.rglob("*.safetensors"), *sd_folder.rglob("vocab*")]:
+        file.unlink()                       # whatever is asked for now would have to be downloaded
+    place = snapshot(cache, "org/name")
+    place.rmdir()
+    sd_folder.rename(place)
+    assert f"this is {kind}" in error_of(weights.load, "org/name")
 
 
 def test_no_vocabulary_offline(cache, tmp_path):
@@ -457,7 +497,7 @@ def test_a_config_may_not_claim_more_than_there_is(tmp_path, sd1, part, changes)
     values = sd1[0].config.to_dict()
     values[part] |= changes
     save_file(load_file(path), path, {"ldm.config": json.dumps(values)})
-    assert "download it again" in error_of(weights.load, path)
+    assert "Download it again" in error_of(weights.load, path)
     assert not loads_or_explains(path)
 
 
@@ -467,7 +507,7 @@ def test_a_config_may_not_claim_more_than_there_is(tmp_path, sd1, part, changes)
     ("unet", {"sample_size": 10 ** 9})])
 def test_a_folders_config_may_not_claim_more_than_there_is(sd_folder, sub, changes):
     edit_json(sd_folder / sub / "config.json", **changes)
-    assert "download it again" in error_of(weights.load, sd_folder)
+    assert "Download it again" in error_of(weights.load, sd_folder)
 
 
 def test_errors_without_a_text_are_named(monkeypatch, tmp_path, original):

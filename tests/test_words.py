@@ -86,11 +86,25 @@ def test_vectors_are_copies_in_fp32_on_the_cpu():
 
 def test_replaced_is_differentiable_in_v_alone(words):
     v = vectors(1, 9).double().requires_grad_()
-    rows = words.replaced("<B>", v)
+    rows = words.replaced({"<B>": v})
     assert torch.equal(rows.detach(), torch.cat([vectors(2, 0), v.detach(), vectors(3, 2)]).double())
     (rows * torch.arange(6)[:, None]).sum().backward()
     assert torch.equal(v.grad, torch.full((1, 4), 2.0, dtype=torch.float64))
     assert torch.equal(words.rows()[2:3], vectors(1, 1))            # the word keeps what it had
+
+
+def test_several_words_are_replaced(words):
+    new = {"<C>": vectors(3, 8), "<a>": vectors(2, 9)}
+    assert torch.equal(words.replaced(new), torch.cat([vectors(2, 9), vectors(1, 1), vectors(3, 8)]))
+
+
+def test_exchanged_vectors_are_forgotten(words):
+    rows = words.rows()
+    with pytest.raises(KeyError), words.exchanged({"<A>": vectors(1, 9)}):
+        assert torch.equal(words.rows(), torch.cat([vectors(1, 9), vectors(1, 1), vectors(3, 2)]))
+        assert list(words) == ["<a>", "<b>", "<c>"] and words.ids("<b>") == [101]
+        raise KeyError
+    assert torch.equal(words.rows(), rows) and words.ids("<b>") == [102]
 
 
 @pytest.mark.parametrize("call, message", [
@@ -104,8 +118,8 @@ def test_replaced_is_differentiable_in_v_alone(words):
     (lambda words: words.ids("<d>"), "'<d>'. It knows"),
     (lambda words: words.set("*", vectors(1)), "It knows"),
     (lambda words: words.set("<c>", vectors(1)), r"\[1, 4\]. It was learned with \[3, 4\]"),
-    (lambda words: words.replaced("<c>", vectors(2)), r"\[2, 4\]. It was learned with"),
-    (lambda words: words.replaced("*", vectors(2)), "It knows")])
+    (lambda words: words.replaced({"<a>": vectors(2), "<c>": vectors(2)}), r"\[2, 4\]. It was learned with"),
+    (lambda words: words.replaced({"*": vectors(2)}), "It knows")])
 def test_what_has_no_meaning_is_refused_and_changes_nothing(words, call, message):
     rows = words.rows()
     with pytest.raises(InputError, match=message):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ldm import InputError, LatentDiffusion
 from textinv.images import TrainingImage, latent_mask, print_warning
 from textinv.options import InversionConfig
-from textinv.prompts import OBJECT, PUNCTUATION, STYLE, prompt_problems, read_templates
+from textinv.prompts import OBJECT, PUNCTUATION, STYLE, image_word, prompt_problems, read_templates
 
 
 @dataclass(frozen=True)
@@ -63,35 +63,48 @@ def _stack_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | No
 
 def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
                      config: InversionConfig) -> list[Tensor]:
-    """For each image the ids (p n) of its prompts: of its caption, or else of all templates. What of a user's
-    own prompts the model will not see as they mean it is a warning.
+    """For each image the ids (p n) of its prompts: of its caption, or else of all templates. With
+    `config.per_image` each goes on "with *i", the word of image i, which the model must know too. What of a
+    user's own prompts the model will not see as they mean it is a warning.
 
-    Raises InputError where a prompt lacks the word, or is so long that some of it is cut off; and where the
+    Raises InputError where a prompt lacks a word, or is so long that some of it is cut off; and where the
     placeholder is a word or sign that the prompts are made of.
     """
     word = config.placeholder
-    own = torch.tensor(model.words.ids(word))
+    own = model.words.ids(word)
     if set(word) <= set(PUNCTUATION):
         raise InputError(f"`placeholder` {word!r} is punctuation, as prompts have it. Use another, such as "
                          "<cat>.")
 
-    def ids_of(texts: Sequence[str], sources: Sequence[str], *, is_own: bool) -> Tensor:
+    def ids_of(texts: Sequence[str], sources: Sequence[str], *, is_own: bool, image: int | None) -> Tensor:
+        other = None if image is None else image_word(word, image)
+        texts = texts if other is None else [f"{text} with {other}" for text in texts]
         ids = model.tokenizer(texts)
-        for text, source, row in zip(texts, sources, ids, strict=True):
-            if torch.isin(row, own).sum() < len(own):
+        for text, source, row in zip(texts, sources, ids.tolist(), strict=True):
+            if not set(own) <= set(row):
                 raise InputError(f"{source} lacks the placeholder {word!r} within its first "
                                  f"{model.tokenizer.length - 2} tokens. Write it where the new word goes, "
                                  "and give a long word fewer `vectors`.")
+            if other is not None and not set(model.words.ids(other)) <= set(row):
+                raise InputError(f"{source} has no room for {other}, the word that `per_image` gives its "
+                                 "image. Shorten it, use fewer `vectors`, or drop `per_image`.")
             for problem in prompt_problems(model.tokenizer, text) if is_own else ():
                 print_warning(f"{source} {problem}")
         return ids
 
     templates = read_templates(config.templates) if config.templates else STYLE if config.style else OBJECT
     for template in templates:
-        if set(own.tolist()) & set(model.tokenizer.tokenize(template.replace("{}", " "))):
+        if set(own) & set(model.tokenizer.tokenize(template.replace("{}", " "))):
             raise InputError(f"`placeholder` {word!r} is a word of the prompts ({template!r}). Use another, "
                              "such as <cat>.")
-    shared = ids_of([template.replace("{}", word) for template in templates],
-                    [f"template {template!r}" for template in templates], is_own=bool(config.templates))
-    return [shared if image.caption is None else
-            ids_of([image.caption], [f"the caption of {image.path}"], is_own=True) for image in images]
+
+    def of_templates(image: int | None) -> Tensor:
+        return ids_of([template.replace("{}", word) for template in templates],
+                      [f"template {template!r}" for template in templates], is_own=bool(config.templates),
+                      image=image)
+
+    numbers = range(len(images)) if config.per_image else [None] * len(images)
+    shared = of_templates(None)
+    return [ids_of([image.caption], [f"the caption of {image.path}"], is_own=True, image=i)
+            if image.caption is not None else shared if i is None else of_templates(i)
+            for i, image in zip(numbers, images, strict=True)]

@@ -9,9 +9,10 @@ business; variants of the method are small objects that it calls at the points t
 """
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,7 +52,12 @@ class Progress:
 
 class Variant:
     """A variation of the method: a subclass overrides what it changes. All of a run's variants are
-    called, in order."""
+    called, in order. v (k d) are the vectors of the word, and below them those of the words that are learned
+    with it, if there are any."""
+
+    def prompts(self, ids: Tensor, step: int) -> Tensor:
+        """The prompts (b n) as they are at this step."""
+        return ids
 
     def active(self, v: Tensor, step: int) -> Tensor:
         """The vectors (k d) that stand in the prompts at this step, differentiable in v."""
@@ -63,6 +69,10 @@ class Variant:
 
     def constrain(self, v: Tensor, step: int) -> Tensor:
         """v after the optimizer's step, for example back on a sphere; without gradients."""
+        return v
+
+    def word(self, v: Tensor, step: int) -> Tensor:
+        """Of the word's vectors (k d) those that it has after this step: what is generated with and saved."""
         return v
 
 
@@ -113,15 +123,16 @@ class Inversion:
     """The loop and its state: v (k d) in fp32, AdamW on v alone, the number of steps.
 
     start: the word that is being learned, as it starts; the model must know it. Other words that the model
-    knows keep their vectors.
+    knows keep their vectors, but for `image_words`, which are learned with it.
     """
 
     def __init__(self, model: LatentDiffusion, dataset: Dataset, start: Concept, config: InversionConfig, *,
-                 variants: Sequence[Variant] = (), processes: Processes = Processes()):
+                 image_words: Sequence[Concept] = (), variants: Sequence[Variant] = (),
+                 processes: Processes = Processes()):
         self.model, self.dataset, self.start, self.config = model, dataset, start, config
-        self.variants, self.processes = tuple(variants), processes
+        self.words, self.variants, self.processes = (start, *image_words), tuple(variants), processes
         self.lr = config.effective_lr(processes.world_size)
-        self.v0 = start.vectors.to(model.device)
+        self.v0 = torch.cat([word.vectors for word in self.words]).to(model.device)
         self.v = self.v0.clone().requires_grad_()
         self.optimizer = torch.optim.AdamW([self.v], lr=self.lr, weight_decay=config.decay)
         self.step = self.skipped = self.skipped_in_a_row = 0        # of steps that are complete
@@ -138,7 +149,8 @@ class Inversion:
             self.optimizer.zero_grad()
             loss = torch.zeros((), device=v.device)
             for _ in range(config.accumulate):
-                batch = sample_batch(self.dataset, self.model.schedule.timesteps, config.batch, generator)
+                batch = self.prompted(
+                    sample_batch(self.dataset, self.model.schedule.timesteps, config.batch, generator), step)
                 mse = inversion_loss(self.model, self.rows(step), batch)
                 penalty = sum(variant.penalty(v, step) for variant in self.variants)
                 ((mse + penalty) / config.accumulate).backward()
@@ -171,24 +183,54 @@ class Inversion:
             v = variant.active(v, step)
         return v
 
+    def prompted(self, batch: Batch, step: int) -> Batch:
+        """The batch with its prompts as they are at a step."""
+        ids = batch.ids
+        for variant in self.variants:
+            ids = variant.prompts(ids, step)
+        return replace(batch, ids=ids)
+
+    def by_word(self, v: Tensor) -> dict[str, Tensor]:
+        """v (k d) cut into the vectors of each word that is being learned, by placeholder."""
+        parts = v.split([len(word.vectors) for word in self.words])
+        return {word.placeholder: part for word, part in zip(self.words, parts, strict=True)}
+
     def rows(self, step: int) -> Tensor:
-        """The vectors of all learned words (m d), those of this one at a step among them; differentiable in
-        v."""
-        return self.model.words.replaced(self.start.placeholder, self.active(step))
+        """The vectors of all learned words (m d), at a step of those that are being learned; differentiable
+        in v."""
+        return self.model.words.replaced(self.by_word(self.active(step)))
 
     @torch.no_grad()
     def _progress(self, loss: float, grad_norm: float, skipped: bool) -> Progress:
-        norm, cosine = torch.stack([self.v.norm(dim=-1).mean(),
-                                    torch.cosine_similarity(self.v, self.v0, dim=-1).mean()]).tolist()
+        v, v0 = self.word(self.v, self.step), self.word(self.v0, self.step)
+        norm, cosine = torch.stack([v.norm(dim=-1).mean(),
+                                    torch.cosine_similarity(v, v0, dim=-1).mean()]).tolist()
         return Progress(self.step, loss, grad_norm, v_norm=norm, cosine=cosine, skipped=skipped)
 
-    def teach(self) -> None:
-        """Let the model use the word as it is now, in the prompts that it is given."""
-        self.model.words.set(self.start.placeholder, self.active(self.step))
+    def word(self, v: Tensor, step: int) -> Tensor:
+        """The vectors of the word alone in v (k d), as many as it has after a step."""
+        v = self.by_word(v)[self.start.placeholder]
+        for variant in self.variants:
+            v = variant.word(v, step)
+        return v
 
-    def concept(self) -> Concept:
-        """The word as it is now, with what made it."""
-        return Concept(self.start.placeholder, self.v, {**self.start.info, "step": self.step})
+    def taught(self) -> contextlib.AbstractContextManager[None]:
+        """Context manager: the model uses the words as they are now, in the prompts that it is given."""
+        v = self.active(self.step)
+        return self.model.words.exchanged(
+            {**self.by_word(v), self.start.placeholder: self.word(v, self.step)})
+
+    def concept(self, v: Tensor | None = None, step: int | None = None) -> Concept:
+        """The word with what made it: as it is now, or as v (k d) was after some step."""
+        v, step = (self.v if v is None else v), (self.step if step is None else step)
+        about = {"init_vectors": self.word(self.v0, step).tolist(), "step": step}
+        return Concept(self.start.placeholder, self.word(v, step), {**self.start.info, **about})
+
+    def image_concepts(self) -> list[Concept]:
+        """The words that are learned with it, as they are now."""
+        vectors = self.by_word(self.v)
+        return [Concept(word.placeholder, vectors[word.placeholder], {**word.info, "step": self.step})
+                for word in self.words[1:]]
 
     def state(self) -> dict[str, Tensor]:
         """All that the steps to come depend on besides the constructor's arguments; copies."""

@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 MAX_SEED = 2 ** 63 - 1          # what every generator takes
+PROGRESSIVE = 3                 # vectors of a progressive word in the end
 MAX_LR = 1000.0                 # far beyond any use, and far from an overflow
 
 # annotation of a field -> what it takes, in words
@@ -90,6 +91,10 @@ class InversionConfig:
                               "in one prompt")
     vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",
                           minimum=1, metavar="K")
+    progressive: bool = option(False, "begin with one vector, add a second after 2/5 of the steps and a "
+                               "third after 4/5, so that the first holds what matters most")
+    per_image: bool = option(False, "learn a word for each image too, *1, *2, ..., by prompts that end in "
+                             "'with *1', so that what is special to one image may stay out of the word")
     style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
     templates: str | None = option(None, "file of your own prompts, one a line, with {} for the word; for "
                                    "things that no photo shows", metavar="FILE")
@@ -113,8 +118,8 @@ class InversionConfig:
                        maximum=MAX_SEED)
     fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm; for words "
                             "that drown out the rest of a prompt")
-    pull: float = option(0.0, "regularization weight of |v - v0|^2 / |v0|^2, added to the loss; raise it to "
-                         "stay near the init word", minimum=0)
+    regularize: float = option(0.0, "weight of |v - v0|^2, the squared distance to where v started, added to "
+                               "the loss; raise it to stay near the init word", minimum=0, metavar="W")
     cross_init: bool | None = option(None, "start from the text encoder's output for the init word, not from "
                                      "its embedding; turn it off to start as the paper does (default: on, "
                                      "but off with Stable Diffusion, where it has not been measured)")
@@ -128,8 +133,16 @@ class InversionConfig:
             raise InputError(f"`lr` is {self.lr}. Use a number above 0 and up to {MAX_LR:g}.")
         if self.stop == "dvar" and not self.eval_every:
             raise InputError("`stop` is dvar, which needs the evaluation loss. Set `eval_every` above 0.")
+        if self.progressive and self.vectors != 1:
+            raise InputError(f"`progressive` has up to {PROGRESSIVE} vectors of its own. Drop `vectors`, or "
+                             "it.")
         if self.style and self.templates:
             raise InputError("`style` and `templates` both choose the prompts. Use one of them.")
+
+    @property
+    def most_vectors(self) -> int:
+        """The vectors that the word has in the end."""
+        return PROGRESSIVE if self.progressive else self.vectors
 
     def effective_lr(self, world_size: int = 1) -> float:
         """As in the paper and its code: the base rate x all images that share one step."""

@@ -109,6 +109,12 @@ def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool
     return problems
 
 
+def image_word(placeholder: str, i: int) -> str:
+    """The word of image i, from 0, alone, where every image has one besides the word of all ("per-image
+    tokens", section 5.2): *1, *2, ..."""
+    return f"{placeholder}{i + 1}"
+
+
 def use_prompts(placeholder: str, style: bool) -> tuple[str, str]:
     """Two prompts to try a new word with."""
     return ((f"a painting in the style of {placeholder}", f"a drawing of a dog in the style of {placeholder}")

@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from ldm import InputError, LatentDiffusion, LDMConfig
+from ldm.errors import first_line
 from weights import compvis, hub, huggingface, huggingface_names
 from weights.files import atomic_write, open_tensors
 from weights.filling import blank_model, fill, naming
@@ -43,7 +44,7 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
     """
     device = _check_device(device)
     if not dtype.is_floating_point:
-        raise InputError(f"dtype is {dtype}: weights are float32, bfloat16 or float16")
+        raise InputError(f"dtype is {dtype}. Use torch.float32, torch.bfloat16 or torch.float16.")
     path = _locate(source)
     model = (_load_folder if path.is_dir() else _load_file)(path, device, dtype, vocab)
     model.source = path
@@ -72,8 +73,8 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
 def _locate(source: str | Path) -> Path:
     if source == "tiny":
         if not TINY.is_file():
-            raise InputError("the embedded default 'tiny' is not part of this version: "
-                             "give the path of a checkpoint")
+            raise InputError("the embedded default 'tiny' is not part of this version. "
+                             "Give the path of a checkpoint.")
         return TINY
     path = Path(os.path.expanduser(source))
     if str(source) and os.path.exists(path):    # unlike Path.exists, False for names that no file can have
@@ -82,9 +83,9 @@ def _locate(source: str | Path) -> Path:
                    or path.suffix in (".ckpt", ".pt", ".bin", ".safetensors"))
     if not looks_local and re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
         return hub.download_folder(str(source))
-    raise InputError(f"{str(source) or 'the empty name'}: there is no such file or folder: give 'tiny', "
+    raise InputError(f"{str(source) or 'the empty name'}: there is no such file or folder. Give 'tiny', "
                      "a checkpoint (.ckpt, .pt, .safetensors), a folder in Hugging Face layout, "
-                     "or a hub id such as CompVis/ldm-text2im-large-256")
+                     "or a hub id such as CompVis/ldm-text2im-large-256.")
 
 
 def _load_file(path: Path, device: torch.device, dtype: torch.dtype,
@@ -122,6 +123,6 @@ def _check_device(device: str | torch.device) -> torch.device:
         device = torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {device!s} is not available here ({str(error).splitlines()[0]}): "
-                         "use 'cpu'") from error
+        raise InputError(f"device {device!s} is not available here ({first_line(error)}). "
+                         "Use 'cpu'.") from error
     return device

@@ -65,7 +65,7 @@ def transformers() -> ModuleType:
         import transformers
     except ImportError as error:
         raise InputError("transformers is not installed, and CLIP is a model of it. Run "
-                         'pip install -e ".[eval]".') from error
+                         "pip install transformers.") from error
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     return transformers

@@ -15,7 +15,7 @@ from ldm import (
     TextConfig,
     UNetConfig,
 )
-from weights.kinds import refuse_by_channels, refuse_by_keys
+from weights.kinds import READ, refuse_by_channels, refuse_by_keys
 from weights.pickles import LazyTensor
 
 _UNET, _TEXT, _CLIP = "model.diffusion_model.", "cond_stage_model.transformer.", "text_model."
@@ -44,6 +44,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], str | None]:
     """The weights among the tensors of a file, under the names of the official files, and a note for the user
     if there is something to say. Raises InputError, naming the kind, on a file of another model."""
+    first = tensors.get(_UNET + "input_blocks.0.0.weight")
+    if first is not None and len(first.shape) == 4:         # before the names, which SD 2's variants share
+        refuse_by_channels(first.shape[1])
     refuse_by_keys(tensors)
     averages = {key: _average_key(key) for key in tensors if key.startswith(_UNET)}
     is_averaged = len(averages) > 0 and all(average in tensors for average in averages.values())
@@ -77,13 +80,12 @@ def infer_config(shapes: Shapes) -> LDMConfig:
     8 heads in the UNet, CLIP's of 64 channels each, its quick GELU, 32 norm groups, the schedule and the size
     of the latents. Raises InputError naming the tensor that is not there."""
     try:
-        refuse_by_channels(shapes[_UNET + "input_blocks.0.0.weight"][1])
         is_clip = any(key.startswith(_TEXT + _CLIP) for key in shapes)
         return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes),
                          text=_clip_text(shapes) if is_clip else _text(shapes),
                          diffusion=DiffusionConfig(latent_size=64 if is_clip else 32))
     except KeyError as error:
-        raise InputError(f"lacks {error.args[0]}: not a text-to-image latent diffusion checkpoint") from error
+        raise InputError(f"lacks {error.args[0]}. {READ}.") from error
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

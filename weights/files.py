@@ -32,20 +32,19 @@ def open_tensors(path: Path) -> TensorFile:
     """
     head = _read_head(path)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-        raise InputError(f"{path}: an HTML page, not a checkpoint: the download saved a web page; "
-                         "download the file itself")
+        raise InputError(f"{path}: an HTML page, not a checkpoint. Download the file itself.")
     if head.startswith(b"version https://git-lfs"):
-        raise InputError(f"{path}: a Git LFS pointer, not a checkpoint: run 'git lfs pull', "
-                         "or download the file itself")
+        raise InputError(f"{path}: a Git LFS pointer, not a checkpoint. Run 'git lfs pull', "
+                         "or download the file itself.")
     if head.startswith(ZIP):
         return TensorFile(_state_dict(path))
     if head[8:9] == b"{":
         return _open_safetensors(path)
     if head.startswith(b"\x80"):
-        raise InputError(f"{path}: a pickle in torch's format from before 1.6, which is not read: "
-                         "load it with torch and save it again")
+        raise InputError(f"{path}: a pickle in torch's format from before 1.6, which is not read. "
+                         "Load it with torch and save it again.")
     raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its "
-                     f"beginning ({path.stat().st_size:,} bytes): download it again")
+                     f"beginning ({path.stat().st_size:,} bytes). Download it again.")
 
 
 def is_zip(path: Path) -> bool:
@@ -109,20 +108,20 @@ def _new_file_mode(partial: Path) -> int:
 def _read_head(path: Path) -> bytes:
     if not path.is_file():
         why = "is not a regular file" if os.path.exists(path) else "there is no such file"
-        raise InputError(f"{path}: {why}: check the path")
+        raise InputError(f"{path}: {why}. Check the path.")
     try:
         with path.open("rb") as file:
             return file.read(512)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Check its permissions.") from error
 
 
 def _open_safetensors(path: Path) -> TensorFile:
     try:
         file = safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}): "
-                         "download it again") from error
+        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}). "
+                         "Download it again.") from error
     return TensorFile({name: LazyTensor(tuple(file.get_slice(name).get_shape()),
                                         lambda name=name: file.get_tensor(name))
                        for name in file.keys()}, file.metadata() or {})
@@ -135,10 +134,10 @@ def _state_dict(path: Path) -> dict[str, LazyTensor]:
     while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: holds no dict of tensors: not a checkpoint of a model")
+        raise InputError(f"{path}: holds no dict of tensors. Give a checkpoint of a model.")
     unexpected = [str(name) for name, value in content.items()
                  if not (isinstance(name, str) and isinstance(value, LazyTensor))]
     if unexpected:
-        raise InputError(f"{path}: entry {unexpected[0]!r} is not a tensor ({len(unexpected)} such): "
-                         "not a checkpoint of a model")
+        raise InputError(f"{path}: entry {unexpected[0]!r} is not a tensor ({len(unexpected)} such). "
+                         "Give a checkpoint of a model.")
     return content

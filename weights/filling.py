@@ -51,8 +51,8 @@ def blank_model(read_config: Callable[[], LDMConfig], tensors: Mapping[str, Lazy
             raise
         except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
             why = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"its config or its tensors' shapes do not describe this model ({why}): "
-                             "download it again") from error
+            raise InputError(f"its config or its tensors' shapes do not describe this model ({why}). "
+                             "Download it again.") from error
 
 
 def _check_counts(config: LDMConfig, tensors: int) -> None:
@@ -65,10 +65,10 @@ def _check_counts(config: LDMConfig, tensors: int) -> None:
               + len(autoencoder.channels) * (2 * autoencoder.num_res_blocks + 1))
     if min(sizes) < 0 or blocks > tensors:
         raise InputError(f"its config describes {blocks:,} blocks of layers, but there are {tensors:,} "
-                         "tensors: download it again")
+                         "tensors. Download it again.")
     if not (1 <= diffusion.timesteps <= 100_000 and 1 <= diffusion.latent_size <= 1_024):
         raise InputError(f"its config says {diffusion.timesteps} timesteps and latents of size "
-                         f"{diffusion.latent_size}: download it again")
+                         f"{diffusion.latent_size}. Download it again.")
 
 
 def fill(model: LatentDiffusion, tensors: Mapping[str, LazyTensor], file_key: Callable[[str, LDMConfig], str],
@@ -99,8 +99,8 @@ def _check_keys(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Laz
                  if key in tensors and _without_ones(tensors[key].shape) != _without_ones(shape)]:
         problems.append(f"has the wrong shape in {_some(wrong)}")
     if problems:
-        raise InputError(f"{path}: does not fit the model: {'; '.join(problems)}: "
-                         "give a complete checkpoint of a text-to-image latent diffusion model")
+        raise InputError(f"{path}: does not fit the model: {'; '.join(problems)}. "
+                         "Give a complete checkpoint of a text-to-image latent diffusion model.")
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -123,18 +123,18 @@ def _convert(lazy: LazyTensor, shape: tuple[int, ...], name: str, *, device: tor
     except InputError:
         raise
     except torch.cuda.OutOfMemoryError as error:
-        raise InputError(f"{name}: does not fit the memory of {device}: use dtype=torch.bfloat16, "
-                         "or a smaller model") from error
+        raise InputError(f"{name}: does not fit the memory of {device}. Use dtype bfloat16, "
+                         "or a smaller model.") from error
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{name} cannot be read ({type(error).__name__}: {error}): "
-                         "download the file again") from error
+        raise InputError(f"{name} cannot be read ({type(error).__name__}: {error}). "
+                         "Download the file again.") from error
     if not mapped.is_floating_point():
-        raise InputError(f"{name} holds {mapped.dtype}, no floating-point weights: "
-                         "quantised files are not read")
+        raise InputError(f"{name} holds {mapped.dtype}, no floating-point weights. "
+                         "Give a file that is not quantized.")
     if tensor.numel() and not tensor.is_meta:
         low, high = torch.aminmax(tensor)           # both are NaN if any element is
         if not (low.isfinite() and high.isfinite()):
             overflowed = mapped.isfinite().all()
-            raise InputError(f"{name} overflows {dtype}: load as bfloat16 or float32" if overflowed else
-                             f"{name} holds NaN or infinity: the file is damaged, download it again")
+            raise InputError(f"{name} overflows {dtype}. Load as bfloat16 or float32." if overflowed else
+                             f"{name} holds NaN or infinity: the file is damaged. Download it again.")
     return tensor

@@ -12,7 +12,8 @@ import tokenizers
 from ldm import CLIPTextConfig, CLIPTokenizer, InputError, TextConfig, Tokenizer
 from ldm.errors import first_line
 from ldm.tokenizer import BaseTokenizer, Vocabulary
-from weights.huggingface import LATENT_DIFFUSION, STABLE_DIFFUSION, weight_files
+from weights.filling import naming
+from weights.huggingface import LATENT_DIFFUSION, STABLE_DIFFUSION, check_kind, read_config, weight_files
 from weights.vocabularies import read_vocabulary
 
 # where the vocabulary of a checkpoint is that holds none, the number of its tokens, and its files
@@ -28,46 +29,53 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
     """
     # here: the import costs more than loading the tiny model
     from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub.utils import logging
 
+    logging.set_verbosity_error()                       # its warnings of each try; the last one is the error
     for only_cached, name in [(True, name) for name in names] + [(False, name) for name in names]:
         try:
             return Path(hf_hub_download(repo, name, local_files_only=only_cached))
         except errors.LocalEntryNotFoundError as error:
             if not only_cached:
-                raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?): "
-                                 "connect and try again, or give the path of a checkpoint on disk") from error
+                raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?). "
+                                 "Connect and try again, or give the path of a checkpoint.") from error
         except errors.EntryNotFoundError:
             pass                                        # another name may be there
         except errors.GatedRepoError as error:
-            raise InputError(f"{repo}: access is restricted: accept its terms on the hub and log in "
-                             "with 'hf auth login'") from error
+            raise InputError(f"{repo}: access is restricted. Accept its terms on the hub and log in "
+                             "with 'hf auth login'.") from error
         except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-            raise InputError(f"{repo}: the hub has no such repository, or it is private: "
-                             "check the name") from error
+            raise InputError(f"{repo}: the hub has no such repository, or it is private. "
+                             "Check the name.") from error
         except Exception as error:                      # time-outs, broken connections, full disks
-            raise InputError(f"{repo}: download of {name} failed ({first_line(error)}): "
-                             "try again") from error
-    raise InputError(f"{repo}: holds none of {', '.join(names)}: "
-                     "not a text-to-image latent diffusion repository")
+            raise InputError(f"{repo}: download of {name} failed ({first_line(error)}). "
+                             "Try again.") from error
+    raise InputError(f"{repo}: holds none of {', '.join(names)}. "
+                     "Give a repository of a text-to-image latent diffusion model.")
 
 
 def download_folder(repo: str) -> Path:
-    """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary,
-    nothing else."""
+    """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary, nothing
+    else. Raises InputError, before the weights are downloaded, if the configs are of another model."""
+    index = download_file(repo, ["model_index.json", "unet/config.json"])
+    with naming(Path(repo)):
+        check_kind(index.parent if index.name == "model_index.json" else index.parents[1])
     folder = download_file(repo, ["unet/config.json"]).parents[1]
     text = download_file(repo, ["text_encoder/config.json", "bert/config.json"]).parent.name
     folders = STABLE_DIFFUSION if text == "text_encoder" else LATENT_DIFFUSION
-    for part, sub in folders.items():
+    for sub in folders.values():
         download_file(repo, [f"{sub}/config.json"])
+    if folders is STABLE_DIFFUSION:
+        download_file(repo, ["scheduler/scheduler_config.json"])
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            with contextlib.suppress(InputError):       # they say the padding where it is not the usual one
+                download_file(repo, [f"tokenizer/{name}"])
+    read_config(folder)
+    for part, sub in folders.items():
         download_file(repo, [f"{sub}/{name}" for name in weight_files(part)])
     if folders is LATENT_DIFFUSION:
         download_file(repo, ["tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
-        return folder
-    download_file(repo, ["scheduler/scheduler_config.json"])
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        with contextlib.suppress(InputError):           # they say the padding where it is not the usual one
-            download_file(repo, [f"tokenizer/{name}"])
-    if download_file(repo, ["tokenizer/vocab.json", "tokenizer/tokenizer.json"]).name == "vocab.json":
+    elif download_file(repo, ["tokenizer/vocab.json", "tokenizer/tokenizer.json"]).name == "vocab.json":
         download_file(repo, ["tokenizer/merges.txt"])
     return folder
 
@@ -85,9 +93,9 @@ def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenize
     repo, its_size, files = VOCABULARIES[kind]
     if vocab_size != its_size:
         raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
-                         f"those of {repo}: give the path of its {files[0]} as `vocab`")
+                         f"those of {repo}. Give the path of its {files[0]} as `vocab`.")
     try:
         return read_vocabulary([download_file(repo, [name]) for name in files][0], kind)
     except InputError as error:
         raise InputError(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor can "
-                         f"be downloaded (offline?): give the path of its {files[0]} as `vocab`") from error
+                         f"be downloaded (offline?). Give the path of its {files[0]} as `vocab`.") from error

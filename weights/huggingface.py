@@ -19,8 +19,9 @@ from ldm import (
 )
 from ldm.clip_tokenizer import END
 from weights.files import open_tensors
+from weights.filling import naming
 from weights.huggingface_names import LATENT_DIFFUSION, STABLE_DIFFUSION, modern_name
-from weights.kinds import refuse_by_channels, refuse_by_index
+from weights.kinds import READ, refuse_by_channels, refuse_by_index
 from weights.pickles import LazyTensor
 
 # Entries of the config.json files that change the computation but no shape,
@@ -65,8 +66,6 @@ def read_config(folder: Path) -> LDMConfig:
     Raises InputError if a file is missing or not JSON, or describes a model that is not of this family.
     """
     folders = folders_of(folder)
-    if (folder / "model_index.json").is_file():
-        refuse_by_index(_read_json(folder / "model_index.json"))
     unet, vae, text = (_read_part(folder / name / "config.json") for name in folders.values())
     try:
         refuse_by_channels(unet["in_channels"])
@@ -84,7 +83,8 @@ def read_config(folder: Path) -> LDMConfig:
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{folder}: {error}") from error
-        raise InputError(f"{folder}: its config.json files do not describe this model: {error}") from error
+        raise InputError(f"{folder}: its config.json files do not describe this model ({error}). "
+                         "Download the folder again, whole.") from error
 
 
 def _read_part(path: Path) -> dict[str, Any]:
@@ -92,7 +92,8 @@ def _read_part(path: Path) -> dict[str, Any]:
     config, name = _read_json(path), path.parent.name
     if strange := [f"{key}={config[key]!r}" for key, value in _FACTS[name].items()
                    if config.get(key, value) != value]:
-        raise InputError(f"{path}: {', '.join(strange)}: another kind of model, which is not supported")
+        raise InputError(f"{path}: {', '.join(strange)}: another kind of model, which is not supported. "
+                         f"{READ}.")
     return config
 
 
@@ -145,12 +146,26 @@ def _padding(folder: Path) -> str:
 def _prediction(scheduler: dict[str, Any]) -> str:
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in _PREDICTIONS:
-        raise InputError(f"its UNet predicts {kind!r}: only {' and '.join(_PREDICTIONS)} are supported")
+        raise InputError(f"its UNet predicts {kind!r}. Use a model of {' or '.join(_PREDICTIONS)}.")
     return _PREDICTIONS[kind]
 
 
+def check_kind(folder: Path) -> None:
+    """Raises InputError, naming the kind, if the folder is of another model than those that are read here, or
+    of one part: model_index.json names the pipeline, a config.json next to it or in its place the part."""
+    names = [folder / name for name in ("model_index.json", "config.json")]
+    index = next((_read_json(path) for path in names if path.is_file()), {})
+    others = {name: True for name in ("text_encoder_2", "transformer") if (folder / name).is_dir()}
+    refuse_by_index(index | others)
+
+
 def open_folder(folder: Path) -> dict[str, LazyTensor]:
-    """The tensors of the three files as "folder/name". Raises InputError if a file is missing."""
+    """The tensors of the three files as "folder/name". Raises InputError if a file is missing, or the folder
+    is of another model."""
+    with naming(folder):
+        check_kind(folder)
+        if not (folder / "unet").is_dir():
+            raise InputError(f"holds no unet/, so it is not a model in Hugging Face layout. {READ}.")
     tensors = {}
     for part, sub in folders_of(folder).items():
         names = weight_files(part)
@@ -158,9 +173,9 @@ def open_folder(folder: Path) -> dict[str, LazyTensor]:
         if file is None:
             if sharded := next(iter((folder / sub).glob("*.index.json")), None):
                 raise InputError(f"{sharded}: these weights are in several files, which is not supported. "
-                                 "Save them as one")
-            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names[:2])}: "
-                             "download the folder again, whole")
+                                 "Save them as one.")
+            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names[:2])}. "
+                             "Download the folder again, whole.")
         tensors |= {f"{sub}/{modern_name(name)}": tensor
                     for name, tensor in open_tensors(file).tensors.items()
                     if not name.endswith("embeddings.position_ids")}            # 0 .. 76, of older versions
@@ -171,7 +186,7 @@ def _one(value: Any, name: str) -> int:
     """A number that the config may give for each level, where they must agree."""
     values = set(value) if isinstance(value, (list, tuple)) else {value}
     if len(values) != 1:
-        raise InputError(f"{name} differs between levels ({value}), which is not supported")
+        raise InputError(f"{name} differs between levels ({value}), which is not supported. {READ}.")
     return values.pop()
 
 
@@ -179,9 +194,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file: download the folder again, whole") from error
+        raise InputError(f"{path}: there is no such file. Download the folder again, whole.") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}): download it again") from error
+        raise InputError(f"{path}: cannot be read as JSON ({error}). Download it again.") from error
     if not isinstance(values, dict):
-        raise InputError(f"{path}: is not a JSON object: download it again")
+        raise InputError(f"{path}: is not a JSON object. Download it again.")
     return values

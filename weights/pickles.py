@@ -148,9 +148,10 @@ def read_checkpoint(path: Path) -> Any:
         root = next((name.removesuffix("data.pkl") for name in entries
                      if name.split("/")[1:] == ["data.pkl"]), None)
         if root is None:
-            raise InputError(f"{path}: a zip archive, but not a torch checkpoint: it holds no data.pkl")
+            raise InputError(f"{path}: a zip archive without data.pkl, not a torch checkpoint. Give a file "
+                             "that torch.save has written.")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-            raise InputError(f"{path}: written on a big-endian machine: save it again on a little-endian one")
+            raise InputError(f"{path}: written on a big-endian machine. Save it again on another.")
         with path.open("rb") as file:
             buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
@@ -163,11 +164,11 @@ def read_checkpoint(path: Path) -> Any:
     except InputError:
         raise
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}): "
-                         "download it again") from error
+        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}). "
+                         "Download it again.") from error
     except Exception as error:  # a hostile pickle can make the unpickler raise nearly anything
-        raise InputError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error}): "
-                         "download it again from a source that you trust") from error
+        raise InputError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error}). "
+                         "Download it again from a source that you trust.") from error
 
 
 def _check_opcodes(program: bytes) -> None:
@@ -181,8 +182,8 @@ def _check_opcodes(program: bytes) -> None:
 def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
     """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
     if entry.compress_type != zipfile.ZIP_STORED:
-        raise InputError("this checkpoint is a compressed archive, which cannot be mapped: save it again "
-                         "with torch.save")
+        raise InputError("this checkpoint is a compressed archive, which cannot be mapped. Save it again "
+                         "with torch.save.")
     header = buffer[entry.header_offset:entry.header_offset + 30]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise ValueError("a storage is not where the archive's directory says")

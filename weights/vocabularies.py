@@ -21,17 +21,18 @@ def read_vocabulary(path: str | Path, kind: type[BaseTokenizer] = Tokenizer) -> 
     """The library's tokenizer of a vocabulary's file, or of the folder that holds it under its usual name.
     Raises InputError if it is missing, unreadable or of another kind."""
     path = Path(path)
-    if path.is_dir():
-        path = next((path / name for name in FILES[kind] if (path / name).is_file()), path / FILES[kind][0])
+    if path.is_dir():       # its own kind of file, or the other one's, to be refused by name
+        names = [*FILES[kind], *(name for files in FILES.values() for name in files)]
+        path = next((path / name for name in names if (path / name).is_file()), path / names[0])
     if not path.is_file():
-        raise InputError(f"vocabulary {path}: there is no such file. Give {kind.needs}")
+        raise InputError(f"vocabulary {path}: there is no such file. Give {kind.needs}.")
     try:
         backend = _read_clip(path) if kind is CLIPTokenizer else _read_bert(path)
     except InputError:
         raise
     except Exception as error:                          # the library raises plain Exception
         raise InputError(f"vocabulary {path}: cannot be read ({first_line(error)}). "
-                         f"Give {kind.needs}") from error
+                         f"Give {kind.needs}.") from error
     return kind.check(backend, str(path))
 
 
@@ -41,8 +42,8 @@ def parse_vocabulary(text: str, name: str, kind: type[BaseTokenizer]) -> tokeniz
     try:
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:                          # the library raises plain Exception
-        raise InputError(f"{name}: its vocabulary cannot be read ({first_line(error)}): "
-                         "download it again") from error
+        raise InputError(f"{name}: its vocabulary cannot be read ({first_line(error)}). "
+                         "Download it again.") from error
     return kind.check(backend, name)
 
 
@@ -57,7 +58,8 @@ def _read_bert(path: Path) -> tokenizers.Tokenizer:
 def _read_clip(path: Path) -> tokenizers.Tokenizer:
     """One tokenizer from either file: a tokenizer.json adds padding, truncation and words of its own."""
     if path.suffix != ".json":
-        raise InputError(f"vocabulary {path}: this model's is CLIP's, not BERT's. Give {CLIPTokenizer.needs}")
+        its = "BERT's, but this model needs CLIP's" if "[CLS]" in path.read_text("utf-8") else "not JSON"
+        raise InputError(f"vocabulary {path}: is {its}. Give {CLIPTokenizer.needs}.")
     model, tokens = _tokens(path, CLIPTokenizer, "CLIP")
     merges = _read_merges(path.with_name("merges.txt")) if model is None else model["merges"]
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
@@ -67,7 +69,7 @@ def _read_clip(path: Path) -> tokenizers.Tokenizer:
 def _read_merges(path: Path) -> list[str]:
     if not path.is_file():
         raise InputError(f"vocabulary {path.with_name('vocab.json')}: needs {path.name} in the same folder, "
-                         f"and there is none. Give both, or a tokenizer.json")
+                         f"and there is none. Give both, or a tokenizer.json.")
     lines = path.read_text(encoding="utf-8").split("\n")
     return [line.strip() for line in lines[lines[0].startswith("#version"):] if line.strip()]
 
@@ -80,5 +82,5 @@ def _tokens(path: Path, kind: type[BaseTokenizer], name: str) -> tuple[dict[str,
     tokens = dict((model or {"vocab": content})["vocab"])
     if missing := [mark for mark in kind.marks if mark not in tokens]:
         raise InputError(f"vocabulary {path}: lacks {', '.join(missing)}, so it is not {name}'s. "
-                         f"This model needs {kind.needs}")
+                         f"Give {kind.needs}.")
     return model, tokens

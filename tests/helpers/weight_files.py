@@ -1,6 +1,7 @@
 """What the tests of reading weights share: making files, changing them, and what may come of it."""
 import json
 import math
+import re
 import struct
 
 import pytest
@@ -36,11 +37,12 @@ def assert_same(got, expected):
 
 
 def error_of(action, *args, **kwargs):
-    """The message of the InputError that the action ends in, which is one line."""
+    """The message of the InputError that the action ends in, which is one line: what is wrong. What to do."""
     with pytest.raises(InputError) as caught:
         action(*args, **kwargs)
     message = str(caught.value)
     assert message.isprintable() and len(message) < 1000
+    assert re.search(r"\. [A-Z].*\.$", message), message
     return message
 
 

@@ -5,7 +5,7 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import torch
 
 import weights
 from ldm import InputError, LatentDiffusion
+from textinv.concept import Concept
 from textinv.evaluation.evaluate import PUBLIC_CLIP, SMALL_CLIP
 from textinv.options import MAX_SEED, check, option
 from textinv.running.options import resolve_device, resolve_dtype
@@ -124,6 +125,15 @@ def check_sampling(options: argparse.Namespace) -> None:
     """Raises InputError if a sampling option has a value without meaning."""
     SamplingOptions(**{field.name: getattr(options, field.name)
                        for field in dataclasses.fields(SamplingOptions)})
+
+
+def model_of(options: argparse.Namespace, words: Iterable[Concept]) -> tuple[str, str | None]:
+    """The source and the vocabulary of the weights: those of the options, or else those that the first of
+    the words was learned on that tells it, or tiny."""
+    known = next((word.info for word in words if isinstance(word.info.get("model"), str)), {})
+    source = options.weights or known.get("model", "tiny")
+    vocab = known.get("vocab") if source == known.get("model") else None
+    return source, options.vocab or (vocab if isinstance(vocab, str) else None)
 
 
 def load_model(source: str, vocab: str | None, dtype: str, device: str) -> LatentDiffusion:

@@ -15,7 +15,7 @@ import weights
 from ldm import InputError, LatentDiffusion
 from textinv import formats
 from textinv.commands import command
-from textinv.commands.arguments import Parser
+from textinv.commands.arguments import Parser, load_model, model_of
 from textinv.concept import Concept, find_words, save_all
 from textinv.initialization import nearest_words
 from textinv.inside.map_page import map_page, summary
@@ -80,12 +80,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.map is not None:
         _write_map(Path(os.path.expanduser(args.map)), args)
         return
-    model = None if args.weights is None else weights.load(args.weights, vocab=args.vocab)
+    model = None if args.weights is None else _load(args, concepts)
     if args.vocabulary:
         known = (model or weights.load()).tokenizer.whole_words
         print(*(word for word in known if any(map(str.isalnum, word))))
     for name, words in concepts_of.items():
         print(name, *(show(concept, model) for concept in words), sep="\n")
+
+
+def _load(args: argparse.Namespace, words: Sequence[Concept]) -> LatentDiffusion:
+    source, vocab = model_of(args, words)
+    return load_model(source, vocab, "float32", "cpu")
 
 
 def _write_map(out: Path, args: argparse.Namespace) -> None:
@@ -94,7 +99,7 @@ def _write_map(out: Path, args: argparse.Namespace) -> None:
         raise InputError(f"`map` shows one word, but there are {len(found)}. Give one file or folder.")
     (source, word), = found
     path, steps = read_path(source, word)
-    model = weights.load(args.weights or word.info.get("model", "tiny"), vocab=args.vocab)
+    model = _load(args, [word])
     maps = {f"vector {i + 1}": map_vocabulary(model, path[:, i], steps) for i in range(path.shape[1])}
     write_page(out, map_page(word.placeholder, maps))
     print(*(summary(one) for one in maps.values()), out, sep="\n")

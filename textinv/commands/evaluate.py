@@ -1,7 +1,9 @@
 """Measure how good a word is, in the two numbers of the paper, on images generated with the word:
 `textinv evaluate --concept runs/teapot [--images DIR] [--clip FOLDER] [-n 64] [--baseline]`.
 
-textinv/evaluation/scores.py defines the numbers. The report of a run shows the result.
+textinv/evaluation/scores.py defines the numbers. The report of a run shows the result. With `--suite` it
+measures the setups of one of the paper's figures instead (suites.py), with `--questionnaire` it asks people
+(study.py).
 """
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ from textinv.commands.arguments import (
     check_sampling,
     load_clip,
     load_model,
+    model_of,
 )
+from textinv.commands.study import add_study_options, count_answers, write_questionnaire
+from textinv.commands.suites import IMAGES_PER_PROMPT, add_suite_options, run_suite
 from textinv.commands.words import teach
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, unpatch
 from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
@@ -37,18 +42,19 @@ from textinv.running.folder import read_record
 SHOWN = 8               # images at most in a row of the sheet
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+def parser(n: int = 64) -> argparse.ArgumentParser:
+    """The command's options. n: images per prompt by default."""
     p = Parser("evaluate", __doc__, example="--concept runs/fox -n 16 --baseline")
-    p.add_argument("--concept", required=True, metavar="PATH[:WORD][=NAME]",
-                   help="the run's folder, or the word's file")
+    p.add_argument("--concept", metavar="PATH[:WORD][=NAME]", help="the run's folder, or the word's file")
     p.add_argument("--images", metavar="DIR", help="the training images (default: those of the run)")
     p.add_argument("--prompts", metavar="FILE",
                    help="other prompts for the editability, with {} for the word")
     p.add_argument("--baseline", action="store_true", help="measure the init word too (default: off)")
     p.add_argument("--out", metavar="DIR", help="where results and images go (default: evaluation/ in the "
                                                 "run's folder)")
-    add_sampling_options(p, n=64, batch=16)
+    add_suite_options(p)
+    add_study_options(p)
+    add_sampling_options(p, n=n, batch=16)
     add_model_options(p, "those that the word was learned on")
     add_clip_option(p)
     return p
@@ -58,18 +64,34 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
+    if options.suite:
+        options = parser(IMAGES_PER_PROMPT).parse_args(argv)
     check_sampling(options)
+    tasks = {"concept": measure_word, "suite": run_suite,
+             "questionnaire": count_answers if options.answers else write_questionnaire}
+    given = [name for name in tasks if getattr(options, name)]
+    if len(given) != 1:
+        parser().error("give --concept, a word to measure, or --suite, a figure of the paper, or "
+                       "--questionnaire, one of them")
+    for name in (("quick", "setups", "things") if options.concept else ("images", "prompts", "baseline")):
+        if getattr(options, name):
+            raise InputError(f"`{name}` does not go with `{given[0]}`. Drop it.")
+    tasks[given[0]](options)
+
+
+def measure_word(options: argparse.Namespace) -> None:
+    """Measure one word. Raises InputError."""
     path, words = find_words(options.concept)
     if len(words) > 1:
         raise InputError(f"{path}: contains {len(words)} words "
                          f"({', '.join(one.placeholder for one in words)}). Choose one of them: FILE:WORD.")
     concept = words[0]
     templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
-    source = options.weights or concept.info.get("model", "tiny")
+    source, vocab = model_of(options, words)
     images = options.images or (read_record(path)["images"] if path.is_dir() else None)
     if images is None:
         raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
-    model = load_model(source, options.vocab, options.dtype, options.device)
+    model = load_model(source, vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "

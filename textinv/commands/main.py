@@ -7,55 +7,62 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import textinv
+from ldm import InputError
 from textinv.commands import attend, audit, command, concept, edit, evaluate, play, report, sample, train
 from textinv.commands.arguments import Parser
 
-COMMANDS = {"train": (train.main, "learn a new word from images"),
-            "sample": (sample.main, "generate images with learned words"),
-            "edit": (edit.main, "edit images with learned words, tune the model around one"),
-            "evaluate": (evaluate.main, "measure how good a word is"),
-            "concept": (concept.main, "show, merge and export the files of learned words"),
-            "report": (report.main, "write the report of a run again"),
-            "attend": (attend.main, "show where each token of a prompt looks"),
-            "audit": (audit.main, "tell one training step stage by stage, and check every claim"),
-            "play": (play.main, "open a local page to learn words and use them")}
-MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
-  textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
-  textinv sample "a * on the beach" --concept runs/fox          use it
-  open runs/fox/report.html                                     see how it came about
-  textinv evaluate --concept runs/fox --baseline                measure it against its init word
-  textinv concept --vocabulary                                  the words that the small model knows
-Trouble? README.md has a section of that name."""
 ROOT = Path(textinv.__file__).parents[1]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`textinv COMMAND ...`; returns the exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    known = commands()
-    return known[argv[0]][0](argv[1:]) if argv and argv[0] in known else usage(argv)
-
-
-def commands() -> dict[str, tuple[Callable[..., int], str]]:
-    """Every command by name, with a line about it; the benchmarks are there in a checkout of the source."""
+def bench(argv: Sequence[str] | None = None) -> int:
+    """The benchmarks, which are there in a checkout of the source."""
     if not ((ROOT / "bench/__main__.py").is_file() and (ROOT / "setup.cfg").is_file()):
-        return COMMANDS
-    return {**COMMANDS, "bench": (_bench, "measure this project next to diffusers")}
-
-
-def _bench(argv: Sequence[str]) -> int:
+        return _no_bench()
     sys.path.insert(0, str(ROOT))
     return importlib.import_module("bench.__main__").main(argv)
 
 
 @command
+def _no_bench(argv: Sequence[str] | None = None) -> None:
+    raise InputError("the benchmarks are not in the installed package. Get the project's source, run "
+                     "pip install -e '.[bench]' there, and textinv bench again.")
+
+
+COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
+    "train": (train.main, "learn a new word from images"),
+    "sample": (sample.main, "generate images with learned words"),
+    "edit": (edit.main, "edit images with learned words, tune the model around one"),
+    "evaluate": (evaluate.main, "measure how good a word is, or the paper's figures"),
+    "concept": (concept.main, "show, merge and export the files of learned words"),
+    "report": (report.main, "write the report of a run again"),
+    "attend": (attend.main, "show where each token of a prompt looks"),
+    "audit": (audit.main, "tell one training step stage by stage, and check every claim"),
+    "play": (play.main, "open a local page to learn words and use them"),
+    "bench": (bench, "measure this project next to diffusers (in a checkout of the source)")}
+MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
+  textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
+  textinv sample "a * on the beach" --concept runs/fox          use it
+  open runs/fox/report.html                                     see how it came about
+  textinv evaluate --concept runs/fox --baseline                measure it against its init word
+  textinv evaluate --suite figure10 --quick                     the paper's comparison, in ten minutes
+  textinv concept --vocabulary                                  the words that the small model knows
+Trouble? README.md has a section of that name."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`textinv COMMAND ...`; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return COMMANDS[argv[0]][0](argv[1:]) if argv and argv[0] in COMMANDS else usage(argv)
+
+
+@command
 def usage(argv: Sequence[str] | None = None) -> None:
     """Answer --help and --version. Raises InputError on anything else."""
-    listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in commands().items())
+    listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
     parser = Parser("", __doc__, example="train --images examples/fox --init wolf",
                     epilog=f"commands:\n{listed}\n\n{MAP}\n\n")
     parser.add_argument("--version", action="version", version=f"textinv {textinv.__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=list(commands()), help="one of those below")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
     parser.parse_args(argv)
 
 

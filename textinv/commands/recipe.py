@@ -10,7 +10,7 @@ from typing import Any
 
 from ldm import InputError
 from ldm.samplers import SAMPLERS
-from textinv.commands.arguments import SamplingOptions, value
+from textinv.commands.arguments import SamplingOptions, model_of, value
 from textinv.concept import find_words, fingerprint
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
@@ -70,11 +70,11 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     prompts = [*options.text, *(read_prompts(options.prompts) if options.prompts else [])]
     if not prompts:
         raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
-    concepts, source = [], options.weights
+    concepts, learned = [], []
     for text in options.concept:
         path, words = find_words(text)
         for concept in words:
-            source = source or concept.info.get("model")
+            learned.append(concept)
             concepts.append({"path": text if len(words) == 1 else f"{path}:{concept.placeholder}",
                              "placeholder": concept.placeholder, "hash": fingerprint(concept)})
     names = [entry["placeholder"].lower() for entry in concepts]
@@ -86,7 +86,8 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
               if hasattr(options, field.name)}
     dtype = resolve_dtype(options.dtype, resolve_device(options.device))
     tuned = options.tuned and {"path": options.tuned, "hash": Delta.load(options.tuned).fingerprint}
-    return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source or "tiny",
+    source, vocab = model_of(options, learned)
+    return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source, "vocab": vocab,
                      "strength": strength, "dtype": dtype, "tuned": tuned})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ldm import InputError, LatentDiffusion
 from textinv.commands import dashed
-from textinv.commands.arguments import load_model
+from textinv.commands.arguments import load_model, model_of
 from textinv.concept import Concept, find_words, learned_elsewhere, patch
 from textinv.images import print_warning
 from textinv.initialization import norm_problem
@@ -27,9 +27,8 @@ def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[
     """The model of the options, taught the words of --concept; these; and where its weights are from: the
     first word says so if the options do not. Raises InputError."""
     found = [(path, word) for path, words in map(find_words, options.concept) for word in words]
-    sources = [options.weights, *(word.info.get("model") for _, word in found), "tiny"]
-    source = next(source for source in sources if source)
-    model = load_model(source, options.vocab, options.dtype, options.device)
+    source, vocab = model_of(options, (word for _, word in found))
+    model = load_model(source, vocab, options.dtype, options.device)
     for path, word in found:
         teach(model, path, word)
     return model, [word for _, word in found], source

@@ -45,6 +45,10 @@ class SampleSpec:
         """The name of the folder that keeps the images."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
+    def of(self, template: str, word: str) -> SampleSpec:
+        """The same of a template with a word in its place; with "" there is nothing in it."""
+        return replace(self, prompt=template.replace("{}", word) if word else without_word(template))
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -96,13 +100,14 @@ def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: Sample
              ) -> tuple[Scores, dict[str, list[Image.Image]]]:
     """The scores of a word that the model knows, and the images by their prompts, the plain one first.
 
-    spec: with any prompt. training: the training images.
+    word: what stands in the templates; "" for the prompts alone. spec: with any prompt. training: the
+    training images.
     """
     templates, generated = list(templates), {}
     with tqdm(total=sampling.n * (1 + len(templates)), unit="image", dynamic_ncols=True) as bar:
         for template in (PLAIN, *templates):
-            bar.set_description(template.replace("{}", word))
-            one = replace(spec, prompt=template.replace("{}", word))
+            one = spec.of(template, word)
+            bar.set_description(one.prompt)
             generated[template] = generate(model, one, sampling, bar)
     embedded = {template: evaluator.images(images) for template, images in generated.items()}
     texts = evaluator.texts([without_word(template) for template in templates])

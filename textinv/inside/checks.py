@@ -115,7 +115,7 @@ def _gradient(inversion: Inversion, batch: Batch, v: Tensor) -> tuple[Tensor, fl
 
 
 def _rows(inversion: Inversion, v: Tensor) -> Tensor:
-    return inversion.model.words.replaced(inversion.start.placeholder, v)
+    return inversion.model.words.replaced({inversion.start.placeholder: v})
 
 
 def _first(batch: Batch) -> Batch:

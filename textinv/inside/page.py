@@ -58,11 +58,15 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def img(image: Image.Image, text: str, width: int) -> str:
+    """An <img> that contains its image, `width` CSS pixels wide; text: what is said in its place."""
+    return f'<img alt="{html.escape(text)}" width="{width}" src="{data_url(image)}">'
+
+
 def figure(image: Image.Image, caption: str, width: int) -> str:
     """A <figure> that contains its image, `width` CSS pixels wide."""
-    text = html.escape(caption)
-    return (f'<figure style="width:{width}px"><img alt="{text}" width="{width}" '
-            f'src="{data_url(image)}"><figcaption>{text}</figcaption></figure>')
+    return (f'<figure style="width:{width}px">{img(image, caption, width)}'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
 def facts(pairs: Mapping[str, str]) -> str:

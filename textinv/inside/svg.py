@@ -25,6 +25,7 @@ svg.chart .ink { stroke: var(--ink); fill: var(--ink); }
 svg.chart .soft { stroke: var(--soft); fill: var(--soft); }
 svg.chart .accent { stroke: var(--accent); fill: var(--accent); }
 svg.chart polyline { fill: none !important; stroke-width: 1.8; } svg.chart circle { stroke: none; }
+svg.chart .interval { stroke: var(--soft); stroke-width: 1.2; opacity: .5; }
 svg.chart .leader { stroke: var(--line); }
 """
 
@@ -33,8 +34,8 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass
 class Chart:
-    """Collects marks, then writes them. `kind` of a mark is ink, soft or accent. Points that are not finite
-    are left out."""
+    """Collects marks, then writes them. `kind` of a mark is ink, soft, accent or interval. Points that are
+    not finite are left out."""
     x_name: str
     y_name: str
     equal: bool = False                                 # one unit as long on either axis

@@ -90,7 +90,8 @@ def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
         raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
     if source.is_dir():
         with contextlib.suppress(InputError, KeyError):         # a state that is damaged, or without a path
-            points = torch.cat([start[None], read_state(source / STATE).tensors["evaluation.path"]])
+            path = read_state(source / STATE).tensors["evaluation.path"]
+            points = torch.cat([start[None], path[:, :len(start)]])     # it may have grown since
             if len(points) > 1:
                 return points, [i * read_record(source)["eval_every"] for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]

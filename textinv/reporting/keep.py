@@ -40,10 +40,10 @@ def keep(run: Run, losses: dict[str, float]) -> None:
     if has_init_words(config.init):
         save_png(run.previews(word=config.init), folder / INIT_PREVIEW)
     model = run.inversion.model
-    run.inversion.teach()
     model.autoencoder.to(model.device)
-    attended = attend(model, PREVIEW_PROMPTS[config.style][0].format(config.placeholder), steps=20,
-                      sampler="dpm++")
+    with run.inversion.taught():
+        attended = attend(model, PREVIEW_PROMPTS[config.style][0].format(config.placeholder), steps=20,
+                          sampler="dpm++")
     model.autoencoder.to("cpu")
     save_png(sheet(attended, columns=COLUMNS), folder / ATTENTION)
 
@@ -64,7 +64,8 @@ def _maps(run: Run) -> dict[str, VocabularyMap]:
     """Of each vector, over all measurements of the evaluation loss."""
     if run.evaluation is None or not run.evaluation.losses:
         return {}
-    path = torch.cat([run.inversion.v0[None].cpu(), run.evaluation.path])                # s k d
+    k = len(run.inversion.start.vectors)        # below them may be those of words that are learned with it
+    path = torch.cat([run.inversion.v0[None].cpu(), run.evaluation.path])[:, :k]         # s k d
     steps = [i * run.config.eval_every for i in range(len(path))]
     return {f"vector {i + 1}": map_vocabulary(run.inversion.model, path[:, i], steps)
             for i in range(path.shape[1])}

@@ -16,8 +16,8 @@ from ldm import InputError
 from textinv.grids import bands
 from textinv.inside.map_page import map_section
 from textinv.inside.page import facts
+from textinv.reporting.images import image_tag
 from textinv.reporting.keep import COMPARISON, read_maps
-from textinv.reporting.pictures import image_tag
 
 
 def read_comparison(folder: Path) -> dict[str, Any]:

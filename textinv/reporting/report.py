@@ -14,7 +14,7 @@ from ldm import InputError
 from textinv.concept import Concept, fingerprint
 from textinv.inside import page, svg
 from textinv.options import InversionConfig
-from textinv.reporting import charts, measured, pictures
+from textinv.reporting import charts, images, measured
 from textinv.running.folder import read_metrics, read_record
 from textinv.running.options import RunOptions
 from textinv.running.usage import sample_commands
@@ -77,19 +77,19 @@ def report_page(folder: Path) -> str:
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
     compared = measured.read_comparison(folder)
-    sections = {f"Next to {start(record)}": pictures.pair(folder, record, word)
+    sections = {f"Next to {start(record)}": images.pair(folder, record, word)
                 + measured.losses(compared, word),
-                "How the word grew": pictures.growth(folder),
+                "How the word grew": images.growth(folder),
                 "Curves": charts.curves(metrics, compared["losses"], word),
                 "Evaluation": measured.evaluation(folder),
                 "Inside the vocabulary": measured.vocabulary(folder, metrics),
-                "Where the word looks": pictures.attention(folder),
+                "Where the word looks": images.attention(folder),
                 "Use it": f"<pre>{html.escape(commands)}</pre>",
                 "Settings": folded(f"{len(options)} options", options)
                 + folded("Hashes and environment", environment(record, concept))}
     body = (f'<h1><span class="word">{html.escape(word)}</span> <span class="soft">{html.escape(name)}</span>'
             f'</h1><p class="lead">{html.escape(lead(record, metrics))}</p>'
-            + pictures.story(folder, record, concept)
+            + images.story(folder, record, concept)
             + "".join(f"<h2>{html.escape(title)}</h2>{content}"
                       for title, content in sections.items() if content))
     return page.document(f"{word} – {name}", body, svg.CSS + CSS)

@@ -50,9 +50,10 @@ def limits(psnr: float | None, weights: str) -> list[str]:
 def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
     """The evaluation loss with the word, with the init word in its place (with what it started from, if that
     is not a word), and with empty prompts. Of several processes each has to call it."""
-    inversion, batch = evaluation.inversion, evaluation.batch
+    inversion = evaluation.inversion
+    batch = inversion.prompted(evaluation.batch, inversion.step)
     model, word = inversion.model, inversion.start.placeholder
-    rows, start = inversion.rows(inversion.step), model.words.replaced(word, inversion.v0)
+    rows, start = inversion.rows(inversion.step), model.words.replaced(inversion.by_word(inversion.v0))
     empty = replace(batch, ids=model.tokenizer([""] * len(batch.ids)).to(batch.ids.device))
     losses = {word: evaluation.loss(batch, rows)}
     if has_init_words(init):
@@ -70,7 +71,7 @@ def has_init_words(init: str) -> bool:
 def _with_phrase(model: LatentDiffusion, ids: Tensor, word: str, phrase: str) -> Tensor:
     """ids (b n) with the phrase wherever the word is."""
     tokenizer, own = model.tokenizer, model.words.ids(word)
-    padding, words = tokenizer.backend.token_to_id(tokenizer.frame[2]), tokenizer.tokenize(phrase)
+    padding, words = tokenizer.padding_id, tokenizer.tokenize(phrase)
     rows = []
     for row in ids.tolist():
         texts = [token for i in row for token in (words if i == own[0] else [] if i in own else [i])]

@@ -8,6 +8,7 @@
                 map.json               the word's way through the vocabulary
                 concept.safetensors    the word, as it is after the last step that was saved
                 best.safetensors       the word with the smallest evaluation loss
+                image-words.safetensors    with --per-image, the words of the images
                 state.safetensors      all that the steps to come depend on; next to it the state before
                 tensorboard/           the metrics for TensorBoard, with --tensorboard
 
@@ -22,7 +23,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,14 +32,15 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import InputError
-from textinv.concept import RUN_FILE, Concept
+from textinv.concept import RUN_FILE, Concept, save_all
 from textinv.grids import save_png
 from textinv.inversion import Progress
 from textinv.running.state import PREVIOUS, STATE, SavedState, metrics_hash, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
-BEST_FILE, METRICS_FILE = "best.safetensors", "metrics.jsonl"
+BEST_FILE, IMAGE_WORDS_FILE = "best.safetensors", "image-words.safetensors"
+METRICS_FILE = "metrics.jsonl"
 # what a config.json must have for a run to be resumed, evaluated and reported; its options check themselves
 RECORD = {"images": str, "steps": int, "model_hash": str, "processes": int, "image_hashes": dict}
 CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # the same of a line of metrics
@@ -79,8 +81,8 @@ class ReadOnlyFolder:
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         """Write a grid of previews."""
 
-    def save(self, word: Concept, best: Concept | None, *, step: int, state: Callable[[], dict[str, Tensor]],
-             identity: Mapping[str, Any]) -> None:
+    def save(self, word: Concept, best: Concept | None, *, image_words: Sequence[Concept], step: int,
+             state: Callable[[], dict[str, Tensor]], identity: Mapping[str, Any]) -> None:
         """Write words, metrics and state."""
 
     def close(self) -> None:
@@ -133,13 +135,15 @@ class RunFolder(ReadOnlyFolder):
     def preview(self, step: int, generate: Callable[[], Image.Image]) -> None:
         save_png(generate(), self._preview(step))
 
-    def save(self, word: Concept, best: Concept | None, *, step: int, state: Callable[[], dict[str, Tensor]],
-             identity: Mapping[str, Any]) -> None:
+    def save(self, word: Concept, best: Concept | None, *, image_words: Sequence[Concept], step: int,
+             state: Callable[[], dict[str, Tensor]], identity: Mapping[str, Any]) -> None:
         """After a step that broke off before it was logged, as when another process dies, words alone are
         written: a state that counted this step would leave a gap in the metrics, so the one before stands."""
         word.save(self.path / RUN_FILE)
         if best is not None:
             best.save(self.path / BEST_FILE)
+        if image_words:
+            save_all(self.path / IMAGE_WORDS_FILE, image_words, "native")
         if step != self._logged:
             return
         with self._writing():

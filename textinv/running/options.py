@@ -67,6 +67,9 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
         raise InputError("`resume`: which run? Give its folder as `out`, or its `images`.")
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
     record = read_record(folder)
+    if record.get("pull"):
+        raise InputError(f"{folder}: was made with `pull`, which this version has no more. Finish it with "
+                         "the version that made it, or start a new run with `regularize` and `out`.")
     try:
         own = split(record)
     except InputError as error:
@@ -88,9 +91,16 @@ def as_dict(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def fixed(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
-    """The options by name that a run must be resumed with unchanged: those that the word depends on."""
-    return {field.name: getattr(part, field.name) for part in (options, config)
+    """The options by name that a run must be resumed with unchanged: those that the word depends on. When a
+    progressive word grows depends on the number of steps."""
+    kept = {field.name: getattr(part, field.name) for part in (options, config)
             for field in dataclasses.fields(part) if not field.metadata["may_change"]}
+    return {**kept, "steps": config.steps} if config.progressive else kept
+
+
+def absent() -> dict[str, Any]:
+    """What options did that a run of an older version did not have: nothing, as by their defaults."""
+    return {name: getattr(InversionConfig, name) for name in ("progressive", "per_image", "regularize")}
 
 
 def resolve_device(device: str) -> str:

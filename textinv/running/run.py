@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
-from textinv.concept import Concept, model_hash, patch, unpatch
+from textinv.concept import Concept, patch, unpatch
 from textinv.dataset import build_dataset
 from textinv.grids import grid
 from textinv.images import read_images
-from textinv.initialization import initial_vectors, nearest_words
+from textinv.initialization import nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
 from textinv.running.comparison import limits, reconstruction_psnr
@@ -28,6 +28,7 @@ from textinv.running.identity import collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
 from textinv.running.state import check_metrics, mismatch, read_state
 from textinv.running.stopping import Dvar, EvaluationLoss
+from textinv.running.words import first_words
 from textinv.variants import make_variants
 
 MANY = 30               # images of one thing
@@ -65,9 +66,6 @@ class Run:
                  folder: ReadOnlyFolder | None = None, processes: Processes = Processes()):
         self.config, self.options = config, options or RunOptions()
         self.folder = folder or ReadOnlyFolder()
-        if config.vectors > (room := model.tokenizer.length - 2):
-            raise InputError(f"`vectors` is {config.vectors}, but a prompt of this model has room for "
-                             f"{room}. Use fewer.")
         if config.stop == "dvar" and config.steps < (first := Dvar(config.eval_every).first):
             raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
                              f"{config.steps}. Use more steps, such as 5000, or drop it.")
@@ -75,26 +73,21 @@ class Run:
         size = model.config.diffusion.latent_size * model.config.autoencoder.factor
         self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
                                   generator=generator)
-        v0, self.init_note = initial_vectors(model, config.init, config.vectors, generator=generator,
-                                             cross_init=config.cross_init, images=self.images)
-        variants, v0 = make_variants(model, v0, config)
-        info = {**({"model": options.weights} if options else {}), "model_hash": model_hash(model),
-                "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
-                "init": config.init, "init_vectors": v0.tolist(), "seed": config.seed,
-                "effective_lr": config.effective_lr(processes.world_size),
-                "batch": config.batch * config.accumulate * processes.world_size,
-                "images": [image.sha256 for image in self.images]}
-        start = Concept(config.placeholder, v0, info)
-        patch(model, start)
-        try:
+        source = {"model": options.weights, "vocab": options.vocab} if options else {}
+        start, image_words, self.init_note = first_words(
+            model, self.images, config, generator=generator, world_size=processes.world_size,
+            source={name: text for name, text in source.items() if text is not None})
+        with contextlib.ExitStack() as undo:
+            for word in (start, *image_words):
+                patch(model, word)
+                undo.callback(unpatch, model, word.placeholder)
             self.inversion = Inversion(model, build_dataset(model, self.images, config), start, config,
-                                       variants=variants, processes=processes)
+                                       image_words=image_words, processes=processes,
+                                       variants=make_variants(model, start.vectors, config))
             self.evaluation = EvaluationLoss(self.inversion) if config.eval_every else None
             self.facts = collect_facts(self.inversion, self.images)
             self.identity = identity(config, self.options, self.facts)
-        except BaseException:
-            unpatch(model, config.placeholder)
-            raise
+            self._forget = undo.pop_all()
         self.psnr = reconstruction_psnr(model, self.images) if options else None      # for `notes`
         model.autoencoder.to("cpu")             # until a preview needs it
 
@@ -103,7 +96,7 @@ class Run:
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
         model = self.inversion.model
-        unpatch(model, self.config.placeholder)
+        self._forget.close()
         model.autoencoder.to(model.device)
         if error_type is None:
             self.folder.close()
@@ -121,6 +114,12 @@ class Run:
                  f"effective learning rate {inversion.lr:g} = {config.lr:g} x batch {config.batch}"
                  + f" x {config.accumulate} batches" * (config.accumulate > 1)
                  + f" x {inversion.processes.world_size} processes" * (inversion.processes.world_size > 1)]
+        if config.progressive:
+            notes.append(f"one vector; a second after step {2 * config.steps // 5} and a third after step "
+                         f"{4 * config.steps // 5}")
+        if config.per_image:
+            names = [word.placeholder for word in inversion.words[1:]]
+            notes.append(f"a word for each image too: {', '.join(names)}")
         if n == 1:
             notes.append("one image: the word will hold on to its background and pose; "
                          "3 to 5 different ones are better")
@@ -145,7 +144,8 @@ class Run:
             self._preview()             # of step 0, or one that a full disk has prevented
             for progress in () if self.converged() else inversion:
                 if self.evaluation is not None and progress.step % self.config.eval_every == 0:
-                    near = nearest_words(inversion.model, inversion.v.detach(), 1)
+                    word = inversion.word(inversion.v.detach(), progress.step)
+                    near = nearest_words(inversion.model, word, 1)
                     progress = replace(progress, eval_loss=self.evaluation.measure(),
                                        nearest=[words[0][0] for words in near])
                 self.folder.log(progress, inversion.lr)
@@ -165,26 +165,27 @@ class Run:
 
     def save(self) -> None:
         """Write the word, the best word and the state."""
-        self.folder.save(self.inversion.concept(), self.best(), step=self.inversion.step, state=self.state,
-                         identity=self.identity)
+        inversion = self.inversion
+        self.folder.save(inversion.concept(), self.best(), image_words=inversion.image_concepts(),
+                         step=inversion.step, state=self.state, identity=self.identity)
 
     def best(self) -> Concept | None:
         """The word with the smallest evaluation loss; None before the first measurement."""
-        evaluation, start = self.evaluation, self.inversion.start
+        evaluation = self.evaluation
         if evaluation is None or not evaluation.losses:
             return None
-        return Concept(start.placeholder, evaluation.best_v,
-                       {**start.info, "step": evaluation.best_step, "eval_loss": evaluation.best_loss})
+        word = self.inversion.concept(evaluation.best_v, evaluation.best_step)
+        return replace(word, info={**word.info, "eval_loss": evaluation.best_loss})
 
     def previews(self, columns: int = PREVIEW_COLUMNS, *, word: str | None = None) -> Image.Image:
         """A row of images for each preview prompt, from the same seeds every time; word: what stands in the
         place of the placeholder."""
         model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
-        self.inversion.teach()
         model.autoencoder.to(model.device)
-        images = [image for prompt in prompts for image in model.generate(
-            [prompt.format(word or self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
-            batch=columns)]
+        with self.inversion.taught():
+            images = [image for prompt in prompts for image in model.generate(
+                [prompt.format(word or self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
+                batch=columns)]
         model.autoencoder.to("cpu")
         return grid(images, columns)
 

@@ -49,15 +49,16 @@ class EvaluationLoss:
         self.inversion = inversion
         self.batch = evaluation_batch(inversion)
         self.losses: list[float] = []
-        self.path = torch.empty(0, *inversion.v0.shape)     # v at each measurement: n k d
+        self.path = torch.empty(0, *inversion.start.vectors.shape)      # at each measurement: n k d
         self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
 
     def measure(self) -> float:
         """The loss of the word as it is now, which is also kept."""
         inversion = self.inversion
-        loss = self.loss(self.batch, inversion.rows(inversion.step))
+        loss = self.loss(inversion.prompted(self.batch, inversion.step), inversion.rows(inversion.step))
         self.losses.append(loss)
-        self.path = torch.cat([self.path, inversion.v.detach()[None].cpu()])
+        word = inversion.by_word(inversion.v.detach())[inversion.start.placeholder]
+        self.path = torch.cat([self.path, word[None].cpu()])
         if loss < self.best_loss:
             self.best_v, self.best_loss, self.best_step = inversion.v.detach().clone(), loss, inversion.step
         return loss

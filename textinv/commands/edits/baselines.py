@@ -12,20 +12,8 @@ from tqdm import tqdm
 
 from ldm import InputError
 from textinv.commands import command
-from textinv.commands.arguments import (
-    Parser,
-    add_clip_option,
-    add_sampling_options,
-    check_sampling,
-    load_clip,
-)
-from textinv.commands.edits.shared import (
-    add_word_options,
-    new_folder,
-    open_model,
-    training_images,
-    write_images,
-)
+from textinv.commands.arguments import Parser
+from textinv.commands.edits.shared import add_judged_options, open_judged, training_images, write_images
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
 from textinv.editing.sheets import Row, sheet
 from textinv.evaluation.evaluate import PLAIN, without_word
@@ -42,9 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", metavar="DIR", help="the images (default: those of the run)")
     p.add_argument("--category", metavar="WORD", help="word for what the images show (default: the word that "
                                                       "the learned one started from)")
-    add_sampling_options(p, n=8, batch=8)
-    add_word_options(p)
-    add_clip_option(p)
+    add_judged_options(p, n=8)
     return p
 
 
@@ -52,20 +38,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    check_sampling(options)
-    folder = new_folder(options.out, "baselines")
     templates: tuple[str, ...] = tuple(options.prompts) or EDITS
     for template in templates:
         if template.count("{}") != 1:
             raise InputError(f"{template!r} has no {{}}, or several. Write it once, where the word goes.")
     prompts = [template.replace("{}", "") for template in templates]
-    with open_model(options, without_word=prompts) as (model, concepts, source):
+    with open_judged(options, "baselines", without_word=prompts) as (folder, model, concepts, evaluator):
         if len(concepts) != 1:
             raise InputError(f"the table is about one word, not {len(concepts)}. Give one as `concept`.")
         word = concepts[0]
         category = options.category or word.info.get("init", "")
         images = training_images(model, options.images, options.concept)
-        evaluator = load_clip(options.clip, source, model.device)
         subject = Subject.learn(model, evaluator, images, category)
 
         def ours(template: str) -> list[Image.Image]:

@@ -9,14 +9,8 @@ import argparse
 from collections.abc import Sequence
 
 from textinv.commands import command
-from textinv.commands.arguments import (
-    Parser,
-    add_clip_option,
-    add_sampling_options,
-    check_sampling,
-    load_clip,
-)
-from textinv.commands.edits.shared import add_word_options, new_folder, open_model, write_images
+from textinv.commands.arguments import Parser
+from textinv.commands.edits.shared import add_judged_options, open_judged, write_images
 from textinv.editing.bias import bias_sheet, distribution
 from textinv.editing.zero_shot import clip_classifier
 
@@ -28,9 +22,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("prompts", nargs="+", metavar="PROMPT", help="with the category's word, or a learned one")
     p.add_argument("--classes", nargs="+", required=True, metavar="TEXT",
                    help="what an image may show, in words that CLIP knows")
-    add_sampling_options(p, n=64, batch=8)
-    add_word_options(p)
-    add_clip_option(p)
+    add_judged_options(p, n=64)
     return p
 
 
@@ -38,10 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    check_sampling(options)
-    folder = new_folder(options.out, "bias")
-    with open_model(options, without_word=options.prompts) as (model, _, source):
-        evaluator = load_clip(options.clip, source, model.device)
+    with open_judged(options, "bias", without_word=options.prompts) as (folder, model, _, evaluator):
         classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])
         found = [distribution(model, prompt, classify, options.classes, n=options.n, steps=options.steps,
                               guidance=options.guidance, seed=options.seed, batch=options.batch)

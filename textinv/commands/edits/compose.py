@@ -8,14 +8,8 @@ import argparse
 from collections.abc import Sequence
 
 from textinv.commands import command
-from textinv.commands.arguments import (
-    Parser,
-    add_clip_option,
-    add_sampling_options,
-    check_sampling,
-    load_clip,
-)
-from textinv.commands.edits.shared import add_word_options, new_folder, open_model, write_images
+from textinv.commands.arguments import Parser
+from textinv.commands.edits.shared import add_judged_options, open_judged, write_images
 from textinv.editing.compositions import compose, compositions_sheet
 from textinv.editing.zero_shot import clip_judge
 
@@ -31,9 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--among", nargs="+", required=True, metavar="TEXT",
                    help="what the images might show else: a thing is found if of all these texts only others "
                         "that are looked for are nearer to the image")
-    add_sampling_options(p, n=16, batch=8)
-    add_word_options(p)
-    add_clip_option(p)
+    add_judged_options(p, n=16)
     return p
 
 
@@ -41,10 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
-    check_sampling(options)
-    folder = new_folder(options.out, "compose")
-    with open_model(options, options.prompt) as (model, _, source):
-        evaluator = load_clip(options.clip, source, model.device)
+    with open_judged(options, "compose", options.prompt) as (folder, model, _, evaluator):
         judges = {text: clip_judge(evaluator, text, [*options.find, *options.among], len(options.find))
                   for text in options.find}
         found = compose(model, options.prompt, judges, n=options.n, steps=options.steps,

@@ -15,7 +15,13 @@ from PIL import Image
 
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from textinv.commands.arguments import add_model_options
+from textinv.commands.arguments import (
+    add_clip_option,
+    add_model_options,
+    add_sampling_options,
+    check_sampling,
+    load_clip,
+)
 from textinv.commands.words import add_concept_option, load_with_words, warn_of_prompts
 from textinv.concept import Concept, find_words
 from textinv.decoding import read_rgb, reason
@@ -24,6 +30,7 @@ from textinv.editing.inputs import image_size
 from textinv.grids import save_png
 from textinv.images import read_images
 from textinv.running.folder import read_record
+from weights import clip
 
 
 def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> None:
@@ -46,6 +53,24 @@ def open_model(options: argparse.Namespace, *prompts: str, without_word: Sequenc
     tuned = getattr(options, "tuned", None)
     with applied(model, Delta.load(tuned)) if tuned else contextlib.nullcontext():
         yield model, concepts, source
+
+
+def add_judged_options(parser: argparse.ArgumentParser, *, n: int) -> None:
+    """The options of `open_judged`, with `n` images per prompt by default."""
+    add_sampling_options(parser, n=n, batch=8)
+    add_word_options(parser)
+    add_clip_option(parser)
+
+
+@contextlib.contextmanager
+def open_judged(options: argparse.Namespace, name: str, *prompts: str, without_word: Sequence[str] = ()
+                ) -> Iterator[tuple[Path, LatentDiffusion, list[Concept], clip.Clip]]:
+    """Context manager, for a command whose images CLIP judges: the folder for the results, by default one
+    called `name`; model and words, as of `open_model`; and the CLIP. Raises InputError."""
+    check_sampling(options)
+    folder = new_folder(options.out, name)
+    with open_model(options, *prompts, without_word=without_word) as (model, concepts, source):
+        yield folder, model, concepts, load_clip(options.clip, source, model.device)
 
 
 def read_image(path: str) -> Image.Image:

@@ -1,0 +1,322 @@
+"""The suites of the paper's figures: their setups, arithmetic made by hand, and the command on a model of
+random weights, which may be killed and refuses to mix results."""
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from helpers import ROOT
+from helpers.runs import MODEL
+from helpers.weight_files import error_of
+from textinv import Concept, InversionConfig
+from textinv.commands import evaluate
+from textinv.evaluation import points, suites
+from textinv.evaluation.cells import Cell, Result
+from textinv.evaluation.evaluate import EDITS
+from textinv.evaluation.scores import mean_pairwise_similarity
+from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, WORD, Setup, Thing, read_things
+from textinv.evaluation.suites import (
+    QUICK,
+    Seconds,
+    Sizes,
+    cells_of,
+    expected_seconds,
+    quick_sizes,
+    spoken,
+)
+from weights import clip
+
+FEW = "ours,short captions,image only,prompt only"
+FIGURE_10 = SUITES["figure10"]
+
+
+def test_the_setups_are_the_papers():
+    configs = {name: InversionConfig(**setup.options) for name, setup in FIGURE_10.setups.items()
+               if setup.kind == WORD}
+    paper = InversionConfig(preset="paper")
+    assert len(FIGURE_10.setups) == 13 and len(configs) == 9
+    assert configs.pop("ours") == paper and configs.pop("default preset") == InversionConfig()
+    changed = {name: {field: getattr(one, field) for field in InversionConfig.__dataclass_fields__
+                      if getattr(one, field) != getattr(paper, field)} for name, one in configs.items()}
+    assert changed == {"2-word": {"vectors": 2}, "3-word": {"vectors": 3},
+                       "progressive": {"progressive": True}, "regularized": {"regularize": 1e-3},
+                       "per-image": {"per_image": True},
+                       "high-lr": {"lr": 2e-2}, "low-lr": {"lr": 1e-4}}
+    sizes = [setup.images for setup in SUITES["figure12"].setups.values()]
+    assert sizes[0] == 1 and sizes[-1] == 25 and sizes == sorted(sizes)
+    assert {setup.kind for setup in SUITES["figure12"].setups.values()} == {WORD}
+
+
+def result(setup, thing, seed, reconstruction, editability=0.0):
+    return Result(setup, thing, seed, reconstruction, editability, "", {})
+
+
+RESULTS = [result("a", "x", 0, 0.2, 0.5), result("a", "x", 1, 0.4, 0.5), result("a", "y", 0, 0.8, 0.7),
+           result("a", "y", 1, 0.8, 0.9), result("b", "x", 0, 0.5, 0.4), result("b", "y", 0, 1.0, 0.7)]
+
+
+def test_points_are_means_over_things():
+    """Of a: x is 0.3 and y 0.8; of b: 0.5 and 1.0. Two things are drawn both, or either twice."""
+    a, b = points.points(RESULTS)
+    assert (a.setup, a.count, b.count) == ("a", 2, 2)
+    assert a.reconstruction.value == pytest.approx(0.55) and a.editability.value == pytest.approx(0.65)
+    assert (a.reconstruction.low, a.reconstruction.high) == pytest.approx((0.3, 0.8))
+    found = points.differences(RESULTS)["b"]
+    assert found["reconstruction"].value == pytest.approx(0.2)
+    assert (found["reconstruction"].low, found["reconstruction"].high) == pytest.approx((0.2, 0.2))
+    assert found["editability"].value == pytest.approx((-0.1 - 0.1) / 2)
+    table = points.table(RESULTS)
+    assert "| a | 0.550 (0.300 to 0.800) |" in table and "| b | 0.200 (0.200 to 0.200) |" in table
+
+
+def test_of_one_thing_the_seeds_are_resampled():
+    a = points.points(RESULTS[:2])[0]
+    assert a.count == 2 and (a.reconstruction.low, a.reconstruction.high) == pytest.approx((0.2, 0.4))
+
+
+THINGS = [Thing(name, None, "cat", {}) for name in "xyzuv"]
+
+
+def test_expected_time_is_arithmetic():
+    cells = [Cell("", Setup(kind=kind), THINGS[0], 0) for kind in (WORD, WORD, PROMPT, IMAGES)]
+    sizes = Sizes(1, 1, train_steps=100, n=4, steps=20)
+    # 2 words of 100 steps; 3 cells of 7 prompts, 4 images of 20 steps
+    assert expected_seconds(cells, sizes, Seconds(0.5, 0.01, 0.1)) == pytest.approx(
+        2 * 50 + 3 * 7 * 4 * (20 * 0.01 + 0.1))
+    assert [spoken(seconds) for seconds in (40.2, 359, 12_000)] == ["40 s", "6 min", "3 h 20 min"]
+
+
+def test_quick_takes_the_largest_that_fits():
+    names = list(FIGURE_10.setups)
+
+    def chosen(*seconds):
+        return quick_sizes(FIGURE_10, names, THINGS, Seconds(*seconds))
+
+    assert chosen(0.001, 0.0001, 0.0) == QUICK[0] and chosen(1e3, 1e3, 1.0) == QUICK[-1]
+    for scale in (0.5, 1, 2, 5):                # about what two cores need, and others
+        seconds = (0.05 * scale, 0.008 * scale, 0.05 * scale)
+        sizes = chosen(*seconds)
+        cells = cells_of(FIGURE_10, names, THINGS[:sizes.things], range(sizes.seeds))
+        assert expected_seconds(cells, sizes, Seconds(*seconds)) <= suites.QUICK_SECONDS
+        assert sizes != QUICK[-1]
+
+
+def test_seconds_are_those_of_the_steps(own_model, examples, monkeypatch):
+    """A clock by which a training step takes 5 s, a sampler step of a batch 8 s, and the rest of it 2 s."""
+    now = [0.0]
+    monkeypatch.setattr(suites.time, "perf_counter", lambda: now[0])
+
+    def invert(model, images, config, progress):
+        for seconds in (60, 5, 5, 5):
+            now[0] += seconds
+            progress(None)
+
+    monkeypatch.setattr(suites, "invert", invert)
+    monkeypatch.setattr(own_model, "generate", lambda prompts, steps, batch: now.append(
+        now.pop() + 2 + 8 * steps))
+    thing = read_things(examples, ("fox",))[0]
+    seconds = suites.measure_seconds(own_model, thing, 4)
+    assert (seconds.train_step, seconds.sample_step, seconds.image) == pytest.approx((5.0, 2.0, 0.5))
+
+
+def test_cells_are_every_setup_of_every_thing():
+    cells = cells_of(FIGURE_10, list(FIGURE_10.setups), THINGS[:2], range(3, 5))
+    assert len(cells) == 2 * (13 + 12) and len({cell.file for cell in cells}) == len(cells)
+    assert [cell.thing.name for cell in cells[:26]] == ["x"] * 13 + ["y"] * 13
+    assert all(cell.seed == 3 for cell in cells if cell.name == "image only")
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """A folder like examples/, of two things and a backpack of three images."""
+    root, rng = tmp_path / "things", np.random.default_rng(0)
+    (root / "captions").mkdir(parents=True)
+    (root / "captions/objects.json").write_text(json.dumps({
+        name: {"init": "cat", "short": "a red dog", "long": "a red dog on the beach"}
+        for name in ("fox", "teapot", "backpack-25")}))
+    for name in ("fox", "teapot", "backpack-25"):
+        (root / name).mkdir()
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def command(examples, small_clip, tmp_path):
+    """The command line of a small suite."""
+    return ["--suite", "figure10", "--weights", MODEL, "--clip", small_clip, "--examples", examples,
+            "--things", "fox,teapot", "--train-steps", 2, "--seeds", 2, "-n", 2, "--steps", 1, "--batch", 2,
+            "--out", tmp_path / "suite"]
+
+
+def main(*argv):
+    return evaluate.main(list(map(str, argv)))
+
+
+def refused(capsys, *argv):
+    """The one line in which the command ends."""
+    capsys.readouterr()
+    assert main(*argv) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    return error
+
+
+def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
+    assert main(*command, "--setups", FEW + ",progressive,per-image") == 0
+    said, out = capsys.readouterr().out, tmp_path / "suite"
+    assert said.index("expected time: ") < said.index("[1/22] ours, fox, seed 0: reconstruction ")
+    assert "22 of 22 cells" in said and " left\n" in said and "2 steps for every word" in said
+    content = json.loads((out / "results.json").read_text())
+    assert len(content["results"]) == 22 and content["plan"]["train_steps"] == 2
+    assert [one["setup"] for one in content["points"]] == ["ours", "short captions", "image only",
+                                                           "prompt only", "progressive", "per-image"]
+    text = (out / "results.md").read_text()
+    assert "| setup | reconstruction | editability | things |" in text
+    assert "| minus ours, thing by thing |" in text
+    figure = (out / "figure.svg").read_text()
+    assert figure.startswith("<svg xmlns=") and figure.count("<circle") == 6 and ">per-image</text>" in figure
+    assert "2 steps for every word" in figure and "reconstruction (CLIP)" in figure
+    word = Concept.load(out / "words/progressive-fox-1.safetensors")
+    assert len(word.vectors) == 3 and word.info["seed"] == 1 and word.info["model"] == MODEL
+    one = json.loads((out / "cells/ours-fox-0.json").read_text())
+    assert set(one["samples"]) == {"a photo of {}", *EDITS}
+    for name, prompt in {"ours": "a photo of * on the moon", "prompt-only": "a photo of on the moon",
+                         "short-captions": "a photo of a red dog on the moon"}.items():
+        samples = json.loads((out / f"cells/{name}-fox-1.json").read_text())["samples"]
+        folder = out / "samples" / samples["a photo of {} on the moon"]
+        assert recipe(folder / "0000.png")["prompt"] == prompt
+
+
+def recipe(path):
+    with Image.open(path) as image:
+        return json.loads(image.info["textinv"])
+
+
+def test_images_alone_are_what_a_copy_would_reach(command, tmp_path, examples, small_clip):
+    assert main(*command, "--setups", "image only") == 0
+    result = json.loads((tmp_path / "suite/cells/image-only-fox-0.json").read_text())
+    evaluator = clip.load(small_clip)
+    embedded = evaluator.images([Image.open(path) for path in sorted((examples / "fox").iterdir())])
+    texts = evaluator.texts([template.replace("{} ", "").replace(" {}", "") for template in EDITS])
+    assert result["reconstruction"] == pytest.approx(mean_pairwise_similarity(embedded), abs=1e-5)
+    mean = embedded.mean(dim=0)
+    assert result["editability"] == pytest.approx(
+        torch.cosine_similarity(mean[None], texts, dim=1).mean().item(), abs=1e-5)
+
+
+def test_a_killed_suite_is_the_undisturbed_one(command, tmp_path, capsys):
+    """SIGKILL while it is measuring; what was finished is not measured again."""
+    out = tmp_path / "suite"
+    argv = [*command, "--setups", FEW]
+    process = subprocess.Popen([sys.executable, "-m", "textinv.evaluate", *map(str, argv)], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(list(out.glob("cells/*.json"))) < 3:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    times = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
+    assert main(*argv) == 0
+    assert f"{len(times)} of 14 are measured already" in capsys.readouterr().out
+    assert all(path.stat().st_mtime_ns == old for path, old in times.items())
+    assert main(*argv[:argv.index("--out")], "--setups", FEW, "--out", tmp_path / "other") == 0
+    for name in ("results.json", "results.md", "figure.svg"):
+        assert (out / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_a_learned_word_is_not_learned_again(command, tmp_path, monkeypatch):
+    """Of a suite that was killed while it generated images."""
+    assert main(*command, "--setups", "ours") == 0
+    (tmp_path / "suite/cells/ours-fox-0.json").unlink()
+    learned = []
+    monkeypatch.setattr("textinv.evaluation.cells.invert", lambda *args, **_: learned.append(args))
+    assert main(*command, "--setups", "ours") == 0
+    assert learned == []
+
+
+def test_results_of_something_else_are_refused(command, tmp_path, capsys, examples):
+    few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
+    assert main(*few) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "suite/cells").iterdir()}
+    error = refused(capsys, *few, "--train-steps", 3)
+    assert "has results of another model or other settings (train_steps was 2, not 3)" in error
+    other = tmp_path / "model"
+    shutil.copytree(MODEL, other)
+    path = next((other / "unet").glob("*.safetensors"))
+    tensors = load_file(path)
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, path, {"format": "pt"})
+    assert "(model was " in refused(capsys, *few, "--weights", other)
+    assert "(n was 2, not 8)" in refused(capsys, *[text for i, text in enumerate(few)
+                                                   if "-n" not in (text, few[i - 1])])
+    Image.new("RGB", (64, 64), "red").save(examples / "fox/0.png")
+    assert "ours-fox-0.json: was measured with another model, other images" in refused(capsys, *few)
+    assert {path: path.read_bytes() for path in (tmp_path / "suite/cells").iterdir()} == before
+    (tmp_path / "suite/suite.json").write_text("{}")
+    assert "suite.json: damaged" in refused(capsys, *few)
+
+
+def test_figure_12_counts_images(command, tmp_path, capsys, monkeypatch):
+    argv = ["--suite", "figure12", *command[2:], "--things", "backpack-25", "--setups", "1 image,2 images"]
+    assert main(*argv) == 0
+    for n in (1, 2):
+        word = Concept.load(next((tmp_path / "suite/words").glob(f"{n}-image*-0.safetensors")))
+        assert len(word.info["images"]) == n
+    assert "<polyline" in (tmp_path / "suite/figure.svg").read_text()
+    assert "| minus 1 image, seed by seed |" in (tmp_path / "suite/results.md").read_text()
+
+
+def test_quick_keeps_its_sizes(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suites, "QUICK", QUICK[-1:])
+    argv = [*command, "--quick", "--setups", FEW]
+    assert main(*argv) == 0
+    assert "3 steps for every word" in capsys.readouterr().out
+    monkeypatch.setattr(suites, "QUICK", (Sizes(2, 2, 9, 9, 9),))
+    assert main(*argv) == 0             # as after a kill: another measurement would choose others
+    assert "4 of 4 are measured already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--setups", "ours,theirs"], "--setups: 'theirs' is not one of ours, default preset"),
+    (["--things", "backpack"], "--things: 'backpack' is not one of teapot"),
+    (["--seeds", "0"], "--seeds is 0"), (["--train-steps", "0"], "--train-steps is 0"),
+    (["-n", "0"], "-n is 0"), (["--concept", "runs/fox"], "give --concept, a word to measure, or --suite"),
+    (["--examples", "nowhere"], "objects.json: No such file or directory. Run this in a checkout"),
+    (["--suite", "figure11"], "invalid choice")])
+def test_wrong_options_are_one_line(argv, message, capsys):
+    assert message in refused(capsys, "--suite", "figure10", *argv)
+
+
+@pytest.mark.parametrize("argv", [["--suite", "figure10", "--baseline"], ["--concept", "runs/fox", "--quick"],
+                                  ["--suite", "figure12", "--prompts", "x.txt"],
+                                  ["--questionnaire", "x.html", "--images", "x"]])
+def test_options_of_another_task_are_refused(argv, capsys):
+    assert f"{argv[2]} does not go with {argv[0]}. Drop it." in refused(capsys, *argv)
+
+
+def test_neither_a_word_nor_a_suite(capsys):
+    assert "give --concept, a word to measure, or --suite" in refused(capsys)
+
+
+@pytest.mark.parametrize("content, message", [
+    ("{", "damaged"), ("[]", "damaged"), ('{"fox": {"init": "cat"}}', "damaged"),
+    ("{}", "has no 'fox'. It has")])
+def test_things_that_cannot_be_read_are_one_line(examples, content, message):
+    (examples / "captions/objects.json").write_text(content)
+    assert message in error_of(read_things, examples, ("fox",))
+
+
+def test_two_suites_in_one_folder_are_refused(tmp_path):
+    with suites.locked(tmp_path / "a"):
+        assert "another process is running a suite" in error_of(suites.locked(tmp_path / "a").__enter__)
+
+
+def test_a_folder_without_a_suite_is_one_line(tmp_path):
+    assert "contains no suite" in error_of(suites.read_plan, tmp_path)

@@ -1,0 +1,83 @@
+"""`textinv evaluate --questionnaire FILE.html`: the user study of the paper's Figure 10(b), as a page to be
+answered, and the figure of its answers.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ldm.model import to_images
+from textinv.commands.suites import suite_folder
+from textinv.evaluation import questionnaire as study
+from textinv.evaluation.cells import read_results
+from textinv.evaluation.setups import SUITES, pick, read_things
+from textinv.evaluation.suites import read_plan
+from textinv.images import read_images
+from textinv.inside.figures import Mark, cross_chart
+from textinv.inside.page import write_page
+from textinv.inside.questionnaire_page import questionnaire_page
+from weights.files import atomic_write
+
+TRAINING_SIZE = 128             # pixels of the training images in the page
+
+
+def add_study_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `write_questionnaire` and `count_answers`."""
+    group = parser.add_argument_group("the user study")
+    group.add_argument("--questionnaire", metavar="FILE.html",
+                       help="write the paper's two questionnaires about a finished figure10 as a page to be "
+                       f"answered, on --setups (default: {', '.join(study.STUDY)}); FILE.key.json next to it "
+                       "tells which image is of which, and is not for those who answer")
+    group.add_argument("--answers", nargs="+", metavar="FILE",
+                       help="count what that page has saved, and draw Figure 10(b) next to it")
+
+
+def write_questionnaire(options: argparse.Namespace) -> None:
+    """Write the page and its key. Raises InputError."""
+    page, folder = Path(os.path.expanduser(options.questionnaire)), suite_folder(options, "figure10")
+    known = tuple(SUITES["figure10"].setups)
+    setups = pick(options.setups, known, "setups") if options.setups else study.STUDY
+    plan, results = read_plan(folder), read_results(folder)
+    made = study.make(folder, results, setups, count=plan.n)
+    names = tuple(dict.fromkeys(question.thing for question in made.questions))
+    training = {thing.name: to_images(torch.stack([image.views[0].x for image in
+                                                   read_images(thing.folder, TRAINING_SIZE)[:study.SHOWN]]))
+                for thing in read_things(options.examples, names)}
+    candidates = {}
+    for path in made.sha256:
+        with Image.open(folder / path) as file:
+            candidates[path] = file.convert("RGB")
+    study.write_key(page, made)
+    write_page(page, questionnaire_page(made, candidates, training))
+    print(f"{page}: {len(made.questions)} questions about {', '.join(setups)}\n"
+          f"{study.key_path(page)}: its key, not for those who answer")
+
+
+def count_answers(options: argparse.Namespace) -> None:
+    """Count answers and draw them. Raises InputError."""
+    page = Path(os.path.expanduser(options.questionnaire))
+    made = study.read_key(page)
+    answers = [study.read_answers(Path(os.path.expanduser(path)), made) for path in options.answers]
+    found = study.preferences(made, answers)
+    generated = sum(one.generated for one in answers)
+    counts = {kind: sum(name.startswith(kind) for one in answers for name in one.rankings)
+              for kind in study.KINDS}
+    about = f"files of answers: {len(answers)}" + f", GENERATED ones: {generated}" * (generated > 0)
+    note = f"{about}; " + ", ".join(f"{count} rankings by {kind}" for kind, count in counts.items())
+    marks = [Mark(one.setup, one.scores[study.AGREEMENT], one.scores[study.LIKENESS],
+                  "accent" if one.setup == "ours" else "ink") for one in found]
+    text = study.table(found)
+    content = {"questionnaire": made.hash, "note": note, "generated": generated, "rankings": counts,
+               "preferences": [asdict(one) for one in found]}
+    figure = cross_chart(marks, f"agreement with the text; {about}", "likeness")
+    for suffix, data in ((".answers.json", json.dumps(content, indent=2) + "\n"),
+                         (".answers.md", f"{note}\n\n{text}"), (".answers.svg", figure)):
+        with atomic_write(page.with_name(page.stem + suffix)) as partial:
+            partial.write_text(data, encoding="utf-8")
+    print(f"{note}\n{text}{page.with_name(page.stem + '.answers.svg')}")

@@ -1,0 +1,135 @@
+"""`textinv evaluate --suite figure10`: the paper's Figures 10(a) and 12, each measured by one command."""
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from textinv.commands.arguments import load_clip, load_model, value
+from textinv.concept import model_hash
+from textinv.evaluation import points, suites
+from textinv.evaluation.cells import Bench, Cell, Plan, Result
+from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, Suite, pick, read_things
+from textinv.inside.figures import Mark, cross_chart
+from textinv.inversion import Progress
+from textinv.options import check
+
+IMAGES_PER_PROMPT = 8           # by default, where the paper draws 64: a suite has hundreds of cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteOptions:
+    """The values of `add_suite_options`. Raises InputError on values without meaning."""
+    train_steps: int = value(minimum=1)
+    seeds: int = value(minimum=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def add_suite_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `run_suite`."""
+    group = parser.add_argument_group("the experiments of the paper")
+    group.add_argument("--suite", choices=tuple(SUITES),
+                       help="compare a figure's setups on the examples; the same command continues one that "
+                       f"was stopped or killed. -n is {IMAGES_PER_PROMPT} then, --out in runs/suites/")
+    group.add_argument("--quick", action="store_true",
+                       help="as much as fits into ten minutes; chooses seeds, steps and -n (default: off)")
+    group.add_argument("--setups", metavar="NAMES", help="some of its setups, with commas (default: all)")
+    group.add_argument("--things", metavar="NAMES", help="some of the examples, with commas (default: all)")
+    group.add_argument("--seeds", type=int, default=2,
+                       help="words of each setup and thing (default: %(default)s)")
+    group.add_argument("--train-steps", type=int, default=1000, metavar="N",
+                       help="steps of every word; the paper has 5,000 (default: %(default)s)")
+    group.add_argument("--examples", metavar="DIR", default="examples",
+                       help="folder of the things (default: %(default)s)")
+
+
+def suite_folder(options: argparse.Namespace, name: str) -> Path:
+    """Where a suite is kept."""
+    if options.out:
+        return Path(os.path.expanduser(options.out))
+    return Path("runs/suites") / f"{name}{'-quick' * options.quick}"
+
+
+def run_suite(options: argparse.Namespace) -> None:
+    """Measure a suite and draw its figure. Raises InputError."""
+    SuiteOptions(train_steps=options.train_steps, seeds=options.seeds)
+    suite = SUITES[options.suite]
+    names = pick(options.setups, tuple(suite.setups), "setups")
+    things = read_things(options.examples, pick(options.things, suite.things, "things"))
+    folder, source = suite_folder(options, options.suite), options.weights or "tiny"
+    model = load_model(source, options.vocab, options.dtype, options.device)
+    evaluator = load_clip(options.clip, source, model.device)
+    plan = Plan(options.suite, model_hash(model), str(model.dtype).removeprefix("torch."),
+                suites.clip_hash(evaluator), train_steps=options.train_steps, n=options.n,
+                batch=options.batch, steps=options.steps, guidance=options.guidance)
+    sizes = suites.Sizes(len(things), options.seeds, options.train_steps, n=options.n, steps=options.steps)
+    with suites.locked(folder):
+        seconds = suites.measure_seconds(model, things[0], options.batch)
+        if options.quick:
+            sizes = suites.read_sizes(folder) or suites.quick_sizes(suite, names, things, seconds)
+            things, plan = things[:sizes.things], suites.with_sizes(plan, sizes)
+        suites.begin(folder, plan, sizes)
+        bench = Bench(model, evaluator, plan, folder=folder, source=source)
+        seeds = range(options.seed, options.seed + sizes.seeds)
+        cells = suites.cells_of(suite, names, things, seeds)
+        left = [cell for cell in cells if bench.finished(cell) is None]
+        notes = described(suite, cells, sizes, plan)
+        expected = suites.expected_seconds(left, sizes, seconds)
+        print(*notes, f"expected time: {suites.spoken(expected)} for {len(left)} of {len(cells)} cells (a "
+              f"training step takes {seconds.train_step:.3f} s, an image "
+              f"{sizes.steps * seconds.sample_step + seconds.image:.2f} s)", sep="\n", flush=True)
+        with StepBar(sizes.train_steps) as bar:
+            results = suites.run(bench, cells, lambda line: print(line, flush=True), bar.show)
+    print(points.write(folder, results, notes=notes, figure=drawn(suite, results, sizes),
+                       about={"plan": asdict(plan), "sizes": asdict(sizes)}), end="")
+    print(folder / "figure.svg")
+
+
+def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Plan) -> list[str]:
+    """How a suite is measured, a line each."""
+    things = list(dict.fromkeys(cell.thing.name for cell in cells))
+    return [f"{suite.title}: {len({cell.name for cell in cells})} setups, {len(things)} things "
+            f"({', '.join(things)}), seeds: {sizes.seeds}",
+            f"{plan.train_steps:,} steps for every word (the paper: 5,000), {plan.n} images of each of "
+            f"{suites.PROMPTS} prompts (64) by {plan.steps} steps of ddim at guidance {plan.guidance:g}, "
+            f"model {plan.model}, clip {plan.clip}"]
+
+
+def drawn(suite: Suite, results: Sequence[Result], sizes: suites.Sizes) -> str:
+    """The figure as SVG; the references in another color."""
+    def kind(name: str) -> str:
+        if suite.joined:
+            return "ink"
+        return "accent" if name == next(iter(suite.setups)) else (
+            "soft" if suite.setups[name].kind in (IMAGES, PROMPT) else "ink")
+
+    marks = [Mark(one.setup, one.editability, one.reconstruction, kind(one.setup))
+             for one in points.points(results)]
+    return cross_chart(marks, f"editability (CLIP); {sizes.train_steps:,} steps for every word",
+                       "reconstruction (CLIP)", joined=suite.joined)
+
+
+class StepBar:
+    """The steps of the word that is being learned."""
+
+    def __init__(self, steps: int):
+        self.bar = tqdm(total=steps, unit="step", dynamic_ncols=True, leave=False, disable=None)
+
+    def __enter__(self) -> StepBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def show(self, cell: Cell, progress: Progress) -> None:
+        """Show a step."""
+        if progress.step == 1:
+            self.bar.reset()
+            self.bar.set_description(f"{cell.name}, {cell.thing.name}")
+        self.bar.update()

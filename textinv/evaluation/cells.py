@@ -1,0 +1,185 @@
+"""One cell of a suite: a setup measured on a thing with a seed. What is finished is kept in a file of its
+own with the hash of all that it depends on, so that a suite can be killed at any moment and mixes nothing.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ldm import InputError, LatentDiffusion
+from ldm.model import to_images
+from textinv.concept import Concept, fingerprint, patch, unpatch
+from textinv.evaluation.evaluate import EDITS, PLAIN, SampleSpec, Sampling, evaluate, without_word
+from textinv.evaluation.scores import editability, mean_pairwise_similarity
+from textinv.evaluation.setups import CAPTION, IMAGES, WORD, Setup, Thing
+from textinv.images import TrainingImage, read_images
+from textinv.inversion import Progress
+from textinv.options import InversionConfig
+from textinv.running.run import invert
+from weights.clip import Clip
+from weights.files import atomic_write
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all cells of a suite depend on."""
+    suite: str
+    model: str                          # hash
+    dtype: str
+    clip: str                           # hash
+    train_steps: int
+    n: int                              # images per prompt
+    batch: int                          # of sampling
+    steps: int                          # of sampling
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A setup, a thing and a seed, of the word and of the images."""
+    name: str                           # of the setup
+    setup: Setup
+    thing: Thing
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """The stem of its files."""
+        return f"{self.name}-{self.thing.name}-{self.seed}".replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured in a cell, by CLIP; `key` is the hash of all that it depends on."""
+    setup: str
+    thing: str
+    seed: int
+    reconstruction: float
+    editability: float
+    key: str
+    samples: dict[str, str]             # prompt -> name of the folder of its images; of image only none
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All results in a suite's folder. Raises InputError if one is damaged."""
+    results = []
+    for path in sorted((folder / "cells").glob("*.json")):
+        try:
+            results.append(Result(**json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise InputError(f"{path}: damaged ({error!r:.100}). Delete it, and run the suite again."
+                             ) from error
+    return results
+
+
+class Bench:
+    """What cells are measured with."""
+
+    def __init__(self, model: LatentDiffusion, evaluator: Clip, plan: Plan, folder: Path, source: str):
+        self.model, self.evaluator, self.plan, self.folder = model, evaluator, plan, folder
+        self.source = source            # of the model's weights
+        self._images: dict[str, list[TrainingImage]] = {}
+
+    def images(self, thing: Thing) -> list[TrainingImage]:
+        """A thing's images. Raises InputError if there are none."""
+        if thing.name not in self._images:
+            size = self.model.config.diffusion.latent_size * self.model.config.autoencoder.factor
+            self._images[thing.name] = read_images(thing.folder, size)
+        return self._images[thing.name]
+
+    def key(self, cell: Cell) -> str:
+        """The hash of all that a cell's result depends on."""
+        thing = {"init": cell.thing.init, "captions": dict(cell.thing.captions),
+                 "images": [image.sha256 for image in self.images(cell.thing)]}
+        setup = {**asdict(cell.setup), "options": dict(cell.setup.options)}
+        content = json.dumps([asdict(self.plan), setup, thing, cell.seed], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def path(self, cell: Cell) -> Path:
+        """The file of a cell's result."""
+        return self.folder / "cells" / f"{cell.file}.json"
+
+    def finished(self, cell: Cell) -> Result | None:
+        """A cell's result if there is one. Raises InputError if it is of other weights or settings."""
+        path = self.path(cell)
+        try:
+            result = Result(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):        # not there, or not whole
+            return None
+        if result.key != self.key(cell):
+            raise InputError(f"{path}: was measured with another model, other images or settings. Choose "
+                             "another `out`, or delete it.")
+        return result
+
+    def measure(self, cell: Cell, on_step: Callable[[Progress], object]) -> Result:
+        """Measure a cell and keep the result. Raises InputError."""
+        key, training = self.key(cell), self.images(cell.thing)
+        shown = to_images(torch.stack([image.views[0].x for image in training]))
+        if cell.setup.kind == IMAGES:
+            reconstruction, edit, samples = *self._images_alone(shown), {}
+        else:
+            reconstruction, edit, samples = self._generated(cell, key, shown, on_step)
+        result = Result(cell.name, cell.thing.name, cell.seed, reconstruction=reconstruction,
+                        editability=edit, key=key, samples=samples)
+        path = self.path(cell)
+        with atomic_write(path) as partial:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        return result
+
+    def _images_alone(self, shown: list[Image.Image]) -> tuple[float, float]:
+        """What the training images reach: to each other, and to the prompts."""
+        embedded = self.evaluator.images(shown)
+        texts = self.evaluator.texts([without_word(template) for template in EDITS])
+        similarity = mean_pairwise_similarity(embedded)
+        return (1.0 if similarity is None else similarity,
+                editability(embedded.expand(len(texts), -1, -1), texts).mean().item())
+
+    def _generated(self, cell: Cell, key: str, shown: list[Image.Image], on_step: Callable[[Progress], object]
+                   ) -> tuple[float, float, dict[str, str]]:
+        """The two numbers of a word, a caption or the prompt alone, and where the images are."""
+        plan, word, concept = self.plan, "", None
+        if cell.setup.kind == WORD:
+            concept = self._word(cell, key, on_step)
+            word = concept.placeholder
+            patch(self.model, concept)
+        elif cell.setup.kind == CAPTION:
+            word = cell.thing.captions[cell.setup.caption]
+        try:
+            spec = SampleSpec("", None if concept is None else fingerprint(concept), plan.model, plan.dtype,
+                              steps=plan.steps, guidance=plan.guidance, seed=plan.n * cell.seed)
+            scores, specs = evaluate(self.model, self.evaluator, word, spec=spec, training=shown,
+                                     sampling=Sampling(plan.n, plan.batch, self.folder / "samples"))
+        finally:
+            if concept is not None:
+                unpatch(self.model, concept.placeholder)
+        names = {template: spec.of(template, word).name for template in (PLAIN, *EDITS)}
+        return scores.reconstruction.value, scores.editability.value, names
+
+    def _word(self, cell: Cell, key: str, on_step: Callable[[Progress], object]) -> Concept:
+        """The word of a cell: learned, or as a suite that was killed after that has left it."""
+        path = self.folder / "words" / f"{cell.file}.safetensors"
+        if path.exists():
+            known = Concept.load(path)
+            if known.info.get("cell") == key:
+                return known
+        paths = [image.path for image in self.images(cell.thing)][:cell.setup.images]
+        learned = invert(self.model, paths, self.config(cell), progress=on_step)
+        info = {**learned.info, "model": self.source, "cell": key}
+        word = Concept(learned.placeholder, learned.vectors, info)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        word.save(path)
+        return word
+
+    def config(self, cell: Cell) -> InversionConfig:
+        """The options that a cell's word is learned with: the setup's, and of all setups the same steps."""
+        options: dict[str, Any] = {**cell.setup.options, "init": cell.thing.init, "seed": cell.seed,
+                                   "steps": self.plan.train_steps, "eval_every": 0}
+        return InversionConfig(**options)

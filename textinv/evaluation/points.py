@@ -1,0 +1,101 @@
+"""What a suite says: a point for each setup, and how far it is from the first. A point is the mean over the
+things, of each the mean over its seeds; intervals are 95 % of bootstrap samples of the things, since seeds of
+one thing are more alike than things are. Of a suite of one thing the seeds are resampled.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from textinv.evaluation.cells import Result
+from textinv.evaluation.scores import Score, markdown, resampled, score
+from weights.files import atomic_write
+
+NUMBERS = ("reconstruction", "editability")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A setup's two numbers."""
+    setup: str
+    reconstruction: Score
+    editability: Score
+    count: int                          # of what is resampled
+
+
+def interval(values: Tensor) -> Score:
+    """The mean of values (n) with its interval."""
+    values = values.double()
+    return score(values.mean().item(), resampled(values, 0).mean(dim=1))
+
+
+def resampled_unit(results: Sequence[Result]) -> str:
+    """What is resampled: "thing", or "seed" where there is one thing alone."""
+    return "thing" if len({result.thing for result in results}) > 1 else "seed"
+
+
+def by_unit(results: Sequence[Result], setup: str, number: str) -> dict[str | int, float]:
+    """A setup's number for each thing, averaged over its seeds; or for each seed where there is one thing."""
+    values: dict[str | int, list[float]] = {}
+    for result in results:
+        if result.setup == setup:
+            unit = getattr(result, resampled_unit(results))
+            values.setdefault(unit, []).append(getattr(result, number))
+    return {unit: sum(some) / len(some) for unit, some in values.items()}
+
+
+def points(results: Sequence[Result]) -> list[Point]:
+    """A point for each setup, in the order in which they come."""
+    found = []
+    for name in dict.fromkeys(result.setup for result in results):
+        one, other = ([*by_unit(results, name, number).values()] for number in NUMBERS)
+        found.append(Point(name, interval(torch.tensor(one)), interval(torch.tensor(other)), len(one)))
+    return found
+
+
+def differences(results: Sequence[Result]) -> dict[str, dict[str, Score]]:
+    """Of each other setup minus the first, thing by thing (or seed by seed): the mean and its interval."""
+    first, *others = dict.fromkeys(result.setup for result in results)
+    found: dict[str, dict[str, Score]] = {}
+    for name in others:
+        found[name] = {}
+        for number in NUMBERS:
+            base, own = by_unit(results, first, number), by_unit(results, name, number)
+            both = [own[unit] - base[unit] for unit in own if unit in base]
+            found[name][number] = interval(torch.tensor(both))
+    return found
+
+
+def table(results: Sequence[Result]) -> str:
+    """Points and differences in Markdown."""
+    found, first, unit = points(results), results[0].setup, resampled_unit(results)
+    rows = [["setup", *NUMBERS, f"{unit}s"]]
+    rows += [[one.setup, str(one.reconstruction), str(one.editability), str(one.count)] for one in found]
+    text = markdown(rows)
+    if len(found) > 1:
+        rows = [[f"minus {first}, {unit} by {unit}", *NUMBERS]]
+        rows += [[name, *map(str, both.values())] for name, both in differences(results).items()]
+        text += "\n" + markdown(rows)
+    return text
+
+
+def write(folder: Path, results: Sequence[Result], *, about: Mapping[str, Any], notes: Sequence[str],
+          figure: str) -> str:
+    """Write results.json, results.md and figure.svg; returns the table in Markdown. notes: lines about how it
+    was measured."""
+    content = {**about, "notes": list(notes), "results": [asdict(one) for one in results],
+               "points": [asdict(one) for one in points(results)],
+               "differences": {name: {number: asdict(one) for number, one in both.items()}
+                               for name, both in differences(results).items()}}
+    text = table(results)
+    for name, data in (("results.json", json.dumps(content, indent=2) + "\n"), ("figure.svg", figure),
+                       ("results.md", "\n".join([*notes, "", text]))):
+        with atomic_write(folder / name) as partial:
+            partial.write_text(data, encoding="utf-8")
+    return text

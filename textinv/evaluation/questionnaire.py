@@ -1,0 +1,191 @@
+"""The user study (Gal et al. 2022, section 5.3, Figure 10(b)): people rank what several setups made of the
+same thing, in one questionnaire by likeness to four of its training images, in the other by agreement with
+the text of the prompt. The questions are made from the images of a finished suite; which setup an image is of
+is in the key, a file that the people who answer do not see.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ldm import InputError
+from textinv.evaluation.cells import Result
+from textinv.evaluation.evaluate import EDITS, PLAIN
+from textinv.evaluation.points import interval
+from textinv.evaluation.scores import Score, markdown
+from weights.files import atomic_write
+
+LIKENESS, AGREEMENT = "likeness", "agreement"
+KINDS = (LIKENESS, AGREEMENT)
+STUDY = ("ours", "2-word", "progressive", "low-lr", "long captions")        # five, as in the paper
+MOST = 20                       # questions of a kind: what a person answers in some minutes
+SHOWN = 4                       # training images
+
+
+@dataclass(frozen=True)
+class Question:
+    """Candidates of one thing to be ranked. `setups` and `images` (paths below the suite's folder) are in the
+    order in which they are shown."""
+    id: str
+    kind: str
+    thing: str
+    text: str                           # of the prompt; "" for likeness
+    setups: tuple[str, ...]
+    images: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Questionnaire:
+    """The questions, and the hashes of the images by path."""
+    questions: tuple[Question, ...]
+    sha256: Mapping[str, str]
+
+    @property
+    def hash(self) -> str:
+        """What tells a questionnaire from every other one."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def make(folder: Path, results: Sequence[Result], setups: Sequence[str], *, count: int, seed: int = 0
+         ) -> Questionnaire:
+    """The questionnaire of a suite's results: for each thing and seed a question of either kind, at most
+    MOST, with one image of each setup. What is asked for, and the order of the candidates, is sampled.
+
+    count: images that there are of each prompt.
+    Raises InputError where the suite does not have all of these setups, or an image is gone."""
+    found = {(one.setup, one.thing, one.seed): one for one in results if one.samples}
+    places = sorted({(one.thing, one.seed) for one in results
+                     if all((name, one.thing, one.seed) in found for name in setups)})
+    if len(setups) < 2 or not places:
+        raise InputError(f"{folder}: has no thing with images of all of {', '.join(setups)}. Finish the "
+                         "suite, or choose two or more with `setups`.")
+    rng, questions = random.Random(seed), []
+    for kind in KINDS:
+        for i, (thing, own_seed) in enumerate(rng.sample(places, min(MOST, len(places)))):
+            template = PLAIN if kind == LIKENESS else rng.choice(EDITS)
+            order, number = rng.sample(list(setups), len(setups)), rng.randrange(count)
+            images = tuple(f"samples/{found[name, thing, own_seed].samples[template]}/{number:04d}.png"
+                           for name in order)
+            text = "" if kind == LIKENESS else template.replace("{}", "something")
+            questions.append(Question(f"{kind}-{i + 1}", kind, thing, text=text, setups=tuple(order),
+                                      images=images))
+    paths = {path for question in questions for path in question.images}
+    return Questionnaire(tuple(questions), {path: _sha256(folder / path) for path in sorted(paths)})
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Delete the suite's cells of that "
+                         "setup, and run it again.") from error
+
+
+def key_path(page: Path) -> Path:
+    """Where the key of a page is."""
+    return page.with_name(page.stem + ".key.json")
+
+
+def write_key(page: Path, questionnaire: Questionnaire) -> None:
+    """Write the key next to the page. Raises InputError."""
+    with atomic_write(key_path(page)) as partial:
+        partial.write_text(json.dumps({"hash": questionnaire.hash, **asdict(questionnaire)}, indent=2) + "\n",
+                           encoding="utf-8")
+
+
+def read_key(page: Path) -> Questionnaire:
+    """The questionnaire of a page. Raises InputError if its key is missing or damaged."""
+    path = key_path(page)
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        questions = tuple(Question(**{**one, "setups": tuple(one["setups"]), "images": tuple(one["images"])})
+                          for one in known["questions"])
+        questionnaire = Questionnaire(questions, known["sha256"])
+        is_whole = questionnaire.hash == known["hash"]
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}. Give the page that was answered as `questionnaire`, "
+                         "with its key next to it.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error!r:.100}). Restore it.") from error
+    if not is_whole:
+        raise InputError(f"{path}: was edited: its hash is not that of its questions. Restore it.")
+    return questionnaire
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one person has answered: question -> positions of the candidates, the best first."""
+    path: Path
+    rankings: Mapping[str, Sequence[int]]
+    generated: bool                     # made up by a program, as for a test
+
+
+def read_answers(path: Path, questionnaire: Questionnaire) -> Answers:
+    """A file that the page has saved. Raises InputError if it is damaged, or of another questionnaire."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        own, rankings = content["questionnaire"], dict(content["answers"])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file that the page has saved."
+                         ) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: not a file of answers ({error!r:.100}). Give one that the page has saved."
+                         ) from error
+    if own != questionnaire.hash:
+        raise InputError(f"{path}: answers another questionnaire ({str(own)[:20]!r}, not "
+                         f"{questionnaire.hash!r}). Give the page that it answers as `questionnaire`.")
+    known = {one.id: sorted(map(str, range(len(one.setups)))) for one in questionnaire.questions}
+    for name, ranking in rankings.items():
+        if name not in known or not isinstance(ranking, list) or sorted(map(str, ranking)) != known[name]:
+            raise InputError(f"{path}: the answer to {ascii(name)[:40]} is no ranking of its images. The "
+                             "file was edited: leave it out.")
+    return Answers(path, rankings, bool(content.get("generated")))
+
+
+@dataclass(frozen=True)
+class Preference:
+    """How a setup was ranked: 1 where it always came first, 0 where always last; and how often it was first.
+    """
+    setup: str
+    scores: Mapping[str, Score]         # of either kind
+    firsts: Mapping[str, float]
+
+
+def preferences(questionnaire: Questionnaire, answers: Sequence[Answers]) -> list[Preference]:
+    """The setups by their mean normalized rank (K - rank) / (K - 1) among K candidates. Intervals are 95 % of
+    bootstrap samples of the people, since rankings of one person are alike. Raises InputError where no
+    question of a kind has an answer."""
+    by_id = {question.id: question for question in questionnaire.questions}
+    names = sorted({name for question in questionnaire.questions for name in question.setups})
+    values: dict[tuple[str, str], list[Tensor]] = {(kind, name): [] for kind in KINDS for name in names}
+    for person, one in enumerate(answers):
+        for name, ranking in one.rankings.items():
+            question, K = by_id[name], len(ranking)
+            for place, candidate in enumerate(map(int, ranking)):
+                values[question.kind, question.setups[candidate]].append(
+                    torch.tensor([person, (K - 1 - place) / (K - 1), place == 0], dtype=torch.float64))
+    if missing := [kind for kind in KINDS if not values[kind, names[0]]]:
+        raise InputError(f"no answer to a question of {missing[0]}. Give files that answer both kinds.")
+    tables = {which: torch.stack(some) for which, some in values.items()}
+    return [Preference(name, {kind: _by_person(tables[kind, name]) for kind in KINDS},
+                       {kind: tables[kind, name][:, 2].mean().item() for kind in KINDS}) for name in names]
+
+
+def _by_person(rows: Tensor) -> Score:
+    """The mean over people of each one's mean score; rows: person, score, first (n 3)."""
+    return interval(torch.stack([rows[rows[:, 0] == person, 1].mean() for person in rows[:, 0].unique()]))
+
+
+def table(found: Sequence[Preference]) -> str:
+    """Preferences in Markdown."""
+    rows = [["setup", *(f"{kind}: mean score" for kind in KINDS), *(f"{kind}: first" for kind in KINDS)]]
+    rows += [[one.setup, *(str(one.scores[kind]) for kind in KINDS),
+              *(f"{one.firsts[kind]:.0%}" for kind in KINDS)] for one in found]
+    return markdown(rows)

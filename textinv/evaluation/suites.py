@@ -1,0 +1,191 @@
+"""Running a suite: which cells are left, how long they will take, and what is chosen for `--quick`.
+
+    runs/suites/figure10/  suite.json       what all cells depend on, and which there are
+                           cells/           a file for each finished cell
+                           words/           the learned words
+                           samples/         the generated images
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from ldm import InputError, LatentDiffusion
+from textinv.evaluation.cells import Bench, Cell, Plan, Result
+from textinv.evaluation.evaluate import EDITS
+from textinv.evaluation.setups import IMAGES, WORD, Suite, Thing
+from textinv.inversion import Progress
+from textinv.options import InversionConfig
+from textinv.running.run import invert
+from weights.clip import Clip
+from weights.files import atomic_write
+
+PROMPTS = 1 + len(EDITS)
+QUICK_SECONDS = 8 * 60          # what --quick plans for; it promises ten minutes
+SUITE_FILE = "suite.json"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much a suite measures."""
+    things: int
+    seeds: int
+    train_steps: int
+    n: int                      # images per prompt
+    steps: int                  # of sampling
+
+
+# of --quick, in the order of the fields: the largest first; the last is for machines on which none fits
+QUICK = tuple(Sizes(*sizes) for sizes in (
+    (4, 1, 200, 8, 20), (3, 1, 150, 6, 20), (3, 1, 100, 4, 20), (2, 1, 100, 4, 20), (2, 1, 60, 4, 12),
+    (2, 1, 30, 3, 10), (2, 1, 10, 2, 6), (1, 1, 3, 2, 3)))
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What was measured: of a training step, of a sampler step of one image, and of an image besides."""
+    train_step: float
+    sample_step: float
+    image: float
+
+
+def cells_of(suite: Suite, names: Sequence[str], things: Sequence[Thing], seeds: Sequence[int]) -> list[Cell]:
+    """The cells, thing by thing, so that a suite that is not finished compares the same things. What no seed
+    changes, the training images, is measured once."""
+    return [Cell(name, suite.setups[name], thing, seed) for seed in seeds for thing in things
+            for name in names if seed == seeds[0] or suite.setups[name].kind != IMAGES]
+
+
+def expected_seconds(cells: Sequence[Cell], sizes: Sizes, seconds: Seconds) -> float:
+    """How long cells will take."""
+    trained = sum(cell.setup.kind == WORD for cell in cells)
+    generated = sum(cell.setup.kind != IMAGES for cell in cells)
+    return (trained * sizes.train_steps * seconds.train_step
+            + generated * PROMPTS * sizes.n * (sizes.steps * seconds.sample_step + seconds.image))
+
+
+def quick_sizes(suite: Suite, names: Sequence[str], things: Sequence[Thing], seconds: Seconds) -> Sizes:
+    """The largest sizes of QUICK that are expected to fit into QUICK_SECONDS."""
+    for sizes in QUICK:
+        cells = cells_of(suite, names, things[:sizes.things], range(sizes.seeds))
+        if expected_seconds(cells, sizes, seconds) <= QUICK_SECONDS:
+            return sizes
+    return QUICK[-1]
+
+
+def measure_seconds(model: LatentDiffusion, thing: Thing, batch: int) -> Seconds:
+    """Time a training step of the paper's preset, of four of which the first warms up, and generating a batch
+    by one step and by four."""
+    times = []
+    config = InversionConfig(preset="paper", init=thing.init, steps=4, eval_every=0)
+    invert(model, thing.folder, config, progress=lambda _: times.append(time.perf_counter()))
+    took = {}
+    for steps in (1, 4):
+        start = time.perf_counter()
+        model.generate(["a photo"] * batch, steps=steps, batch=batch)
+        took[steps] = (time.perf_counter() - start) / batch
+    sample_step = max(took[4] - took[1], 0.0) / 3
+    return Seconds((times[-1] - times[0]) / (len(times) - 1), sample_step, max(took[1] - sample_step, 0.0))
+
+
+def spoken(seconds: float) -> str:
+    """A time as one says it: 40 s, 6 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def clip_hash(evaluator: Clip) -> str:
+    """A hash of the evaluator's weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(evaluator.model.state_dict().items()):
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_sizes(folder: Path) -> Sizes | None:
+    """The sizes of a suite that was begun in a folder; None if there is none."""
+    known = _read_suite(folder)
+    return None if known is None else known["sizes"]
+
+
+def begin(folder: Path, plan: Plan, sizes: Sizes) -> None:
+    """Write suite.json, or check that the one that is there is of the same plan. More things or seeds may be
+    measured in the same folder. Raises InputError where anything else differs."""
+    known = _read_suite(folder)
+    before = {} if known is None else asdict(known["plan"])
+    if differ := [f"{name} was {before[name]}, not {value}" for name, value in asdict(plan).items()
+                  if before and value != before[name]]:
+        raise InputError(f"{folder}: has results of another model or other settings ({'; '.join(differ)}). "
+                         "Give those, or another folder as `out`.")
+    with atomic_write(folder / SUITE_FILE) as partial:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"plan": asdict(plan), "sizes": asdict(sizes), "torch": torch.__version__}
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of a suite in a folder. Raises InputError if there is none."""
+    known = _read_suite(folder)
+    if known is None:
+        raise InputError(f"{folder}: contains no suite. Run textinv evaluate with `suite` first, or give its "
+                         "folder as `out`.")
+    return known["plan"]
+
+
+def _read_suite(folder: Path) -> dict[str, Any] | None:
+    """suite.json, with its plan and sizes as objects."""
+    path = folder / SUITE_FILE
+    if not path.exists():
+        return None
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        known["plan"], known["sizes"] = Plan(**known["plan"]), Sizes(**known["sizes"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error!r:.100}). Choose another folder as `out`.") from error
+    return known
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Context manager: no other process runs a suite in the folder. Raises InputError if one does."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise InputError(f"{folder}: another process is running a suite there. Wait for it, or choose "
+                         "another folder with `out`.") from error
+
+
+def run(bench: Bench, cells: Sequence[Cell], say: Callable[[str], None],
+        on_step: Callable[[Cell, Progress], object] = lambda cell, progress: None) -> list[Result]:
+    """Measure what is not measured yet; returns the results of all cells. say: called with a line for each.
+    Raises InputError, before anything is measured, where a result in the folder is of something else."""
+    results = {cell.file: found for cell in cells if (found := bench.finished(cell)) is not None}
+    left, start = [cell for cell in cells if cell.file not in results], time.perf_counter()
+    if results:
+        say(f"{len(results)} of {len(cells)} are measured already")
+    for i, cell in enumerate(left, 1):
+        result = bench.measure(cell, lambda progress, cell=cell: on_step(cell, progress))
+        results[cell.file] = result
+        rest = (time.perf_counter() - start) / i * (len(left) - i)
+        say(f"[{len(results)}/{len(cells)}] {cell.name}, {cell.thing.name}, seed {cell.seed}: reconstruction "
+            f"{result.reconstruction:.3f}, editability {result.editability:.3f}"
+            + f"; about {spoken(rest)} left" * (i < len(left)))
+    return [results[cell.file] for cell in cells]
+
+
+def with_sizes(plan: Plan, sizes: Sizes) -> Plan:
+    """The plan of these sizes."""
+    return replace(plan, train_steps=sizes.train_steps, n=sizes.n, steps=sizes.steps)

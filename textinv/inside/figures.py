@@ -1,0 +1,34 @@
+"""Figure 10 and Figure 12 (Gal et al. 2022) as charts: reconstruction upwards, editability to the right, a
+point for each setup with a cross of its two 95 % intervals.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textinv.evaluation.scores import Score
+from textinv.inside.svg import Chart, standalone
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of the figure."""
+    name: str
+    x: Score
+    y: Score
+    kind: str = "ink"                   # or accent, or soft
+
+
+def cross_chart(marks: Sequence[Mark], x_name: str, y_name: str, *, joined: bool = False) -> str:
+    """The figure as an SVG file. joined: with a line through the points in their order."""
+    chart = Chart(x_name, y_name)
+    if joined:
+        chart.line([(mark.x.value, mark.y.value) for mark in marks], "soft")
+    for mark in marks:
+        x, y = mark.x, mark.y
+        chart.line([(x.low, y.value), (x.high, y.value)], "interval")
+        chart.line([(x.value, y.low), (x.value, y.high)], "interval")
+    for mark in marks:
+        chart.dots([(mark.x.value, mark.y.value)], mark.kind)
+        chart.label(mark.x.value, mark.y.value, mark.name)
+    return standalone(chart)
