@@ -186,3 +186,10 @@ def test_vocabularies_of_the_other_kind_are_named(sd1):
         model = weights.load(DATA / "compvis-tiny/model.ckpt", vocab=DATA / name)
         with pytest.raises(InputError, match=r"so it is not BERT's. Give the vocab.txt"):
             model.tokenizer("a cat")
+
+
+def test_a_mark_in_the_text_is_the_mark(tiny):
+    """As in CLIP's own tokenizer."""
+    start, end = tiny.backend.token_to_id(START), tiny.backend.token_to_id(END)
+    cat = tiny.tokenize("cat")
+    assert tiny.tokenize(f"{START} cat{END}") == [start, *cat, end]

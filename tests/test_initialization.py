@@ -200,3 +200,10 @@ def test_the_longest_vector_decides_whether_prompts_drown(model):
         problem = norm_problem(model, Concept("*", v, {"init_vectors": start.tolist()}))
         assert (problem is not None) == said and (problem is None or "norm is 102" in problem)
     assert norm_problem(model, Concept("*", 1e6 * v)) is None, "where it started is not known"
+
+
+def test_a_files_vectors_are_counted_from_one(model, tmp_path):
+    Concept("*", vectors(2)).save(tmp_path / "x.pt")
+    _, note = initial_vectors(model, str(tmp_path / "x.pt"), 2, generator=torch.Generator())
+    assert note == f"vector 1 of {tmp_path}/x.pt, vector 2 of {tmp_path}/x.pt"
+    assert [len(words) for words in nearest_words(model, vectors(2))] == [5, 5]

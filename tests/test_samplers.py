@@ -211,3 +211,8 @@ def test_steps_whose_noise_has_no_meaning_are_refused(eta, t, t_prev):
 def test_meaningless_steps_are_refused(sampler, steps):
     with pytest.raises(InputError, match="`steps` is .* Use 1 to 1000"):
         next(sampler(None, ALPHAS, torch.zeros(1), steps))
+
+
+def test_samplers_by_name():
+    assert make_sampler("ddpm") is ddpm and make_sampler("dpm++") is dpm_solver
+    assert make_sampler("ddim", 0.5).func is ddim and make_sampler("ddim", 0.5).keywords == {"eta": 0.5}
