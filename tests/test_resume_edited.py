@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import train
 from helpers.runs import assert_same_run, contents, options, train_word
 from helpers.weight_files import edit_json, error_of
+from ldm import InputError
 from textinv import Concept, InversionConfig
 from textinv.inversion import Progress
 from textinv.running.folder import RunFolder, read_metrics, read_record
@@ -35,6 +36,14 @@ def refused(out, capsys, *argv):
     assert error.startswith("error: ") and all(line.startswith("warning: ") for line in warnings)
     assert contents(out) == before
     return error
+
+
+def reason_of(action, *args):
+    """The InputError of a part of a run, from which the resumption makes its line."""
+    with pytest.raises(InputError) as caught:
+        action(*args)
+    assert str(caught.value).isprintable()
+    return str(caught.value)
 
 
 def truncated(path):
@@ -88,7 +97,7 @@ def test_no_flipped_bit_is_believed(whole):
         flip = bytearray(content)
         flip[place] ^= 1 << place % 8
         (whole / STATE).write_bytes(flip)
-        assert error_of(read_state, whole / STATE).startswith("state.safetensors ")
+        assert reason_of(read_state, whole / STATE).startswith("state.safetensors ")
     (whole / STATE).write_bytes(content)
     assert read_state(whole / STATE).tensors["counts"].tolist() == [8, 0, 0]
 
@@ -231,7 +240,7 @@ def test_metrics_that_do_not_fit_are_named(whole, change, reason):
     check_metrics(path, state)
     check_metrics(path, read_state(whole / PREVIOUS))           # to which only the beginning belongs
     change(path)
-    assert error_of(check_metrics, path, state).startswith(reason)
+    assert reason_of(check_metrics, path, state).startswith(reason)
 
 
 def test_a_run_without_its_metrics_is_refused(whole, capsys):
@@ -302,4 +311,4 @@ def test_a_state_without_the_hash_of_its_metrics_is_of_an_older_version(whole):
     del about["sha256"], about["metrics_sha256"]
     tensors = load_file(whole / STATE)
     save_file(tensors, whole / STATE, {KEY: json.dumps({**about, "sha256": checksum(tensors, about)})})
-    assert "saved by an older version" in error_of(read_state, whole / STATE)
+    assert "saved by an older version" in reason_of(read_state, whole / STATE)
