@@ -25,7 +25,9 @@ def save(path, content):
 
 @pytest.mark.parametrize("name, content, why", [
     ("xl.safetensors", {"clip_l": vectors(1), "clip_g": vectors(1)}, "Stable Diffusion XL"),
-    ("xl.bin", {"clip_g": vectors(1)}, "Stable Diffusion XL"),
+    ("xl.bin", {"clip_g": vectors(1)}, "Use one made for Stable Diffusion 1 or 2"),
+    ("lora.safetensors", {"lora_te_text_model_q.lora_down.weight": vectors(1)}, "is a LoRA"),
+    ("lora.bin", {"unet.to_q.lora_A.weight": vectors(1)}, "Use a file of textual inversion"),
     ("a.bin", {}, "no tensor"), ("a.safetensors", {}, "no tensor"), ("a.bin", [vectors(1)], "no dict"),
     ("a.bin", vectors(1), "no dict"),
     ("a.bin", {"state_dict": {"a": vectors(1)}}, "'state_dict' is not a tensor"),

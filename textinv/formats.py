@@ -84,8 +84,11 @@ def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any
         if key in content:
             return {path.stem: (content[key], {})}
     if "clip_l" in content or "clip_g" in content:
-        raise InputError(f"{path}: a word of Stable Diffusion XL or 3, which have several text encoders: "
-                         "it fits no latent diffusion model of this kind")
+        raise InputError(f"{path}: a word of Stable Diffusion XL or 3, which have several text encoders. "
+                         "Use one made for Stable Diffusion 1 or 2, or learn it from its images.")
+    if any("lora_" in str(key) for key in content):
+        raise InputError(f"{path}: this is a LoRA, which changes a model's layers and holds no word. Use a file of "
+                         "textual inversion.")
     try:
         infos = json.loads(metadata.get(_INFO, "{}"))
     except (ValueError, RecursionError):
@@ -200,7 +203,8 @@ def write(path: str | Path, words: Sequence[Word], format: str) -> None:
         raise InputError(f"format is {format!r}. Use {' or '.join(FORMATS)}.")
     layout = FORMATS[format]
     if path.suffix not in layout.suffixes:
-        raise InputError(f"{path}: a file of {format} format ends in {' or '.join(layout.suffixes)}")
+        raise InputError(f"{path}: a file of {format} format ends in {' or '.join(layout.suffixes)}. "
+                         "Give it that suffix.")
     names = [word.placeholder for word in words]
     if len(names) != 1 and not (names and layout.several):
         raise InputError(f"{path}: a file of {format} format holds one word, not {len(names)} "
@@ -210,7 +214,7 @@ def write(path: str | Path, words: Sequence[Word], format: str) -> None:
                          "on the command line.")
     if len(widths := {word.vectors.shape[1] for word in words}) > 1:
         raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
-                         "wide: write them to different files")
+                         "wide. Write them to different files.")
     content = layout.content(words, path)
     data = io.BytesIO()
     if path.suffix == ".safetensors":
