@@ -87,8 +87,8 @@ def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any
         raise InputError(f"{path}: a word of Stable Diffusion XL or 3, which have several text encoders. "
                          "Use one made for Stable Diffusion 1 or 2, or learn it from its images.")
     if any("lora_" in str(key) for key in content):
-        raise InputError(f"{path}: this is a LoRA, which changes a model's layers and holds no word. Use a file of "
-                         "textual inversion.")
+        raise InputError(f"{path}: this is a LoRA, which changes a model's layers and holds no word. Use "
+                         "a file of textual inversion.")
     try:
         infos = json.loads(metadata.get(_INFO, "{}"))
     except (ValueError, RecursionError):
