@@ -155,7 +155,7 @@ class Bench:
         try:
             spec = SampleSpec("", None if concept is None else fingerprint(concept), plan.model, plan.dtype,
                               steps=plan.steps, guidance=plan.guidance, seed=plan.n * cell.seed)
-            scores, specs = evaluate(self.model, self.evaluator, word, spec=spec, training=shown,
+            scores, _ = evaluate(self.model, self.evaluator, word, spec=spec, training=shown,
                                      sampling=Sampling(plan.n, plan.batch, self.folder / "samples"))
         finally:
             if concept is not None:

@@ -49,7 +49,7 @@ SUITES = {
          "2-word": Setup({**PAPER, "vectors": 2}),
          "3-word": Setup({**PAPER, "vectors": 3}),
          "progressive": Setup({**PAPER, "progressive": True}),
-         "regularized": Setup({**PAPER, "regularize": 1e-3}),        # the paper does not tell its lambda
+         "regularized": Setup({**PAPER, "regularize": 1e-3}),        # lambda: our choice
          "per-image": Setup({**PAPER, "per_image": True}),
          "high-lr": Setup({**PAPER, "lr": 2e-2}),
          "low-lr": Setup({**PAPER, "lr": 1e-4}),
