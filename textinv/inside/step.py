@@ -22,8 +22,8 @@ from textinv.prompts import OBJECT
 from textinv.running.run import Run
 
 # the papers
-LDM, TI, DDPM = "Rombach et al. 2021", "Gal et al. 2022", "Ho et al. 2020"
-DDIM, ADAMW = "Song et al. 2020", "Loshchilov & Hutter 2019"
+LDM, TI = "Rombach et al. 2021", "Gal et al. 2022"
+DDPM, ADAMW = "Ho et al. 2020", "Loshchilov & Hutter 2019"
 
 
 @dataclass(frozen=True)
