@@ -3,8 +3,9 @@
 New memory is the peak of the anonymous pages that loading adds, sampled from /proc every few milliseconds
 (Linux); pages of the file itself, which the system can drop at any time, are not counted.
 """
-# diffusers' own annotations are narrower than what it takes
-# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# diffusers is not always there, and its own annotations are narrower than what it takes
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import argparse

@@ -1,8 +1,9 @@
 """What the benchmarks run on: random models of several sizes, and the same weights as a diffusers
 pipeline.
 """
-# diffusers' own annotations are narrower than what it takes
-# pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# diffusers is not always there, and its own annotations are narrower than what it takes
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import importlib.util
