@@ -76,7 +76,7 @@ def sd_folder(tmp_path):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def image_dir(tmp_path):
     """A folder of three."""
     return write_images(tmp_path / "cat")
 
@@ -102,8 +102,8 @@ def _learned(tmp_path_factory):
 
 
 @pytest.fixture
-def learned(_learned, pictures, tmp_path):
-    """The folder of a run of three steps on `pictures`, which a test may change."""
+def learned(_learned, image_dir, tmp_path):
+    """The folder of a run of three steps on `image_dir`, which a test may change."""
     folder = Path(shutil.copytree(_learned / "run", tmp_path / "run"))
     for file in (folder / "config.json", folder / "report.html"):
         text = file.read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ def test_training_and_judging_are_one_embedding(small_clip):
     torch.testing.assert_close(clip.embed_ids(ours.model, ids), ours.texts(texts), atol=1e-5, rtol=0)
 
 
-def test_pictures_of_any_kind_are_read_and_many_at_once(small_clip, monkeypatch):
+def test_images_of_any_kind_are_read_and_many_at_once(small_clip, monkeypatch):
     ours = clip.load(small_clip)
     images = [Image.new(mode, size, 90) for mode, size in (("L", (64, 64)), ("RGB", (128, 128)))]
     whole = ours.images(images * 3)

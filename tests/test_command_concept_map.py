@@ -11,10 +11,10 @@ from textinv.inside.vocabulary import read_path
 
 
 @pytest.fixture
-def measured(pictures, tmp_path):
+def measured(image_dir, tmp_path):
     """A run of three steps of two vectors, the evaluation loss measured after each."""
     folder = tmp_path / "measured"
-    assert train_word("--images", pictures, "--init", "cat", "--eval-every", 1, "--vectors", 2,
+    assert train_word("--images", image_dir, "--init", "cat", "--eval-every", 1, "--vectors", 2,
                       "--out", folder) == 0
     return folder
 

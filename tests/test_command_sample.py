@@ -24,13 +24,13 @@ def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):
     assert pixels(tmp_path / "one.png").shape == (64, 64, 3) and not (tmp_path / "one-000.png").exists()
 
 
-def test_the_word_reaches_the_picture(learned, tmp_path):
+def test_the_word_reaches_the_image(learned, tmp_path):
     for name, argv in (("plain", []), ("learned", ["--concept", learned])):
         assert generate("a photo of *", "-n", 1, "--out", tmp_path / f"{name}.png", *argv) == 0
     assert not np.array_equal(*(pixels(tmp_path / f"{name}.png") for name in ("plain", "learned")))
 
 
-def test_a_picture_can_be_repeated_exactly(learned, tmp_path):
+def test_an_image_can_be_repeated_exactly(learned, tmp_path):
     out = tmp_path / "x.png"
     assert generate("a photo of *", "*", "--concept", learned, "-n", 3, "--batch", 2, "--seed", 5,
                 "--strength", 0.5, "--sampler", "dpm++", "--negative", "dark", "--guidance", 3,

@@ -70,11 +70,11 @@ def test_the_best_images_are_kept(learned, small_clip, tmp_path):
         assert np.array_equal(pixels(tmp_path / "again.png"), pixels(tmp_path / name))
 
 
-def test_the_best_by_other_images_and_a_single_one(learned, pictures, small_clip, tmp_path):
+def test_the_best_by_other_images_and_a_single_one(learned, image_dir, small_clip, tmp_path):
     word = tmp_path / "word.safetensors"
     shutil.copy(learned / "concept.safetensors", word)              # it does not say from which images
     assert generate("*", "--concept", word, "-n", 3, "--best", 1, "--clip", small_clip,
-                    "--images", pictures, "--out", tmp_path / "one.png") == 0
+                    "--images", image_dir, "--out", tmp_path / "one.png") == 0
     assert pixels(tmp_path / "one.png").shape == (64, 64, 3) and not list(tmp_path.glob("one-*.png"))
 
 

@@ -48,32 +48,32 @@ def test_views_and_their_mirror_images_are_cached(model):
     assert plain.loss_weights is None and len(plain.mean) == 1 and not plain.mean.requires_grad
 
 
-def test_captions_take_the_place_of_templates(pictures, model):
-    (pictures / "1.txt").write_text("* in the dark")
-    prompts = dataset(model, pictures, flip=False).prompts
+def test_captions_take_the_place_of_templates(image_dir, model):
+    (image_dir / "1.txt").write_text("* in the dark")
+    prompts = dataset(model, image_dir, flip=False).prompts
     assert [len(ids) for ids in prompts] == [27, 1, 27] and prompts[0] is prompts[2]
     assert torch.equal(prompts[1], model.tokenizer(["* in the dark"]))
     assert torch.equal(prompts[0][0], model.tokenizer(["a photo of a *"])[0])
 
 
 @pytest.mark.parametrize("caption", ["a cat in the dark", "dark " * 80 + "*"])
-def test_captions_without_the_word_are_refused(pictures, model, caption):
-    (pictures / "1.txt").write_text(caption)
+def test_captions_without_the_word_are_refused(image_dir, model, caption):
+    (image_dir / "1.txt").write_text(caption)
     with pytest.raises(InputError, match=r"1\.png lacks the placeholder '\*' within its first 75 tokens"):
-        dataset(model, pictures)
+        dataset(model, image_dir)
 
 
-def test_own_templates_and_styles(pictures, model, tmp_path):
+def test_own_templates_and_styles(image_dir, model, tmp_path):
     (tmp_path / "templates.txt").write_text("a statue of {}\n")
-    own = dataset(model, pictures, templates=str(tmp_path / "templates.txt")).prompts[0]
+    own = dataset(model, image_dir, templates=str(tmp_path / "templates.txt")).prompts[0]
     assert torch.equal(own, model.tokenizer(["a statue of *"]))
-    assert torch.equal(dataset(model, pictures, style=True).prompts[0][0],
+    assert torch.equal(dataset(model, image_dir, style=True).prompts[0][0],
                        model.tokenizer(["a painting in the style of *"])[0])
 
 
-def test_masks_weight_the_loss(pictures, model):
-    Image.fromarray(np.uint8([[0] * 32 + [255] * 32] * 80)).save(pictures / "1.mask.png")
-    weights = dataset(model, pictures).loss_weights
+def test_masks_weight_the_loss(image_dir, model):
+    Image.fromarray(np.uint8([[0] * 32 + [255] * 32] * 80)).save(image_dir / "1.mask.png")
+    weights = dataset(model, image_dir).loss_weights
     assert weights.shape == (6, 1, 8, 8) and torch.equal(weights[0], torch.ones(1, 8, 8))
     assert (weights[2, :, :, :4] == 0).all() and (weights[2, :, :, 4:] == 2).all()
     assert torch.equal(weights[3], weights[2].flip(-1))

@@ -16,7 +16,7 @@ def drawn(learned):
     return {path: path.stat().st_mtime_ns for path in (learned / "evaluation/samples").rglob("*.png")}
 
 
-def test_the_command_writes_table_figures_and_pictures(learned, small_clip, capsys):
+def test_the_command_writes_table_figures_and_images(learned, small_clip, capsys):
     assert measure(learned, small_clip, "--baseline") == 0
     said = capsys.readouterr().out
     out = learned / "evaluation"
@@ -41,7 +41,7 @@ def one_cell(content):
     return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
 
-def test_the_figures_are_those_of_the_pictures(learned, small_clip, pictures):
+def test_the_figures_are_those_of_the_images(learned, small_clip, image_dir):
     """Worked out again from the files, by the definitions alone."""
     assert measure(learned, small_clip) == 0
     recipes = {}
@@ -54,14 +54,14 @@ def test_the_figures_are_those_of_the_pictures(learned, small_clip, pictures):
     expected = F.cosine_similarity(beach, ours.texts(["a photo of on the beach"])[0], dim=0).item()
     assert results["prompts"]["a photo of {} on the beach"]["value"] == pytest.approx(expected, abs=1e-5)
     training = []
-    for path in sorted(pictures.glob("*.png")):                     # 64 x 80: the middle square
+    for path in sorted(image_dir.glob("*.png")):                     # 64 x 80: the middle square
         with Image.open(path) as image:
             training.append(image.crop((0, 8, 64, 72)))
     expected = (ours.images(recipes["a photo of *"]) @ ours.images(training).T).mean().item()
     assert results["reconstruction"]["value"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_pictures_are_drawn_once_and_gaps_are_filled(learned, small_clip, capsys):
+def test_images_are_drawn_once_and_gaps_are_filled(learned, small_clip, capsys):
     assert measure(learned, small_clip) == 0
     first, said = drawn(learned), capsys.readouterr().out
     gone = sorted(first)[4]
@@ -90,12 +90,12 @@ def test_samples_of_another_model_or_word_are_refused(learned, small_clip, capsy
     assert "was learned on another model" in capsys.readouterr().err
 
 
-def test_a_word_alone_needs_its_pictures(learned, small_clip, tmp_path, pictures, capsys):
+def test_a_word_alone_needs_its_images(learned, small_clip, tmp_path, image_dir, capsys):
     file = tmp_path / "word.safetensors"
     textinv.Concept.load(learned).save(file)
     assert measure(file, small_clip) == 2
     assert "Give them as --images" in capsys.readouterr().err
-    assert measure(file, small_clip, "--images", pictures) == 0
+    assert measure(file, small_clip, "--images", image_dir) == 0
     assert (tmp_path / "word/evaluation/evaluation.json").exists()
 
 
@@ -108,8 +108,8 @@ def test_bad_input_is_one_line(learned, small_clip, argv, message, capsys):
     assert message in error and error.count("\n") == 1
 
 
-def test_baseline_of_a_word_that_started_at_random(pictures, tmp_path, small_clip, capsys):
-    assert train_word("--images", pictures, "--init", "random", "--out", tmp_path / "run") == 0
+def test_baseline_of_a_word_that_started_at_random(image_dir, tmp_path, small_clip, capsys):
+    assert train_word("--images", image_dir, "--init", "random", "--out", tmp_path / "run") == 0
     assert measure(tmp_path / "run", small_clip, "--baseline") == 2
     assert "Drop the option" in capsys.readouterr().err
     assert MODEL in (tmp_path / "run/config.json").read_text()

@@ -84,7 +84,7 @@ def test_images_of_all_kinds_in_fives(folder):
             assert not (alpha[[0, -1]].any() or alpha[:, [0, -1]].any())    # whole
 
 
-def test_turned_pictures_stand_upright():
+def test_turned_images_stand_upright():
     """All of them show scenes: sky or wall above, the ground below, so top and bottom differ more than the
     two sides do. Of the stored pixels the contrary would be true. Under a filter that shows lines alone
     nothing can be told."""
@@ -186,7 +186,7 @@ def test_a_filter_is_as_coarse_as_in_the_small_world(sprites):
 @pytest.mark.parametrize("name", ["fox", "teapot", "mushroom"])
 def test_captions_are_there_for_every_image_but_count_only_next_to_it(name, tmp_path):
     stems = {path.stem for path in (ROOT / name).iterdir()}
-    assert all(picture.caption is None for picture in read_images(ROOT / name, 64))
+    assert all(image.caption is None for image in read_images(ROOT / name, 64))
     words = {}
     for kind in ("short", "long"):
         texts = {path.stem: path.read_text() for path in (CAPTIONS / f"{name}-{kind}").iterdir()}
@@ -199,7 +199,7 @@ def test_captions_are_there_for_every_image_but_count_only_next_to_it(name, tmp_
         shutil.copytree(ROOT / name, together)
         for path in (CAPTIONS / f"{name}-{kind}").iterdir():
             shutil.copy(path, together)
-        found = {picture.path.stem: picture.caption for picture in read_images(together, 64)}
+        found = {image.path.stem: image.caption for image in read_images(together, 64)}
         assert found == {stem: text.strip() for stem, text in texts.items()}
     assert all(words["long"][stem] > words["short"][stem] + 3 for stem in stems)
 

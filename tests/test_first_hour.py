@@ -44,12 +44,12 @@ def model(own_model):
     (["--init", "."], "which is not a word"), (["--init", "-"], "which is not a word"),
     (["--placeholder", "a"], "--placeholder 'a' is a word of the prompts"),
     (["--placeholder", "Photo"], "is a word of the prompts"), (["--placeholder", ","], "is punctuation")])
-def test_one_line_before_anything_is_computed(argv, message, pictures, tmp_path, monkeypatch, capsys):
+def test_one_line_before_anything_is_computed(argv, message, image_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert train_word("--images", pictures, "--init", "cat", *argv) == 2
+    assert train_word("--images", image_dir, "--init", "cat", *argv) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.count("\n") == 1 and captured.out == ""
-    assert sorted(tmp_path.iterdir()) == [pictures]
+    assert sorted(tmp_path.iterdir()) == [image_dir]
 
 
 def test_the_first_line_of_help_is_an_example(capsys):
@@ -121,8 +121,8 @@ def test_heic_is_read_where_its_library_is(tmp_path, monkeypatch):
     assert registered == [1] and "not an image of a known format" in warnings[1]
 
 
-def test_home_folders_are_found(pictures, monkeypatch):
-    monkeypatch.setenv("HOME", str(pictures.parent))
+def test_home_folders_are_found(image_dir, monkeypatch):
+    monkeypatch.setenv("HOME", str(image_dir.parent))
     assert len(read_images("~/cat", 64)) == 3
 
 
@@ -131,22 +131,22 @@ def test_the_init_word_may_be_a_learned_one(model):
     assert initial_vectors(model, "<x>", 1, generator=torch.Generator())[1] == "a learned word"
 
 
-def test_progress_in_python(model, pictures, capsys):
+def test_progress_in_python(model, image_dir, capsys):
     steps = []
-    invert(model, pictures, config(steps=2), progress=lambda progress: steps.append(progress.step))
+    invert(model, image_dir, config(steps=2), progress=lambda progress: steps.append(progress.step))
     assert steps == [1, 2] and capsys.readouterr().err == ""
 
 
-def test_a_norm_far_from_the_vocabularys_is_said(pictures, tmp_path, capsys):
-    assert train_word("--images", pictures, "--init", "cat", "--lr", "100", "--out", tmp_path / "run") == 0
+def test_a_norm_far_from_the_vocabularys_is_said(image_dir, tmp_path, capsys):
+    assert train_word("--images", image_dir, "--init", "cat", "--lr", "100", "--out", tmp_path / "run") == 0
     assert "prompts will drown in it. Use a lower --lr, or --fix-norm." in capsys.readouterr().out
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "good") == 0
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "good") == 0
     assert "drown" not in capsys.readouterr().out
 
 
-def test_the_autoencoders_own_error(model, pictures):
+def test_the_autoencoders_own_error(model, image_dir):
     """By hand: the images' mean squared difference from their copies, in dB."""
-    images = read_images(pictures, 64)
+    images = read_images(image_dir, 64)
     values = []
     for image in images:
         x = image.views[0].x[None]
@@ -156,8 +156,8 @@ def test_the_autoencoders_own_error(model, pictures):
     assert reconstruction_psnr(model, images) == pytest.approx(sum(values) / 3, abs=1e-4)
 
 
-def test_a_word_is_compared_with_its_init_word_and_no_prompt(model, pictures):
-    with Run(model, pictures, config(steps=1, cross_init=False, eval_every=1, flip=False)) as run:
+def test_a_word_is_compared_with_its_init_word_and_no_prompt(model, image_dir):
+    with Run(model, image_dir, config(steps=1, cross_init=False, eval_every=1, flip=False)) as run:
         losses = compare(run.evaluation, "cat")
         assert list(losses) == ["*", "cat", "no prompt"]
         # at step 0 the word is its init word's embedding
@@ -193,8 +193,8 @@ def test_ctrl_c_during_the_imports_prints_nothing(script, tmp_path):
     assert done.returncode == -signal.SIGINT and done.stderr == ""
 
 
-def test_a_folder_name_that_is_not_text_does_not_cost_the_report(pictures, tmp_path, capsys):
-    (pictures / "0.png").rename(os.fsdecode(os.fsencode(pictures) + b"/f\xff.png"))
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "a b") == 0
+def test_a_folder_name_that_is_not_text_does_not_cost_the_report(image_dir, tmp_path, capsys):
+    (image_dir / "0.png").rename(os.fsdecode(os.fsencode(image_dir) + b"/f\xff.png"))
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "a b") == 0
     assert "f\\udcff.png" in (tmp_path / "a b/report.html").read_text(encoding="utf-8")
     assert f"--concept '{tmp_path}/a b'" in capsys.readouterr().out

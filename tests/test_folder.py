@@ -18,20 +18,20 @@ from textinv.running.folder import RunFolder
 from weights.files import atomic_write
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_kept(learned, pictures, capsys):
+def test_a_folder_that_holds_a_run_is_refused_and_kept(learned, image_dir, capsys):
     before = {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()}
-    assert train_word("--images", pictures, "--init", "cat", "--out", learned) == 2
+    assert train_word("--images", image_dir, "--init", "cat", "--out", learned) == 2
     assert "already contains a run" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in learned.rglob("*") if path.is_file()} == before
 
 
-def test_a_full_disk_is_one_line(pictures, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_one_line(image_dir, tmp_path, monkeypatch, capsys):
     def full(self, progress, lr):
         with self._writing():
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunFolder, "log", full)
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run") == 2
     assert "No space left on device" in capsys.readouterr().err
     assert textinv.Concept.load(tmp_path / "run").info["step"] == 1
 
@@ -58,7 +58,7 @@ def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path
     filelock.FileLock(tmp_path / "run/.lock", timeout=0).acquire()
 
 
-def test_the_error_that_ends_a_run_is_the_one_that_is_told(pictures, tmp_path, monkeypatch, capsys):
+def test_the_error_that_ends_a_run_is_the_one_that_is_told(image_dir, tmp_path, monkeypatch, capsys):
     """Not the second one, of closing the metrics on the same full disk."""
     with full_disk() as fill:
         def full(self, *_, **__):
@@ -66,7 +66,7 @@ def test_the_error_that_ends_a_run_is_the_one_that_is_told(pictures, tmp_path, m
             raise InputError("the first error")
 
         monkeypatch.setattr(RunFolder, "save", full)
-        assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 2
+        assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run") == 2
     assert capsys.readouterr().err.splitlines()[-1] == "error: the first error"
 
 
@@ -95,11 +95,11 @@ class Board:
         self.written.append("closed")
 
 
-def test_tensorboard_gets_the_metrics(pictures, tmp_path, monkeypatch):
+def test_tensorboard_gets_the_metrics(image_dir, tmp_path, monkeypatch):
     out, written = tmp_path / "run", []
     monkeypatch.setattr(Board, "written", written)
     monkeypatch.setattr(folder, "summary_writer", lambda: Board)
-    assert train_word("--images", pictures, "--init", "cat", "--out", out, "--eval-every", "2",
+    assert train_word("--images", image_dir, "--init", "cat", "--out", out, "--eval-every", "2",
                       "--tensorboard") == 0
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     expected = {(name, line[name], line["step"]) for line in lines for name in
@@ -110,7 +110,7 @@ def test_tensorboard_gets_the_metrics(pictures, tmp_path, monkeypatch):
     assert (str(out / "tensorboard"), 4) in written
 
 
-def test_without_tensorboard_one_line_before_anything_is_done(pictures, tmp_path, monkeypatch, capsys):
+def test_without_tensorboard_one_line_before_anything_is_done(image_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--tensorboard") == 2
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--tensorboard") == 2
     assert "pip install tensorboard" in capsys.readouterr().err and not (tmp_path / "run").exists()

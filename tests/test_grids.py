@@ -1,4 +1,4 @@
-"""Grids of pictures, and PNG files that carry their recipe."""
+"""Grids of images, and PNG files that carry their recipe."""
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,7 +11,7 @@ def plain(value, size=(4, 3)):
     return Image.new("RGB", size, (value, value, value))
 
 
-def test_grid_places_pictures_row_by_row():
+def test_grid_places_images_row_by_row():
     sheet = np.asarray(grid([plain(value) for value in (10, 20, 30)], columns=2))[..., 0]
     assert sheet.shape == (3 + 2 + 3, 4 + 2 + 4)
     assert (sheet[:3, :4] == 10).all() and (sheet[:3, 6:] == 20).all() and (sheet[5:, :4] == 30).all()
@@ -59,7 +59,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_files_without_a_recipe_are_refused(tmp_path):
     save_png(plain(7), tmp_path / "plain.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     save_png(plain(7), tmp_path / "list.png", [1, 2])
     for name in ("plain.png", "text.png", "list.png", "missing.png"):
         with pytest.raises(InputError, match=name):

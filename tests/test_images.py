@@ -1,4 +1,4 @@
-"""Reading pictures. The odd files that users have are made here, mostly lossless and already of the model's
+"""Reading images. The odd files that users have are made here, mostly lossless and already of the model's
 size, so that what is read can be compared with known pixels, exactly; bad files must be named in one line.
 """
 import hashlib
@@ -22,7 +22,7 @@ RNG = np.random.default_rng(0)
 WIDE = RNG.integers(0, 256, (6, 10, 3), dtype=np.uint8)      # h w c
 SQUARE = WIDE[:, 2:8]                                        # its middle
 
-# CIPA DC-008, "Orientation": which sides of the upright picture the stored row 0 and column 0 are
+# CIPA DC-008, "Orientation": which sides of the upright image the stored row 0 and column 0 are
 STORED = {1: lambda u: u,                                    # top, left
           2: lambda u: u[:, ::-1],                           # top, right
           3: lambda u: u[::-1, ::-1],                        # bottom, right
@@ -64,9 +64,9 @@ def fail_on_warning(line):
 
 
 def read_one(path, size, **options):
-    """The single picture of a path that gives no warning."""
-    picture, = read_images(path, size, warn=fail_on_warning, **options)
-    return picture
+    """The single image of a path that gives no warning."""
+    image, = read_images(path, size, warn=fail_on_warning, **options)
+    return image
 
 
 def pixels_at(path, size, **options):
@@ -141,7 +141,7 @@ def test_orientation_of_jpegs(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("junk", [b"Exif\0\0junk", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12"])
-def test_broken_exif_data_does_not_lose_the_picture(tmp_path, junk):
+def test_broken_exif_data_does_not_lose_the_image(tmp_path, junk):
     assert (pixels_at(save(tmp_path / "a.png", SQUARE, exif=junk), 6) == SQUARE).all()
 
 
@@ -232,7 +232,7 @@ def test_profile(tmp_path, alpha):
     assert abs(pixels_at(path, 4) - (covered * srgb(color[::-1]) + (1 - covered) * 255)).max() <= 1.5
 
 
-def test_profile_of_grey_pictures(tmp_path):
+def test_profile_of_grey_images(tmp_path):
     path = save(tmp_path / "a.png", solid(55, mode="L"), icc_profile=GREY_LINEAR)
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
     path = save(tmp_path / "b.png", solid(55, mode="L"), icc_profile=SWAPPED_LINEAR)    # one for color
@@ -242,7 +242,7 @@ def test_profile_of_grey_pictures(tmp_path):
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
 
 
-def test_profile_of_cmyk_pictures(tmp_path):
+def test_profile_of_cmyk_images(tmp_path):
     path = save(tmp_path / "a.jpg", solid((255, 0, 55, 0), (16, 16), "CMYK"), icc_profile=NO_COLOR)
     assert abs(pixels_at(path, 16) - 255).max() < 4
     path = save(tmp_path / "b.tif", solid((255, 0, 55, 0), mode="CMYK"), icc_profile=SWAPPED_LINEAR)
@@ -256,15 +256,15 @@ def test_profile_that_is_broken_or_of_another_space_is_ignored(tmp_path, profile
 
 # Crops
 
-def test_center_crop_of_tall_pictures(tmp_path):
+def test_center_crop_of_tall_images(tmp_path):
     path = save(tmp_path / "a.png", WIDE.swapaxes(0, 1)[:-1])      # 6 x 9: one row off above, two below
     assert (pixels_at(path, 6, crop="center") == WIDE.swapaxes(0, 1)[1:7]).all()
 
 
 def test_nothing_around_the_crop_leaks_in(tmp_path):
-    picture = np.full((4, 12, 3), 255, np.uint8)
-    picture[:, 4:8] = 0
-    assert (pixels_at(save(tmp_path / "a.png", picture), 16) == 0).all()
+    image = np.full((4, 12, 3), 255, np.uint8)
+    image[:, 4:8] = 0
+    assert (pixels_at(save(tmp_path / "a.png", image), 16) == 0).all()
 
 
 def test_stretch(tmp_path):
@@ -330,7 +330,7 @@ def test_mask_follows_orientation_and_crop(tmp_path, orientation, painted_on):
 
 @pytest.mark.parametrize("crop", ["stretch", "random"])
 def test_mask_follows_crop(tmp_path, crop):
-    """A mask with the picture's own pixels ends as the picture does."""
+    """A mask with the image's own pixels ends as the image does."""
     path = save(tmp_path / "a.png", np.repeat(GREY[..., None], 3, 2))
     save(tmp_path / "a.mask.png", GREY)
     for view in read_one(path, 8, crop=crop, generator=torch.Generator().manual_seed(0)).views:
@@ -376,7 +376,7 @@ def test_bad_mask(tmp_path, mask, message):
 
 
 def test_mask_is_not_turned_twice(tmp_path):
-    """An upright mask with a copy of its picture's EXIF data would end upside down."""
+    """An upright mask with a copy of its image's EXIF data would end upside down."""
     path = save(tmp_path / "a.jpg", STORED[6](WIDE), exif=exif(6))
     save(tmp_path / "a.mask.png", GREY, exif=exif(6))
     assert "a.mask.png is 6 x 10 but" in error(path) and "a.jpg is 10 x 6" in error(path)
@@ -405,16 +405,16 @@ def test_caption(tmp_path, data, caption, warning):
     path, lines = save(tmp_path / "cat.2.png", SQUARE), []
     if data is not None:
         (tmp_path / "cat.2.txt").write_bytes(data)
-    picture, = read_images(tmp_path, 6, warn=lines.append)
-    assert picture.caption == caption and picture.path == path
+    image, = read_images(tmp_path, 6, warn=lines.append)
+    assert image.caption == caption and image.path == path
     assert len(lines) == bool(warning) and all("cat.2.txt" in line and warning in line for line in lines)
 
 
 def test_caption_that_is_a_folder(tmp_path):
     path, lines = save(tmp_path / "a.png", SQUARE), []
     (tmp_path / "a.txt").mkdir()
-    picture, = read_images(path, 6, warn=lines.append)
-    assert picture.caption is None and lines == [f"{tmp_path / 'a.txt'}: caption ignored, Is a directory"]
+    image, = read_images(path, 6, warn=lines.append)
+    assert image.caption is None and lines == [f"{tmp_path / 'a.txt'}: caption ignored, Is a directory"]
 
 
 def test_folder(tmp_path):
@@ -424,11 +424,11 @@ def test_folder(tmp_path):
     save(tmp_path / "b.mask.png", solid(9, (6, 6), "L"))
     (tmp_path / "b.txt").write_text("*")
     (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
-    pictures = read_images(tmp_path, 6, warn=fail_on_warning)
-    assert [p.path.name for p in pictures] == ["10.png", "B.png", "a.JPG", "b.png", "c"]
-    assert all(p.sha256 == hashlib.sha256(p.path.read_bytes()).hexdigest() for p in pictures)
+    images = read_images(tmp_path, 6, warn=fail_on_warning)
+    assert [p.path.name for p in images] == ["10.png", "B.png", "a.JPG", "b.png", "c"]
+    assert all(p.sha256 == hashlib.sha256(p.path.read_bytes()).hexdigest() for p in images)
     again = read_images(str(tmp_path), 6)
-    assert all(torch.equal(p.views[0].x, q.views[0].x) for p, q in zip(pictures, again, strict=True))
+    assert all(torch.equal(p.views[0].x, q.views[0].x) for p, q in zip(images, again, strict=True))
 
 
 def test_list_in_its_own_order(tmp_path):
@@ -436,16 +436,16 @@ def test_list_in_its_own_order(tmp_path):
     for name in ["b.png", "a.png", "b.mask.png", "more/d.png", "more/c.png"]:
         save(tmp_path / name, np.full((6, 6), 255, np.uint8))
     source = [tmp_path / "b.png", str(tmp_path / "b.mask.png"), tmp_path / "more", tmp_path / "a.png"]
-    names = [picture.path.name for picture in read_images(source, 6, warn=fail_on_warning)]
+    names = [image.path.name for image in read_images(source, 6, warn=fail_on_warning)]
     assert names == ["b.png", "c.png", "d.png", "a.png"]
 
 
-def test_a_thousand_pictures_are_read_and_more_refused(tmp_path):
+def test_a_thousand_images_are_read_and_more_refused(tmp_path):
     data = save(tmp_path / "0000.png", SQUARE).read_bytes()
     for i in range(1, 1000):
         (tmp_path / f"{i:04}.png").write_bytes(data)
-    pictures = read_images(tmp_path, 6, warn=fail_on_warning)
-    assert [int(p.path.stem) for p in pictures] == list(range(1000))
+    images = read_images(tmp_path, 6, warn=fail_on_warning)
+    assert [int(p.path.stem) for p in images] == list(range(1000))
     (tmp_path / "one-more.png").write_bytes(data)
     with pytest.raises(InputError, match="1,001 files. .* give at most 1,000"):
         read_images(tmp_path, 6, warn=fail_on_warning)
@@ -561,7 +561,7 @@ def test_warnings_go_to_stderr(tmp_path, capsys):
     assert printed.err.count("\n") == 1 and printed.out == ""
 
 
-def test_no_pictures(tmp_path):
+def test_no_images(tmp_path):
     assert f"{tmp_path}: no image that can be read (found nothing)" in error(tmp_path)
     for i in range(7):
         (tmp_path / f"{i}.pdf").write_bytes(b"%PDF")

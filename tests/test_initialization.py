@@ -159,9 +159,9 @@ def with_encoder(tmp_path):
     return weights.load(tmp_path / "model.safetensors"), encoder
 
 
-def test_auto_is_read_off_the_images(with_encoder, pictures):
+def test_auto_is_read_off_the_images(with_encoder, image_dir):
     model, encoder = with_encoder
-    images = read_images(pictures, 64)
+    images = read_images(image_dir, 64)
     v, note = initial_vectors(model, "auto", 2, generator=torch.Generator(), images=images)
     z = torch.cat([model.config.diffusion.scale_factor * model.autoencoder.encode(image.views[0].x[None]).mean
                    for image in images])
@@ -170,23 +170,23 @@ def test_auto_is_read_off_the_images(with_encoder, pictures):
     assert note == "read off 3 images by the encoder, the last 2 times"
     torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
     config = textinv.InversionConfig(init="auto", steps=1)
-    assert textinv.invert(model, pictures, config).info["init"] == "auto"
-    with Run(model, pictures, config) as run:
+    assert textinv.invert(model, image_dir, config).info["init"] == "auto"
+    with Run(model, image_dir, config) as run:
         identity = run.identity
     save_file({name: tensor.half() + 1 for name, tensor in encoder.state_dict().items()},
               model.source.parent / FILE)
-    with Run(model, pictures, config) as run:
+    with Run(model, image_dir, config) as run:
         differ = [name for name, value in identity.items() if value != run.identity[name]]
     assert differ == ["init_hash"], "another encoder is another run"
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x"),
                                     lambda path: save_file({"out.weight": torch.zeros(3, 3)}, path)])
-def test_auto_without_its_encoder_is_one_line(with_encoder, pictures, damage):
+def test_auto_without_its_encoder_is_one_line(with_encoder, image_dir, damage):
     model, _ = with_encoder
     damage(model.source.parent / FILE)
     with pytest.raises(InputError, match="has no encoder|is damaged, or another model's") as error:
-        initial_vectors(model, "auto", 1, generator=torch.Generator(), images=read_images(pictures, 64))
+        initial_vectors(model, "auto", 1, generator=torch.Generator(), images=read_images(image_dir, 64))
     assert "\n" not in str(error.value)
 
 

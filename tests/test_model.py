@@ -110,7 +110,7 @@ def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tol
 
 def test_epsilons_of_the_norms(model):
     """Checkpoints were trained with these; a wrong one changes too little to be seen
-    in a picture of random weights."""
+    in an image of random weights."""
     def epsilons(part, kind):
         return {module.eps for module in part.modules() if isinstance(module, kind)}
 
@@ -125,7 +125,7 @@ def test_epsilons_of_the_norms(model):
 
 
 def test_autoencoder_pads_right_and_bottom_only(model):
-    """The first output of a stride-2 convolution sees the picture's own corner, the last one sees zeros."""
+    """The first output of a stride-2 convolution sees the image's own corner, the last one sees zeros."""
     down = model.autoencoder.encoder.down[0].downsample
     x = noise(1, 8, 6, 10)
     expected = F.conv2d(F.pad(x, (0, 1, 0, 1)), down.conv.weight, down.conv.bias, stride=2)
@@ -218,7 +218,7 @@ def test_trajectory_yields_every_step(model):
 
 
 def test_generate(model):
-    """A picture depends on its prompt, the negative prompt and its own seed,
+    """An image depends on its prompt, the negative prompt and its own seed,
     and not on the others in its batch."""
     def pixels(*args, **kwargs):
         return [np.asarray(image) for image in model.generate(*args, steps=2, **kwargs)]
@@ -371,7 +371,7 @@ def test_bf16_agrees_with_fp32(model):
     assert small.sample(c, c, steps=2, z_T=z).dtype == torch.float32
 
 
-def test_overflow_is_an_error_and_no_black_picture(model):
+def test_overflow_is_an_error_and_no_black_image(model):
     broken = LatentDiffusion(CONFIG).eval().requires_grad_(False)
     broken.tokenizer.read_from(vocabulary)
     broken.unet.out[2].bias.fill_(float("inf"))

@@ -101,8 +101,8 @@ def learned(page):
     return int(re.search(r"(\d+) of", told.inner_text())[1])
 
 
-def test_learn_sample_download_and_reload(page, words, pictures, tmp_path):
-    learn(page, pictures, "*", 20)
+def test_learn_sample_download_and_reload(page, words, image_dir, tmp_path):
+    learn(page, image_dir, "*", 20)
     assert learned(page) == 20
     page.locator("svg.chart").first.wait_for()
     page.get_by_label("Show where the words of the first prompt look").check()
@@ -150,8 +150,8 @@ def test_mistakes_are_told_in_a_sentence(page, server, tmp_path):
     assert file.status in (403, 404), "no file of the machine is served"
 
 
-def test_a_second_browser_waits_its_turn_and_a_stop_keeps_the_word(browser, server, page, pictures):
-    learn(page, pictures, "<first>", 5000)
+def test_a_second_browser_waits_its_turn_and_a_stop_keeps_the_word(browser, server, page, image_dir):
+    learn(page, image_dir, "<first>", 5000)
     page.locator("#learning").get_by_text("Step ").wait_for()
     second = open_page(browser, server)
     generate(second, "a photo of a cat")
@@ -164,9 +164,9 @@ def test_a_second_browser_waits_its_turn_and_a_stop_keeps_the_word(browser, serv
     second.close()
 
 
-def test_a_closed_browser_leaves_its_word_and_blocks_nobody(browser, server, page, words, pictures):
+def test_a_closed_browser_leaves_its_word_and_blocks_nobody(browser, server, page, words, image_dir):
     gone = open_page(browser, server)
-    learn(gone, pictures, "<gone>", 5000)
+    learn(gone, image_dir, "<gone>", 5000)
     gone.locator("#learning").get_by_text(re.compile("Step [1-9]")).wait_for()
     gone.close()
     generate(page, "a photo of a cat")

@@ -37,8 +37,8 @@ def images(folder):
     return sorted(folder.glob("*.png"))
 
 
-def learn(studio, pictures, **options):
-    return list(studio.start(studio.learn(images(pictures), config(**options)), "me"))
+def learn(studio, image_dir, **options):
+    return list(studio.start(studio.learn(images(image_dir), config(**options)), "me"))
 
 
 def sample(studio, prompts, **options):
@@ -50,8 +50,8 @@ def added(studio, word="*", value=1.0, info=None):
     studio.shelf.add(Concept(word, torch.full((1, width), value), info or {}))
 
 
-def test_a_word_is_learned_shown_saved_and_known_after_a_restart(studio, pictures, tmp_path):
-    parts = learn(studio, pictures)
+def test_a_word_is_learned_shown_saved_and_known_after_a_restart(studio, image_dir, tmp_path):
+    parts = learn(studio, image_dir)
     assert [part.preview is not None for part in parts] == [True] * 4, "the start and, of 3 steps, every one"
     assert [line["step"] for line in parts[-1].metrics] == [1, 2, 3]
     assert "eval_loss" in parts[-1].metrics[1] and "nearest" not in parts[-1].metrics[1]
@@ -63,39 +63,39 @@ def test_a_word_is_learned_shown_saved_and_known_after_a_restart(studio, picture
     assert torch.equal(again.shelf.words["*"].vectors, saved.vectors)
 
 
-def test_it_is_the_word_that_invert_learns(studio, own_model, pictures):
-    learn(studio, pictures)
+def test_it_is_the_word_that_invert_learns(studio, own_model, image_dir):
+    learn(studio, image_dir)
     own_model.words.remove("*")
-    assert torch.equal(textinv.invert(own_model, images(pictures), config()).vectors,
+    assert torch.equal(textinv.invert(own_model, images(image_dir), config()).vectors,
                        studio.shelf.words["*"].vectors)
     own_model.words.add("*", studio.shelf.words["*"].vectors)
 
 
-def test_a_stop_keeps_what_was_learned_and_only_the_owner_can_stop(studio, pictures):
-    work = studio.start(studio.learn(images(pictures), config(steps=1000)), "me")
+def test_a_stop_keeps_what_was_learned_and_only_the_owner_can_stop(studio, image_dir):
+    work = studio.start(studio.learn(images(image_dir), config(steps=1000)), "me")
     next(work)
     assert not studio.stop("another") and studio.stop("me")
     assert len(list(work)[-1].metrics) == 1 and studio.shelf.words["*"].info["step"] == 1
     assert not studio.stop("me"), "nothing is running"
 
 
-def test_what_was_left_half_done_is_ended_by_what_comes_next(studio, pictures):
-    work = studio.start(studio.learn(images(pictures), config(steps=1000)), "gone")
+def test_what_was_left_half_done_is_ended_by_what_comes_next(studio, image_dir):
+    work = studio.start(studio.learn(images(image_dir), config(steps=1000)), "gone")
     next(work), next(work)
     assert sample(studio, "a photo of a *") != []
     assert studio.shelf.words["*"].info["step"] == 5, "with what it had learned"
     assert list(work) == []
-    work = studio.start(studio.learn(images(pictures), config("<b>", steps=9)), "gone")
+    work = studio.start(studio.learn(images(image_dir), config("<b>", steps=9)), "gone")
     next(work)
-    learn(studio, pictures, word="<c>", steps=1)
+    learn(studio, image_dir, word="<c>", steps=1)
     assert list(studio.shelf.words) == ["*", "<c>"], "a word without a step is none"
 
 
-def test_an_error_leaves_everything_as_it_was(studio, pictures, tmp_path):
+def test_an_error_leaves_everything_as_it_was(studio, image_dir, tmp_path):
     added(studio)
     for options, message in (({"word": "*"}, "already learned"), ({"word": "a"}, "is a word of the prompts")):
         with pytest.raises(InputError, match=message):
-            learn(studio, pictures, **options)
+            learn(studio, image_dir, **options)
     (tmp_path / "note.png").write_text("no image")
     with pytest.raises(InputError, match=r"no image that can be read \(found note.png\)"):
         studio.look_at([tmp_path / "note.png"])
@@ -103,12 +103,12 @@ def test_an_error_leaves_everything_as_it_was(studio, pictures, tmp_path):
     assert list(studio.shelf.words) == ["*"] == list(studio.model.words)
 
 
-def test_a_diverged_word_keeps_its_last_good_step(studio, pictures, monkeypatch):
+def test_a_diverged_word_keeps_its_last_good_step(studio, image_dir, monkeypatch):
     def learns(run):
         yield from iter(run.inversion)
         raise InputError("10 steps in a row")
     monkeypatch.setattr("textinv.play.studio.Run.learn", learns)
-    learn(studio, pictures, steps=2)
+    learn(studio, image_dir, steps=2)
     assert studio.shelf.words["*"].info["step"] == 2 and studio.notes[-1] == "10 steps in a row"
 
 

@@ -26,11 +26,11 @@ from textinv.running.run import Run
 from textinv.running.stopping import EvaluationLoss
 
 
-def test_every_process_closes_its_connections(pictures, tmp_path, monkeypatch):
+def test_every_process_closes_its_connections(image_dir, tmp_path, monkeypatch):
     """A process that does not is aborted now and then at its very end, with its work done."""
     left = []
     monkeypatch.setattr(Processes, "close", lambda self: left.append(self))
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run") == 0
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run") == 0
     assert left == [Processes()]
     monkeypatch.undo()
     monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: left.append("group"))
@@ -38,11 +38,11 @@ def test_every_process_closes_its_connections(pictures, tmp_path, monkeypatch):
     assert left[1:] == ["group"]
 
 
-def torchrun(pictures, out, *argv, count=2):
+def torchrun(image_dir, out, *argv, count=2):
     """Starts the processes in a session of their own, so that a test can end them all."""
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(count), "--standalone",
-         "train.py", "--weights", MODEL, "--images", pictures, "--init", "cat", "--out", out, "--batch", "2",
+         "train.py", "--weights", MODEL, "--images", image_dir, "--init", "cat", "--out", out, "--batch", "2",
          "--preview-every", "0", "--dtype", "float32", "--save-every", "2", "--eval-every", "2",
          *map(str, argv)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
@@ -61,18 +61,18 @@ def steps(out):
     return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_learn_one_word_and_go_on(pictures, tmp_path):
+def test_two_processes_learn_one_word_and_go_on(image_dir, tmp_path):
     for name, first in (("whole", 6), ("halves", 3)):
-        status, said = ended(torchrun(pictures, tmp_path / name, "--steps", first))
+        status, said = ended(torchrun(image_dir, tmp_path / name, "--steps", first))
         assert status == 0, said
         assert said.count("effective learning rate 0.02 = 0.005 x batch 2 x 2 processes") == 1
-    status, said = ended(torchrun(pictures, tmp_path / "halves", "--steps", 6, "--resume"))
+    status, said = ended(torchrun(image_dir, tmp_path / "halves", "--steps", 6, "--resume"))
     assert status == 0 and said.count("resumed after step 3") == 1, said
     words = [textinv.Concept.load(tmp_path / name) for name in ("whole", "halves")]
     assert torch.equal(words[0].vectors, words[1].vectors) and words[0].info["batch"] == 4
     assert steps(tmp_path / "halves") == steps(tmp_path / "whole") == list(range(1, 7))
     first = json.loads((tmp_path / "whole/metrics.jsonl").read_text().splitlines()[0])
-    loss, grad_norm = means_over_ranks(pictures)
+    loss, grad_norm = means_over_ranks(image_dir)
     assert first["loss"] == pytest.approx(loss, rel=1e-5)
     assert first["grad_norm"] == pytest.approx(grad_norm, rel=1e-4)
     alone = ["--resume", "--out", str(tmp_path / "whole"), "--steps", "7"]
@@ -89,9 +89,9 @@ def means_over_ranks(images):
         return losses.mean().item(), inversion.v.grad.norm().item()
 
 
-def test_a_dead_process_ends_the_run_with_a_state(pictures, tmp_path):
+def test_a_dead_process_ends_the_run_with_a_state(image_dir, tmp_path):
     out = tmp_path / "run"
-    process = torchrun(pictures, out, "--steps", 100_000)
+    process = torchrun(image_dir, out, "--steps", 100_000)
     deadline = time.monotonic() + 120
     while not (out / "state.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -104,7 +104,7 @@ def test_a_dead_process_ends_the_run_with_a_state(pictures, tmp_path):
     assert len(lines) <= 1 and all("another process of this run has died" in line for line in lines), said
     assert "Traceback" not in said.split("torch/distributed")[0]
     done = max(steps(out))
-    status, said = ended(torchrun(pictures, out, "--steps", done + 2, "--resume"))
+    status, said = ended(torchrun(image_dir, out, "--steps", done + 2, "--resume"))
     assert status == 0 and "resumed after step" in said, said
     assert steps(out) == list(range(1, done + 3))
 
@@ -114,10 +114,10 @@ def rank_of(pid):
     return next((entry.split(b"=")[1].decode() for entry in entries if entry.startswith(b"RANK=")), "none")
 
 
-def test_what_all_processes_find_is_said_once(pictures, tmp_path):
+def test_what_all_processes_find_is_said_once(image_dir, tmp_path):
     """A mistake in the options, and an image that cannot be read."""
-    (pictures / "notes.md").write_text("no image")
-    status, said = ended(torchrun(pictures, tmp_path / "run", "--steps", 1, "--init", "zqzx"))
+    (image_dir / "notes.md").write_text("no image")
+    status, said = ended(torchrun(image_dir, tmp_path / "run", "--steps", 1, "--init", "zqzx"))
     assert status == 1, "torchrun's own"
     lines = [line for line in said.splitlines() if line.startswith(("error: ", "warning: "))]
     assert len(lines) == 2 and "notes.md: skipped" in lines[0] and "does not have 'zqzx'" in lines[1]

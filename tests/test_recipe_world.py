@@ -242,7 +242,7 @@ def test_a_filter_lies_over_the_whole_image(blobs):
         assert np.array_equal(image, expected), effect
 
 
-def test_a_image_tells_what_was_drawn(images):
+def test_an_image_tells_what_was_drawn(images):
     for image in images:
         assert len(image.sprites) == len(image.scene.objects)
         assert (image.filter is None) == (not image.scene.effect)

@@ -106,9 +106,9 @@ def test_it_needs_no_network_and_runs_nothing(learned):
     assert "url(http" not in (learned / "report.html").read_text()
 
 
-def test_names_are_text_and_not_markup(pictures, tmp_path):
-    (pictures / "0.png").rename(pictures / "<script>alert(1)<b>.png")
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--placeholder",
+def test_names_are_text_and_not_markup(image_dir, tmp_path):
+    (image_dir / "0.png").rename(image_dir / "<script>alert(1)<b>.png")
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--placeholder",
                "<script>&amp;") == 0
     tags = parsed(tmp_path / "run")
     assert "script" not in {tag for tag, _ in tags.seen}
@@ -195,7 +195,7 @@ def test_many_previews_are_thinned_out_but_for_their_ends(learned):
 
 def test_what_is_gone_is_named(learned):
     (learned.parent / "cat/1.png").unlink()
-    (learned.parent / "cat/2.png").write_bytes(b"no picture")
+    (learned.parent / "cat/2.png").write_bytes(b"no image")
     for path in (learned / "previews").glob("step-*"):
         path.unlink()
     tags = parsed(learned)

@@ -41,12 +41,12 @@ def stop_at(monkeypatch, step, number=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("number, step", [(signal.SIGTERM, 1), (signal.SIGINT, 4), (signal.SIGTERM, 6)])
-def test_a_signal_saves_and_stops(whole, pictures, tmp_path, monkeypatch, capsys, number, step):
+def test_a_signal_saves_and_stops(whole, image_dir, tmp_path, monkeypatch, capsys, number, step):
     out = tmp_path / "stopped"
     with monkeypatch.context() as patch:
         stop_at(patch, step, number)
         with pytest.raises(SystemExit) as end:
-            train_word(*options(pictures, out))
+            train_word(*options(image_dir, out))
     assert end.value.code == 128 + number
     # one step more: that in which all processes learn of it
     assert f"stopped after step {step + 1} of {STEPS}" in capsys.readouterr().out
@@ -56,11 +56,11 @@ def test_a_signal_saves_and_stops(whole, pictures, tmp_path, monkeypatch, capsys
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_many_kills_leave_no_trace(whole, pictures, tmp_path):
+def test_many_kills_leave_no_trace(whole, image_dir, tmp_path):
     """SIGKILL in the midst of steps, writes and measurements, at random moments."""
     out, rng, kills = tmp_path / "killed", random.Random(0), 0
     begin = [sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--preview-every", "0",
-             "--dtype", "float32", *options(pictures, out, **{"save-every": 1, "steps": 60})]
+             "--dtype", "float32", *options(image_dir, out, **{"save-every": 1, "steps": 60})]
     while True:
         resume = (out / "config.json").exists()
         process = subprocess.Popen([*begin, *["--resume"] * resume], cwd=ROOT, stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ def test_many_kills_leave_no_trace(whole, pictures, tmp_path):
             break
     assert process.returncode == 0 and kills >= 2, said
     undisturbed = tmp_path / "undisturbed"
-    assert train_word(*options(pictures, undisturbed, **{"save-every": 1, "steps": 60})) == 0
+    assert train_word(*options(image_dir, undisturbed, **{"save-every": 1, "steps": 60})) == 0
     assert_same_run(undisturbed, out)
 
 
@@ -93,11 +93,11 @@ def variant(images, out, name, **more):
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
-def test_a_variant_resumes_bit_for_bit(name, pictures, tmp_path, monkeypatch, capsys):
+def test_a_variant_resumes_bit_for_bit(name, image_dir, tmp_path, monkeypatch, capsys):
     """Ended by a signal where a progressive word has one vector, and again where it has two."""
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
-    assert train_word(*variant(pictures, undisturbed, name)) == 0
-    for argv, step in ((variant(pictures, out, name), 1), (["--resume", "--out", str(out)], 4)):
+    assert train_word(*variant(image_dir, undisturbed, name)) == 0
+    for argv, step in ((variant(image_dir, out, name), 1), (["--resume", "--out", str(out)], 4)):
         with monkeypatch.context() as patch:
             stop_at(patch, step)
             with pytest.raises(SystemExit):
@@ -110,19 +110,19 @@ def test_a_variant_resumes_bit_for_bit(name, pictures, tmp_path, monkeypatch, ca
                                      for a, b in zip(own, others, strict=True))
 
 
-def test_a_killed_run_of_all_variants_resumes_bit_for_bit(pictures, tmp_path):
+def test_a_killed_run_of_all_variants_resumes_bit_for_bit(image_dir, tmp_path):
     """SIGKILL in the midst of the loop."""
     out, few = tmp_path / "killed", {"save-every": 1, "steps": 40}
     process = subprocess.Popen([sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--dtype",
                                 "float32", "--preview-every", "0",
-                                *variant(pictures, out, "all", **few)], cwd=ROOT,
+                                *variant(image_dir, out, "all", **few)], cwd=ROOT,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and size(out / "metrics.jsonl") == 0:
         time.sleep(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert train.main(["--resume", "--out", str(out)]) == 0
-    assert train_word(*variant(pictures, tmp_path / "undisturbed", "all", **few)) == 0
+    assert train_word(*variant(image_dir, tmp_path / "undisturbed", "all", **few)) == 0
     assert_same_run(tmp_path / "undisturbed", out)
 
 
@@ -130,9 +130,9 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def test_more_steps_are_the_steps_of_a_longer_run(whole, pictures, tmp_path):
+def test_more_steps_are_the_steps_of_a_longer_run(whole, image_dir, tmp_path):
     out = tmp_path / "longer"
-    assert train_word(*options(pictures, out, steps=5)) == 0
+    assert train_word(*options(image_dir, out, steps=5)) == 0
     assert train.main(["--resume", "--out", str(out), "--steps", str(STEPS)]) == 0
     assert_same_run(whole, out)
 
@@ -144,10 +144,10 @@ def test_a_finished_run_has_nothing_to_do(whole, capsys):
     assert (whole / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_killed_runs_last_lines_are_written_again(whole, pictures, tmp_path):
+def test_a_killed_runs_last_lines_are_written_again(whole, image_dir, tmp_path):
     """What was logged after the state, even half a line, does not stay."""
     out = tmp_path / "killed"
-    assert train_word(*options(pictures, out, steps=3)) == 0
+    assert train_word(*options(image_dir, out, steps=3)) == 0
     with (out / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"step": 4, "loss": 0.1}\n{"step": 5, "lo')
     assert train.main(["--resume", "--out", str(out), "--steps", str(STEPS)]) == 0
@@ -178,7 +178,7 @@ def test_a_run_without_a_state_begins_at_its_beginning(whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("measurement", [1, 2])
-def test_a_step_that_breaks_off_before_it_is_logged_leaves_no_gap(whole, measurement, pictures, tmp_path,
+def test_a_step_that_breaks_off_before_it_is_logged_leaves_no_gap(whole, measurement, image_dir, tmp_path,
                                                                   monkeypatch, capsys):
     """As when another process dies while the evaluation loss is measured, which follows the step."""
     out, measure = tmp_path / "broken", EvaluationLoss.measure
@@ -190,13 +190,13 @@ def test_a_step_that_breaks_off_before_it_is_logged_leaves_no_gap(whole, measure
 
     with monkeypatch.context() as patch:
         patch.setattr(EvaluationLoss, "measure", breaks)
-        assert train_word(*options(pictures, out)) == 2
+        assert train_word(*options(image_dir, out)) == 2
     assert train.main(["--resume", "--out", str(out)]) == 0
     assert ("after step 3" if measurement == 2 else "from step 0") in capsys.readouterr().out
     assert_same_run(whole, out)
 
 
-def test_a_full_disk_keeps_the_state_before(whole, pictures, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_keeps_the_state_before(whole, image_dir, tmp_path, monkeypatch, capsys):
     out = tmp_path / "full"
 
     def full(tensors, path, metadata):
@@ -207,7 +207,7 @@ def test_a_full_disk_keeps_the_state_before(whole, pictures, tmp_path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(state, "save_file", full)
-        assert train_word(*options(pictures, out)) == 2
+        assert train_word(*options(image_dir, out)) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not list(out.glob("*.partial"))
     assert train.main(["--resume", "--out", str(out)]) == 0
@@ -233,12 +233,12 @@ def marked(self, word=None):
 
 
 @pytest.mark.parametrize("stop", [0, 2, 3])
-def test_previews_are_those_of_the_undisturbed_run(stop, pictures, tmp_path, monkeypatch):
+def test_previews_are_those_of_the_undisturbed_run(stop, image_dir, tmp_path, monkeypatch):
     """Those that are there stay, that of step 0 for one; the one that a full disk has prevented is made up
     for."""
     few = {"steps": 4, "save-every": 1, "preview-every": 2}
     monkeypatch.setattr(Run, "previews", marked)
-    assert train_word(*options(pictures, tmp_path / "undisturbed", **few)) == 0
+    assert train_word(*options(image_dir, tmp_path / "undisturbed", **few)) == 0
 
     def preview(self, step, generate, good=RunFolder.preview):
         if step == stop:
@@ -253,7 +253,7 @@ def test_previews_are_those_of_the_undisturbed_run(stop, pictures, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "preview", preview)
         patch.setattr(RunFolder, "log", log)
-        assert train_word(*options(pictures, tmp_path / "out", **few)) == 2
+        assert train_word(*options(image_dir, tmp_path / "out", **few)) == 2
     for _ in range(2):          # the second finds all of them there
         times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/previews").glob("step-*.png")}
         assert train.main(["--resume", "--out", str(tmp_path / "out")]) == 0
@@ -262,9 +262,9 @@ def test_previews_are_those_of_the_undisturbed_run(stop, pictures, tmp_path, mon
     assert len(times) == 3
 
 
-def test_the_same_command_with_resume_goes_on(pictures, tmp_path):
-    assert train_word(*options(pictures, tmp_path / "a")) == 0
-    assert train_word(*options(pictures, tmp_path / "a"), "--resume") == 0
+def test_the_same_command_with_resume_goes_on(image_dir, tmp_path):
+    assert train_word(*options(image_dir, tmp_path / "a")) == 0
+    assert train_word(*options(image_dir, tmp_path / "a"), "--resume") == 0
 
 
 def test_resume_without_a_run(tmp_path, capsys):
@@ -277,24 +277,24 @@ def test_resume_without_a_run(tmp_path, capsys):
     assert "damaged" in capsys.readouterr().err
 
 
-def test_a_run_in_use_is_left_alone(whole, pictures, tmp_path, capsys):
+def test_a_run_in_use_is_left_alone(whole, image_dir, tmp_path, capsys):
     (tmp_path / "new").mkdir()
     with filelock.FileLock(whole / ".lock"), filelock.FileLock(tmp_path / "new/.lock"):
         assert train.main(["--resume", "--out", str(whole)]) == 2
         assert "another process is writing this run" in capsys.readouterr().err
-        assert train_word(*options(pictures, tmp_path / "new")) == 2
+        assert train_word(*options(image_dir, tmp_path / "new")) == 2
         assert "another process is writing this run" in capsys.readouterr().err
     assert train.main(["--resume", "--out", str(whole)]) == 0
 
 
-def test_dvar_ends_a_run_and_its_resumption(pictures, tmp_path, monkeypatch, capsys):
+def test_dvar_ends_a_run_and_its_resumption(image_dir, tmp_path, monkeypatch, capsys):
     """Steps so small that the loss does not move at all after the first ones: stopped by the test's rule."""
     monkeypatch.setattr(Dvar, "first", 2)
     monkeypatch.setattr(Dvar, "stops", lambda self, losses: len(losses) == 2)
-    assert train_word(*options(pictures, tmp_path / "a", stop="dvar")) == 0
+    assert train_word(*options(image_dir, tmp_path / "a", stop="dvar")) == 0
     assert "has plateaued: done after step 4" in capsys.readouterr().out
     assert train.main(["--resume", "--out", str(tmp_path / "a")]) == 0
     assert textinv.Concept.load(tmp_path / "a").info["step"] == 4
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "b", "--stop", "dvar",
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "b", "--stop", "dvar",
                "--eval-every", "0") == 2
     assert "--eval-every above 0" in capsys.readouterr().err

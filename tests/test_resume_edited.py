@@ -110,8 +110,8 @@ def test_two_damaged_states_are_refused_and_nothing_is_lost(whole, capsys):
     assert "start another run with --out" in error
 
 
-def test_a_state_of_another_run_is_not_taken(whole, pictures, tmp_path, capsys):
-    assert train_word(*options(pictures, tmp_path / "other", seed=1)) == 0
+def test_a_state_of_another_run_is_not_taken(whole, image_dir, tmp_path, capsys):
+    assert train_word(*options(image_dir, tmp_path / "other", seed=1)) == 0
     out = tmp_path / "mixed"
     shutil.copytree(whole, out)
     shutil.copy(tmp_path / "other" / STATE, out / STATE)
@@ -166,15 +166,15 @@ def test_every_option_that_steps_depend_on_is_in_the_state(whole):
     assert identity["lr"] == 0.005 and identity["init"] == "cat" and len(identity["image_hashes"]) == 3
 
 
-def test_what_lies_next_to_the_images_is_part_of_the_run(pictures, tmp_path, capsys):
+def test_what_lies_next_to_the_images_is_part_of_the_run(image_dir, tmp_path, capsys):
     """A caption, a mask, the user's own templates and the init word's file, edited one after another."""
     own, start, out = tmp_path / "templates.txt", tmp_path / "start.safetensors", tmp_path / "run"
-    caption, mask = pictures / "1.txt", pictures / "0.mask.png"
+    caption, mask = image_dir / "1.txt", image_dir / "0.mask.png"
     own.write_text("a photo of {}\n")
     caption.write_text("* in the dark")
     Concept("x", torch.ones(1, 64)).save(start)
     mask_of(0).save(mask)
-    assert train_word(*options(pictures, out, steps=2, init=start, templates=own)) == 0
+    assert train_word(*options(image_dir, out, steps=2, init=start, templates=own)) == 0
 
     prompts = "cannot resume: the prompts (captions, templates or vocabulary) changed. Put that right"
     for path, edit, message in (
@@ -198,9 +198,9 @@ def mask_of(left):
     return mask
 
 
-def test_other_images_are_refused_and_moved_ones_are_not(whole, pictures, tmp_path, capsys):
+def test_other_images_are_refused_and_moved_ones_are_not(whole, image_dir, tmp_path, capsys):
     moved = tmp_path / "moved"
-    pictures.rename(moved)
+    image_dir.rename(moved)
     assert resume(whole, "--images", moved) == 0
     settings = json.loads((whole / "config.json").read_text())
     assert settings["images"] == str(moved)

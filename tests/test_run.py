@@ -15,9 +15,9 @@ from textinv.running import options
 from textinv.running.run import Run
 
 
-def test_train_writes_the_runs_folder(pictures, tmp_path, capsys):
+def test_train_writes_the_runs_folder(image_dir, tmp_path, capsys):
     out = tmp_path / "run"
-    assert train_word("--images", pictures, "--init", "cat", "--out", out, "--preview-every", "2",
+    assert train_word("--images", image_dir, "--init", "cat", "--out", out, "--preview-every", "2",
                "--vectors", "2", "--eval-every", "2") == 0
     said = capsys.readouterr().out
     assert ("3 images (6 views), 27 prompts" in said
@@ -50,25 +50,25 @@ def test_the_word_says_what_made_it(learned, own_model):
         assert list(file.keys()) == ["*"] and file.metadata()["format"] == "pt"
 
 
-def test_two_runs_with_one_seed_are_one_word(pictures, tmp_path):
+def test_two_runs_with_one_seed_are_one_word(image_dir, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert train_word("--images", pictures, "--init", "cat", "--seed", seed,
+        assert train_word("--images", image_dir, "--init", "cat", "--seed", seed,
                           "--out", tmp_path / name) == 0
     a, b, c = (textinv.Concept.load(tmp_path / name).vectors for name in "abc")
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert (tmp_path / "a/metrics.jsonl").read_bytes() == (tmp_path / "b/metrics.jsonl").read_bytes()
 
 
-def test_previews_do_not_change_the_word(pictures, tmp_path):
+def test_previews_do_not_change_the_word(image_dir, tmp_path):
     for name, every in (("a", 0), ("b", 1)):
-        assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / name,
+        assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / name,
                    "--preview-every", every) == 0
     assert torch.equal(*(textinv.Concept.load(tmp_path / name).vectors for name in "ab"))
 
 
-def test_previews_show_the_word_as_it_is(pictures, own_model):
+def test_previews_show_the_word_as_it_is(image_dir, own_model):
     """From the same seeds every time, so what differs between two of them is the word."""
-    with Run(own_model, pictures, config(lr=5.0, eval_every=0)) as run:
+    with Run(own_model, image_dir, config(lr=5.0, eval_every=0)) as run:
         first = run.previews(1)
         assert run.previews(1).tobytes() == first.tobytes()
         list(run.learn())
@@ -80,17 +80,17 @@ def test_previews_show_the_word_as_it_is(pictures, own_model):
     assert last.tobytes() == grid(alone, 1).tobytes()
 
 
-def test_without_mirrored_images(pictures, tmp_path, capsys):
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
+def test_without_mirrored_images(image_dir, tmp_path, capsys):
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
     assert "3 images (3 views), 27 prompts" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("has_it, dtype", [(True, "bfloat16"), (False, "float32")])
-def test_auto_dtype_is_recorded_and_kept(has_it, dtype, pictures, tmp_path, monkeypatch, capsys):
+def test_auto_dtype_is_recorded_and_kept(has_it, dtype, image_dir, tmp_path, monkeypatch, capsys):
     """The command without --dtype: a run keeps what it began with, on whatever processor it is resumed."""
     monkeypatch.setattr(options, "cpu_has_bfloat16", lambda: has_it)
     out = tmp_path / "run"
-    assert train.main(["--weights", MODEL, "--images", str(pictures), "--init", "cat", "--out", str(out),
+    assert train.main(["--weights", MODEL, "--images", str(image_dir), "--init", "cat", "--out", str(out),
                        "--steps", "2", "--batch", "2", "--preview-every", "0", "--eval-every", "1"]) == 0
     concept = textinv.Concept.load(out)
     assert concept.info["dtype"] == dtype and json.loads((out / "config.json").read_text())["dtype"] == dtype
@@ -101,41 +101,41 @@ def test_auto_dtype_is_recorded_and_kept(has_it, dtype, pictures, tmp_path, monk
     assert textinv.Concept.load(out).info["dtype"] == dtype
 
 
-def test_invert_leaves_the_model_as_it_was(pictures, own_model):
+def test_invert_leaves_the_model_as_it_was(image_dir, own_model):
     before = {name: tensor.clone() for name, tensor in own_model.state_dict().items()}
-    concept = textinv.invert(own_model, pictures, config(vectors=2))
+    concept = textinv.invert(own_model, image_dir, config(vectors=2))
     assert concept.vectors.shape == (2, 64) and concept.info["step"] == 2
     assert not own_model.words
     assert all(torch.equal(tensor, before[name]) for name, tensor in own_model.state_dict().items())
-    again = textinv.invert(own_model, sorted(pictures.iterdir()), config(vectors=2))
+    again = textinv.invert(own_model, sorted(image_dir.iterdir()), config(vectors=2))
     assert torch.equal(concept.vectors, again.vectors)
 
 
-def test_one_image_is_allowed_with_a_note(pictures, tmp_path, capsys):
-    assert train_word("--images", pictures / "0.png", "--init", "cat", "--out", tmp_path / "run") == 0
+def test_one_image_is_allowed_with_a_note(image_dir, tmp_path, capsys):
+    assert train_word("--images", image_dir / "0.png", "--init", "cat", "--out", tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert "1 image (2 views)" in said and "3 to 5 different ones are better" in said
 
 
-def test_many_images_are_allowed_with_a_note_and_thousands_refused(pictures, tmp_path, monkeypatch, capsys):
+def test_many_images_are_allowed_with_a_note_and_thousands_refused(image_dir, tmp_path, monkeypatch, capsys):
     for i in range(3, 31):
-        (pictures / f"{i}.png").write_bytes((pictures / "0.png").read_bytes())
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
+        (image_dir / f"{i}.png").write_bytes((image_dir / "0.png").read_bytes())
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
     assert "31 images: the word will be what they all share" in capsys.readouterr().out
     monkeypatch.setattr(textinv.images, "MAX_FILES", 30)
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "other") == 2
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "other") == 2
     error = capsys.readouterr().err
-    assert f"{pictures}: 31 files" in error and "give at most 30" in error and error.count("\n") == 1
+    assert f"{image_dir}: 31 files" in error and "give at most 30" in error and error.count("\n") == 1
 
 
-def test_what_goes_wrong_early_leaves_no_folder(pictures, tmp_path, capsys):
+def test_what_goes_wrong_early_leaves_no_folder(image_dir, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for argv in (["--images", tmp_path / "empty", "--init", "cat"],
                  ["--images", tmp_path / "nowhere", "--init", "cat"],
-                 ["--images", pictures, "--init", " "],
-                 ["--images", pictures, "--init", "cat", "--placeholder", "a b"],
-                 ["--images", pictures, "--init", "cat", "--steps", "0"],
-                 ["--images", pictures, "--init", "cat", "--device", "cuda:9"]):
+                 ["--images", image_dir, "--init", " "],
+                 ["--images", image_dir, "--init", "cat", "--placeholder", "a b"],
+                 ["--images", image_dir, "--init", "cat", "--steps", "0"],
+                 ["--images", image_dir, "--init", "cat", "--device", "cuda:9"]):
         assert train_word(*argv, "--out", tmp_path / "run") == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1

@@ -9,11 +9,11 @@ from textinv.running import options
 from textinv.running.options import RunOptions, resolve_device, resolve_dtype
 
 
-def test_runs_are_named_after_their_images(pictures):
+def test_runs_are_named_after_their_images(image_dir):
     names = [RunOptions(images=str(images)).folder for images in
-             (pictures, f"{pictures}/", pictures / "0.png")]
+             (image_dir, f"{image_dir}/", image_dir / "0.png")]
     assert names == [Path("runs/cat"), Path("runs/cat"), Path("runs/0")]
-    assert RunOptions(images=str(pictures), out="elsewhere/x").folder == Path("elsewhere/x")
+    assert RunOptions(images=str(image_dir), out="elsewhere/x").folder == Path("elsewhere/x")
 
 
 @pytest.mark.parametrize("given, message", [

@@ -26,9 +26,9 @@ VOCAB = str(DATA / "sd1-tiny/vocab.json")
 
 
 @pytest.fixture
-def learned(pictures, tmp_path):
+def learned(image_dir, tmp_path):
     """A run's folder: a word for two steps, on the model of the Hugging Face layout."""
-    assert train.main(["--images", str(pictures), "--init", "photo", "--weights", FOLDER, "--steps", "2",
+    assert train.main(["--images", str(image_dir), "--init", "photo", "--weights", FOLDER, "--steps", "2",
                        "--batch", "2", "--placeholder", "<cat-toy>", "--dtype", "float32",
                        "--preview-every", "2", "--eval-every", "1", "--out", str(tmp_path / "run")]) == 0
     return tmp_path / "run"
@@ -52,10 +52,10 @@ def test_a_word_is_learned_shown_sampled_measured_and_reported(learned, small_cl
     assert "&lt;cat-toy&gt;" in page and "evaluation" in page.lower()
 
 
-def test_it_runs_on_the_original_layout(pictures, tmp_path):
+def test_it_runs_on_the_original_layout(image_dir, tmp_path):
     """Whose vocabulary has to be given; the image is 64 latents wide, whatever the weights."""
     out = tmp_path / "run"
-    assert train.main(["--images", str(pictures), "--init", "photo", "--weights", FILE, "--vocab", VOCAB,
+    assert train.main(["--images", str(image_dir), "--init", "photo", "--weights", FILE, "--vocab", VOCAB,
                        "--steps", "1", "--batch", "1", "--dtype", "bfloat16", "--preview-every", "0",
                        "--eval-every", "0", "--no-flip", "--out", str(out)]) == 0
     concept = Concept.load(out)
@@ -184,18 +184,18 @@ def test_a_word_of_stable_diffusion_xl_is_refused(tmp_path, capsys):
     (["--weights", str(DATA / "compvis-tiny/model.ckpt"), "--vocab", VOCAB], "so it is not BERT's"),
     (["--weights", FILE, "--vocab", "nowhere"], "nowhere: there is no such file"),
     (["--weights", FILE], "Give the path of its vocab.json as --vocab")])
-def test_a_wrong_vocabulary_is_one_line(pictures, tmp_path, capsys, cache, argv, message):
-    assert train.main(["--images", str(pictures), "--init", "photo", "--out", str(tmp_path / "run"),
+def test_a_wrong_vocabulary_is_one_line(image_dir, tmp_path, capsys, cache, argv, message):
+    assert train.main(["--images", str(image_dir), "--init", "photo", "--out", str(tmp_path / "run"),
                        *argv]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("error: ") and error.count("\n") == 1
     assert not (tmp_path / "run/concept.safetensors").exists()
 
 
-def test_invert_from_python_and_a_square_of_another_size(pictures):
+def test_invert_from_python_and_a_square_of_another_size(image_dir):
     """The library's way; and the model's images need not be of its own size."""
     model = weights.load(FOLDER)
-    concept = textinv.invert(model, pictures, InversionConfig(init="photo", steps=1, batch=1, eval_every=0))
+    concept = textinv.invert(model, image_dir, InversionConfig(init="photo", steps=1, batch=1, eval_every=0))
     assert not model.words
     patch(model, concept)
     image = model.generate("a photo of a *", steps=1, size=(16, 40))[0]

@@ -134,12 +134,12 @@ def test_the_first_steps_are_those_of_a_word_of_one_vector(model):
     assert torch.equal(grown.v.detach()[:1], single.v.detach())
 
 
-def test_a_progressive_run_saves_and_shows_what_it_has(own_model, pictures, monkeypatch):
+def test_a_progressive_run_saves_and_shows_what_it_has(own_model, image_dir, monkeypatch):
     ids = []
     monkeypatch.setattr(own_model, "generate", lambda prompts, **_: ids.append(
         own_model.tokenizer.tokenize(prompts[0])) or [None])
     monkeypatch.setattr("textinv.running.run.grid", lambda images, columns: None)
-    with Run(own_model, pictures, config(progressive=True, steps=5)) as run:
+    with Run(own_model, image_dir, config(progressive=True, steps=5)) as run:
         assert "one vector; a second after step 2 and a third after step 4" in run.notes()
         first, counts = own_model.words.vocab_size, []
         for _ in run.learn():
@@ -157,9 +157,9 @@ def prompts_of(model, run):
              for row in ids.tolist()] for ids in run.inversion.dataset.prompts]
 
 
-def test_each_image_is_prompted_with_its_own_word(own_model, pictures):
-    (pictures / "1.txt").write_text("* in the dark")
-    with Run(own_model, pictures, config(per_image=True, steps=1)) as run:
+def test_each_image_is_prompted_with_its_own_word(own_model, image_dir):
+    (image_dir / "1.txt").write_text("* in the dark")
+    with Run(own_model, image_dir, config(per_image=True, steps=1)) as run:
         assert list(own_model.words) == ["*", "*1", "*2", "*3"]
         views = prompts_of(own_model, run)
         assert "a word for each image too: *1, *2, *3" in run.notes()
@@ -171,16 +171,16 @@ def test_each_image_is_prompted_with_its_own_word(own_model, pictures):
     assert not own_model.words
 
 
-def test_many_images_have_words_that_are_told_apart(own_model, pictures):
-    images = read_images([pictures / "0.png"] * 11, 64)
+def test_many_images_have_words_that_are_told_apart(own_model, image_dir):
+    images = read_images([image_dir / "0.png"] * 11, 64)
     with Run(own_model, [image.path for image in images], config(per_image=True, steps=1, flip=False)) as run:
         views = prompts_of(own_model, run)
     assert [texts[0].split()[-1] for texts in views] == [f"<{i + 2}>" for i in range(11)]
 
 
-def test_the_words_are_learned_together(own_model, pictures, monkeypatch):
+def test_the_words_are_learned_together(own_model, image_dir, monkeypatch):
     """A step trains the word and the words of its images, and no other."""
-    with Run(own_model, pictures, config(per_image=True, steps=1, batch=1, lr=0.1)) as run:
+    with Run(own_model, image_dir, config(per_image=True, steps=1, batch=1, lr=0.1)) as run:
         inversion, seen = run.inversion, []
         good = textinv.inversion.inversion_loss
         monkeypatch.setattr(textinv.inversion, "inversion_loss",
@@ -196,8 +196,8 @@ def test_the_words_are_learned_together(own_model, pictures, monkeypatch):
         assert len({tuple(row) for row in inversion.v0.tolist()}) == 4
 
 
-def test_the_universal_word_is_what_is_saved(pictures, tmp_path, capsys):
-    assert train_word("--images", pictures, "--init", "cat", "--out", tmp_path / "run", "--per-image",
+def test_the_universal_word_is_what_is_saved(image_dir, tmp_path, capsys):
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--per-image",
                       "--eval-every", 1) == 0
     word = Concept.load(tmp_path / "run")
     assert word.placeholder == "*" and len(word.vectors) == 1 and len(word.info["images"]) == 3
@@ -215,24 +215,24 @@ def test_the_universal_word_is_what_is_saved(pictures, tmp_path, capsys):
     ({"vectors": 76}, "`vectors` is 76, but a prompt of this model has room for 75. Use fewer."),
     ({"vectors": 74, "per_image": True, "templates": "own.txt"},
      "template '{}' has no room for *1, the word that `per_image` gives its image")])
-def test_words_that_do_not_fit_are_one_line(own_model, pictures, options, message, tmp_path, monkeypatch):
+def test_words_that_do_not_fit_are_one_line(own_model, image_dir, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text("{}")
-    error = error_of(Run, own_model, pictures, config(**options))
+    error = error_of(Run, own_model, image_dir, config(**options))
     assert message in error and not own_model.words
 
 
-def test_a_word_that_the_model_knows_is_not_learned_again(own_model, pictures):
+def test_a_word_that_the_model_knows_is_not_learned_again(own_model, image_dir):
     own_model.words.add("*2", torch.ones(1, 64))
     with pytest.raises(InputError, match=r"already learned a word '\*2'"):
-        Run(own_model, pictures, config(per_image=True))
+        Run(own_model, image_dir, config(per_image=True))
     assert list(own_model.words) == ["*2"]
 
 
-def test_steps_of_a_progressive_run_may_not_change(pictures, tmp_path, capsys):
+def test_steps_of_a_progressive_run_may_not_change(image_dir, tmp_path, capsys):
     """When a vector comes in depends on them."""
     out = tmp_path / "run"
-    assert train_word("--images", pictures, "--init", "cat", "--out", out, "--progressive") == 0
+    assert train_word("--images", image_dir, "--init", "cat", "--out", out, "--progressive") == 0
     assert train.main(["--resume", "--out", str(out), "--steps", "9"]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "cannot resume with --steps 9 (was 3)" in error
