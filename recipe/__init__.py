@@ -19,11 +19,13 @@ templates, and what is trained on it. In the order of use; each with a command o
     autoencoder  trains the autoencoder (stage)
     diffusion    encodes the images; trains text encoder and UNet (stage)
     encoder      trains the encoder that reads a word off images (stage)
+    resnet       the judge: its network and its file; recognizer trains it (stage)
+    recognize    what of a model's images the judge recognizes; editing what words are good for (stages)
     clip         trains the small CLIP that evaluates; judge reads it, augment varies its images (stage)
     evaluate     measures the finished model; stopwatch its time and memory (stage)
     examples     the images of examples/, planned in shots: held-out things as a user might have photographed
                  them (stage)
-    ship         puts it all into weights/tiny (stage)
+    ship         puts it all into weights/tiny, and what only the recipe needs into recipe/shipped (stage)
     restore      makes checkpoints from weights/tiny, to train on from there (stage)
     showcase     the image of the README (stage)
 

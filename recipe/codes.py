@@ -36,6 +36,7 @@ from weights.files import atomic_write
 
 COMMAND = "python -m recipe.codes"
 FILE = Path("recipe-work/codes.safetensors")
+SHIPPED = Path(__file__).parent / "shipped/codes.safetensors"
 SIDE, WIDTH = 32, 192
 POWER = {"object": 0.75, "style": 0.75}
 NORM = 12.0                 # of every code and, about, of the vocabulary's rows while training
@@ -127,7 +128,7 @@ def read(path: Path = FILE) -> dict[str, Code]:
     if not path.exists():
         raise InputError(f"{path} is missing. Run {COMMAND} first.")
     try:
-        tensors = load_file(path)
+        tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
         return {name: Code(tensors[f"{name}.mean"], tensors[f"{name}.basis"]) for name in POWER}
     except (OSError, SafetensorError, KeyError) as error:
         raise InputError(f"{path} is damaged. Restore it: codes that are fitted anew are turned another way, "

@@ -1,4 +1,4 @@
-"""What words of held-out objects and styles are good for, counted by the judge of recognizer.py: two of them
+"""What words of held-out objects and styles are good for, counted by the judge of resnet.py: two of them
 in one prompt, an object in a learned style (Gal et al. 2022, Figures 7 and 6), a fairer word for a category
 (section 4.5), and the methods of Figure 5 next to a word.
 
@@ -28,13 +28,13 @@ import textinv
 import weights
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from recipe import evaluate, recognizer, sheets, shots
+from recipe import evaluate, resnet, sheets, shots
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.captions import fill
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN
 from recipe.recognize import EXAMPLES, ordinary
-from recipe.recognizer import INDEX, Recognizer, images_to_x
+from recipe.resnet import INDEX, Recognizer, images_to_x
 from recipe.world import draw
 from textinv.commands import command
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
@@ -186,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     experiment = EXPERIMENTS[options.experiment]
-    bench = Bench(weights.load(options.weights, options.device), recognizer.load(device=options.device),
+    bench = Bench(weights.load(options.weights, options.device), resnet.load(device=options.device),
                   artwork=Artwork(options.artwork) if experiment is bias else None,
                   evaluator=load_clip(SMALL_CLIP, options.device) if experiment is baselines else None)
     if options.quick:

@@ -1,4 +1,4 @@
-"""How often a model's images show what was asked for, by the judge of recognizer.py: the share of images that
+"""How often a model's images show what was asked for, by the judge of resnet.py: the share of images that
 are taken for the right object of all objects first, that with p >= 0.5, and that with the right background
 too. In rows: real images, the same through the autoencoder, seen objects by name, words learned from five new
 images of seen objects, words learned from the examples of held-out objects; and for styles.
@@ -30,14 +30,14 @@ import textinv
 import weights
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
-from recipe import diffusion, evaluate, examples, filters, recognizer, sheets, shots
+from recipe import diffusion, evaluate, examples, filters, resnet, sheets, shots
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
 from recipe.filters import pick
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
-from recipe.recognizer import INDEX, Recognizer, images_to_x
+from recipe.resnet import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.world import draw
 from textinv.commands import command
@@ -271,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{options.out} cannot be made ({error.strerror}). Choose another --out.") from error
-    judge = recognizer.load(device=options.device)
+    judge = resnet.load(device=options.device)
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load(options.weights, options.device))

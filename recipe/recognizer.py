@@ -1,5 +1,5 @@
-"""The judge of the small world: a small ResNet (He et al. 2015) that says which object, which background and
-which style an image shows, with probabilities that mean what they say.
+"""Trains the judge of the small world (resnet.py), which says which object, which background and which style
+an image shows, with probabilities that mean what they say.
 
     python -m recipe.recognizer --minutes 20 [--device cuda]
 
@@ -7,13 +7,11 @@ It knows all objects and styles, held-out ones too. It is trained on composed im
 them through the autoencoder with noise on the latents, part of them changed as in augment.py, because the
 images that it will judge are softer and rougher than composed ones. Each head's temperature is then fitted on
 other images (Guo et al. 2017, section 4.2). The command writes the averaged weights in half precision and
-prints how often they are right on new images, and their expected calibration error there. `features` are for
-a perceptual loss.
+prints how often they are right on new images, and their expected calibration error there.
 """
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,10 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 import weights
 from ldm import Autoencoder, InputError
@@ -34,23 +29,15 @@ from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.augment import augment
 from recipe.autoencoder import pixels_to_x
-from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene
 from recipe.filters import ALL as FILTERS
 from recipe.objects import HELD_OUT, OBJECTS, STYLES
-from recipe.scenery import SIZE
+from recipe.resnet import CHECKPOINT, COMMAND, INDEX, NAMES, WEIGHTS, Recognizer, load, save
 from recipe.training import Training, averaged_weights, join
 from recipe.world import Choices, compose
 from textinv.commands import command
-from weights.files import atomic_write
 
-COMMAND = "python -m recipe.recognizer"
-CHECKPOINT, WEIGHTS = Path("recipe-work/recognizer.pt"), Path("recipe-work/recognizer.safetensors")
-
-NAMES = {"object": tuple(OBJECTS), "background": tuple(BACKDROPS), "style": (*STYLES, *FILTERS)}
-INDEX = {head: {name: i for i, name in enumerate(names)} for head, names in NAMES.items()}
 UNTOLD = -100                   # the label of what an image does not show: no loss
-CHANNELS, BLOCKS = (32, 64, 128, 224), (1, 1, 1)
 
 ORDINARY = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(FILTERS), look=0, pair=0, effect=0,
                    tint=0, category=0)
@@ -59,62 +46,6 @@ DECODED, CHANGED = 0.25, 0.6    # the parts of the images that go through the au
 POOL, SHOWN = 4096, 4           # images of which batches are drawn; how often each is drawn on average
 LATENT_NOISE = 0.3              # at most, in standard deviations of the latents
 KEPT_BACK_SEED, UNSEEN_SEED, BINS = 5, 6, 15
-
-
-class Block(nn.Module):
-    """A residual block; the first of a stage halves the image."""
-
-    def __init__(self, before: int, after: int):
-        super().__init__()
-        stride = 1 if before == after else 2
-        self.first = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.second = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.norms = nn.ModuleList(nn.GroupNorm(8, after) for _ in range(2))
-        self.skip = nn.Identity() if stride == 1 else nn.Conv2d(before, after, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.relu(self.norms[0](self.first(x)))
-        return F.relu(self.norms[1](self.second(h)) + self.skip(x))
-
-
-class Recognizer(nn.Module):
-    """x (b 3 H W) in [-1, 1] -> for each head its logits (b names), divided by the head's temperature. Group
-    normalization: an image is judged the same in any batch, in training as later."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, CHANNELS[0], 5, stride=2, padding=2, bias=False),
-                                  nn.GroupNorm(8, CHANNELS[0]), nn.ReLU())
-        self.stages = nn.ModuleList(
-            nn.Sequential(Block(before, after), *(Block(after, after) for _ in range(blocks - 1)))
-            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS, strict=False))
-        self.heads = nn.ModuleDict({head: nn.Linear(2 * CHANNELS[-1], len(NAMES[head])) for head in NAMES})
-        self.register_buffer("temperature", torch.ones(len(NAMES)))
-
-    def features(self, x: Tensor) -> list[Tensor]:
-        """After the stem and after each stage: (b 32 H/2 W/2), (b 64 H/4 W/4), ... (b 224 H/16 W/16)."""
-        maps = [self.stem(x)]
-        for stage in self.stages:
-            maps.append(stage(maps[-1]))
-        return maps
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        last = self.features(x)[-1]
-        pooled = torch.cat([last.mean(dim=(2, 3)), last.amax(dim=(2, 3))], dim=1)       # b 2c
-        return {head: linear(pooled).float() / self.temperature[i]
-                for i, (head, linear) in enumerate(self.heads.items())}
-
-    @torch.no_grad()
-    def probabilities(self, x: Tensor) -> dict[str, Tensor]:
-        """x (n 3 H W) of any n -> for each head (n names), on the CPU."""
-        parts = [self(some.to(self.temperature.device)) for some in x.split(250)]
-        return {head: torch.cat([part[head] for part in parts]).softmax(dim=1).cpu() for head in NAMES}
-
-
-def images_to_x(images: Sequence[Image.Image]) -> Tensor:
-    """n images of any size -> x (n 3 SIZE SIZE) in [-1, 1]."""
-    return pixels_to_x(np.stack([
-        np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS)) for image in images]))
 
 
 def labels(scene: Scene) -> list[int]:
@@ -173,32 +104,6 @@ def calibration_error(p: Tensor, right: Tensor) -> float:
     bins = (confidence * BINS).long().clamp(max=BINS - 1)
     gaps = torch.zeros(BINS).index_add_(0, bins, (found == right).float() - confidence)
     return (gaps.abs().sum() / len(p)).item()
-
-
-def save(recognizer: Recognizer, path: Path) -> None:
-    """Writes the weights in half precision, with the names. Raises InputError if it cannot."""
-    with atomic_write(path) as partial:
-        save_file({name: tensor.half().cpu() for name, tensor in recognizer.state_dict().items()}, partial,
-                  {head: json.dumps(names) for head, names in NAMES.items()})
-
-
-def load(path: Path = WEIGHTS, device: str = "cpu") -> Recognizer:
-    """The judge of that file, in single precision and frozen. Raises InputError if there is none, or one of
-    another world."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist. Run {COMMAND} first.")
-    recognizer = Recognizer()
-    try:
-        with safe_open(path, "pt") as file:
-            names = {head: tuple(json.loads(text)) for head, text in (file.metadata() or {}).items()}
-            if names != NAMES:
-                raise InputError(f"{path} judges another world. Move it and {CHECKPOINT} away. "
-                                 f"Then run {COMMAND}.")
-            recognizer.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged ({type(error).__name__}). "
-                         f"Make it again by {COMMAND} --minutes 0.") from error
-    return recognizer.eval().requires_grad_(False).to(device)
 
 
 def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> None:

@@ -6,8 +6,9 @@ another machine, with a fresh optimizer.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,35 +16,51 @@ from torch import nn
 
 import weights
 from ldm import InputError, TextEncoder
-from recipe import autoencoder, codes, diffusion
+from recipe import autoencoder, codes, diffusion, encoder, resnet
 from recipe.artwork import Artwork
 from recipe.ship import set_vocabulary_norm
 from recipe.training import Training
 from textinv.commands import command
+from textinv.encoder import FILE as ENCODER
+from textinv.encoder import load_encoder
 
 COMMAND = "python -m recipe.restore"
 SETTLED = 10_000        # steps of an average that has long forgotten where it began
+CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT, resnet.CHECKPOINT)
 
 
-def restore() -> None:
-    """Writes the checkpoints of both trainings. Raises InputError if one is there, which would be lost."""
-    for path in (autoencoder.CHECKPOINT, diffusion.CHECKPOINT):
+def restore() -> list[Path]:
+    """Writes the checkpoints of all trainings whose results are shipped, and the codes that belong to them
+    unless they are there; returns the checkpoints. Raises InputError if one is there: it would be lost."""
+    for path in CHECKPOINTS:
         if path.exists():
             raise InputError(f"{path} is there already: train on from it, or move it away to begin "
                              "from weights/tiny")
+    if codes.SHIPPED.exists() and not codes.FILE.exists():
+        codes.FILE.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(codes.SHIPPED, codes.FILE)
     model = weights.load("tiny")
     denoiser = diffusion.Denoiser(model.config.diffusion.scale_factor)
     carry_over(model.text_encoder, model.tokenizer.backend.get_vocab(), denoiser.text_encoder)
     denoiser.unet.load_state_dict(model.unet.state_dict())
-    for module, path in ((model.autoencoder, autoencoder.CHECKPOINT), (denoiser, diffusion.CHECKPOINT)):
-        _save(module, path)
-        print(path)
+    unet, coder = denoiser.unet, model.autoencoder
+    _save(coder, autoencoder.CHECKPOINT, (coder.encoder.conv_in, coder.decoder.conv_out))
+    _save(denoiser, diffusion.CHECKPOINT, (unet.input_blocks[0], unet.out))
+    if (weights.TINY.parent / ENCODER).exists():
+        reader = load_encoder(model)
+        reader.norm.fill_(codes.NORM)
+        _save(reader, encoder.CHECKPOINT, (reader.conv_in, reader.out))
+    if resnet.SHIPPED.exists():
+        judge = resnet.load(resnet.SHIPPED)
+        _save(judge, resnet.CHECKPOINT, (judge.stem, judge.heads))
+    return [path for path in CHECKPOINTS if path.exists()]
 
 
 @torch.no_grad()
 def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder) -> None:
     """The text encoder of a model whose vocabulary may be another: layers as they are, embeddings by their
-    tokens (`rows`: token -> id; words, pieces, marks), names at their codes, all at the norm of training."""
+    tokens (`rows`: token -> id; words, pieces, marks), all at the norm of training. Names start at their
+    codes where the model has not been trained with codes."""
     set_vocabulary_norm(old, codes.NORM)
     state = old.state_dict()
     table = state["token_emb.weight"]
@@ -53,12 +70,11 @@ def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder) -> None
     new.load_state_dict(shared, strict=False)
     new.token_emb.weight.mul_(codes.NORM / new.token_emb.weight.norm(dim=1).mean())
     diffusion.set_names(new, kept)
-    diffusion.set_names(new, codes.name_codes(Artwork()))
+    if not codes.SHIPPED.exists():
+        diffusion.set_names(new, codes.name_codes(Artwork()))
 
 
-def _save(module: nn.Module, path: Path) -> None:
-    outer = ((module.unet.input_blocks[0], module.unet.out) if isinstance(module, diffusion.Denoiser) else
-             (module.encoder.conv_in, module.decoder.conv_out))
+def _save(module: nn.Module, path: Path, outer: Iterable[nn.Module]) -> None:
     training = Training(module.requires_grad_(), path, outer=outer)
     training.averaged.steps = SETTLED
     training.save()
@@ -67,7 +83,8 @@ def _save(module: nn.Module, path: Path) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0]).parse_args(argv)
-    restore()
+    for path in restore():
+        print(path)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Last stage: puts what the others have trained into weights/tiny, in half precision, where
-`weights.load("tiny")` finds it.
+`weights.load("tiny")` finds it. Codes and judge, which only the recipe needs, go to recipe/shipped.
 
     python -m recipe.ship
 """
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import weights
 from ldm import InputError
 from ldm.text_encoder import SelfAttention, TextEncoder
-from recipe import diffusion, encoder, judge, vocabulary
+from recipe import codes, diffusion, encoder, judge, resnet, vocabulary
 from textinv.commands import command
 
 COMMAND = "python -m recipe.ship"
@@ -41,10 +41,10 @@ def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
     return before
 
 
-def ship(folder: Path) -> list[Path]:
+def ship(folder: Path, own: Path) -> list[Path]:
     """Writes model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP where they have been
-    trained; returns the files. Raises InputError before the stages that come first, or if a weight
-    overflows half precision."""
+    trained; the codes, and the judge where it has been, into the folder `own`. Returns the files. Raises
+    InputError before the stages that come first, or if a weight overflows half precision."""
     model, _ = diffusion.load("cpu")
     scale = NORM / set_vocabulary_norm(model.text_encoder, NORM)
     half = model.half()
@@ -53,27 +53,35 @@ def ship(folder: Path) -> list[Path]:
         raise InputError(f"{overflowed[0]} overflows half precision: "
                          "train further, or with more weight decay")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for place in (folder, own):
+            place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(vocabulary.OUT, folder / "vocab.txt")
         if judge.FOLDER.is_dir():
             shutil.copytree(judge.FOLDER, folder / "clip", dirs_exist_ok=True)
+        if resnet.WEIGHTS.exists():
+            shutil.copyfile(resnet.WEIGHTS, own / resnet.SHIPPED.name)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): check the free space") from error
     weights.save(half, folder / "model.safetensors")
+    save_file({name: tensor.half() for name, tensor in load_file(codes.FILE).items()},
+              own / codes.SHIPPED.name)
     if encoder.CHECKPOINT.exists():
         reader, _ = encoder.load()
         reader.norm.mul_(scale)
         save_file({name: tensor.half() for name, tensor in reader.state_dict().items()},
                   folder / "encoder.safetensors")
     diffusion.sheet(weights.load(folder / "model.safetensors", dtype=torch.float32), folder / "samples.png")
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for place in (folder, own) for path in place.rglob("*") if path.is_file())
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=weights.TINY.parent, help="(default: weights/tiny)")
-    for path in ship(parser.parse_args(argv).folder):
+    parser.add_argument("--own", type=Path, default=codes.SHIPPED.parent,
+                        help="where what only the recipe needs goes (default: recipe/shipped)")
+    options = parser.parse_args(argv)
+    for path in ship(options.folder, options.own):
         print(f"{path.stat().st_size / 1e6:6.2f} MB  {path}")
 
 

@@ -6,10 +6,10 @@ from PIL import Image
 
 import textinv
 from ldm import InputError
-from recipe import editing, recognizer, shots
+from recipe import editing, resnet, shots
 from recipe.editing import Bench, category_classifier
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN
-from recipe.recognizer import INDEX, NAMES, Recognizer
+from recipe.resnet import INDEX, NAMES, Recognizer
 
 
 class Judge:
@@ -122,7 +122,7 @@ def test_baselines_are_judged_like_the_word(taught, judge, monkeypatch):
 
 
 def test_the_command(taught, judge, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recognizer, "load", lambda **options: judge)
+    monkeypatch.setattr(resnet, "load", lambda **options: judge)
     monkeypatch.setattr(editing.weights, "load", lambda source, device: taught[0])
     assert editing.main(["compositions", "--quick", "--out", str(tmp_path / "new")]) == 0
     assert "a photo of a <fox> next to a <mushroom>: fox " in (tmp_path / "new/compositions.md").read_text()

@@ -10,10 +10,10 @@ from PIL import Image
 
 import textinv
 import weights
-from recipe import recognize, recognizer, shots
+from recipe import recognize, resnet, shots
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES
 from recipe.recognize import PROMPTS, Row, Source
-from recipe.recognizer import INDEX, NAMES, Recognizer
+from recipe.resnet import INDEX, NAMES, Recognizer
 
 PLAIN, BEACH, RED = PROMPTS["object"]
 
@@ -66,10 +66,10 @@ def taught(monkeypatch):
 def judge(tmp_path, monkeypatch):
     """An untrained one, written where it belongs."""
     path = tmp_path / "judge.safetensors"
-    monkeypatch.setattr(recognizer, "load", functools.partial(recognizer.load, path))
+    monkeypatch.setattr(resnet, "load", functools.partial(resnet.load, path))
     torch.manual_seed(0)
-    recognizer.save(Recognizer(), path)
-    return recognizer.load()
+    resnet.save(Recognizer(), path)
+    return resnet.load()
 
 
 def size_of(path):
@@ -275,6 +275,6 @@ def test_bad_options_are_one_line(judge, options, message, tmp_path, capsys):
 
 
 def test_without_a_judge_the_command_says_what_to_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recognizer, "load", functools.partial(recognizer.load, tmp_path / "none"))
+    monkeypatch.setattr(resnet, "load", functools.partial(resnet.load, tmp_path / "none"))
     assert recognize.main(["--quick", "--out", str(tmp_path)]) == 2
     assert "Run python -m recipe.recognizer first" in capsys.readouterr().err

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 import weights
-from recipe import autoencoder, codes, diffusion, restore, ship, vocabulary
-from recipe.training import Training
+from recipe import autoencoder, codes, diffusion, encoder, resnet, restore, ship, vocabulary
+from recipe.training import Training, averaged_weights
 from textinv.initialization import vocabulary_norm
 
 
@@ -26,6 +26,44 @@ def test_what_is_shipped_can_be_trained_on(workshop, capsys):
     error = capsys.readouterr().err
     assert "move it away" in error and error.count("\n") == 1
     assert diffusion.CHECKPOINT.read_bytes() == before
+
+
+def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
+    """With codes, judge and encoder, through files in half precision; names keep what they have learned."""
+    restore.restore()
+    state = torch.load(diffusion.CHECKPOINT, weights_only=True)
+    learned = vocabulary.tokens().index("cat")
+    state["averaged"]["weights"]["text_encoder.token_emb.weight"][learned] += 1
+    torch.save(state, diffusion.CHECKPOINT)
+    torch.manual_seed(0)
+    reader, judge = encoder.new_encoder(), resnet.Recognizer()
+    Training(reader, encoder.CHECKPOINT, outer=(reader.conv_in, reader.out)).save()
+    resnet.save(judge, resnet.WEIGHTS)
+    monkeypatch.setattr(diffusion, "sheet", lambda model, path: None)
+    folder, own = workshop / "tiny", workshop / "own"
+    assert ship.main(["--folder", str(folder), "--own", str(own)]) == 0
+    before, known = diffusion.load("cpu")[0], codes.FILE.read_bytes()
+    for path in workshop.glob("recipe-work/*.*"):
+        if path.name != vocabulary.OUT.name:
+            path.unlink()
+    monkeypatch.setattr(weights, "TINY", folder / "model.safetensors")
+    monkeypatch.setattr(codes, "SHIPPED", own / "codes.safetensors")
+    monkeypatch.setattr(resnet, "SHIPPED", own / "recognizer.safetensors")
+    capsys.readouterr()
+    assert restore.main([]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    after = diffusion.load("cpu")[0]
+    prompts = ["a photo of a cat", "a penguin on the beach"]
+    assert (after.context(prompts) - before.context(prompts)).abs().max() < 0.01
+    theirs = before.text_encoder.token_emb.weight[learned]
+    torch.testing.assert_close(after.text_encoder.token_emb.weight[learned], theirs, rtol=1e-2, atol=1e-2)
+    assert len(codes.FILE.read_bytes()) < 0.6 * len(known)
+    z, x = torch.randn(2, 4, 16, 16), torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(encoder.load()[0](z), reader(z), rtol=1e-2, atol=1e-2)
+    again = resnet.Recognizer()
+    again.load_state_dict(averaged_weights(resnet.CHECKPOINT, "")[0])
+    for head, logits in again(x).items():
+        torch.testing.assert_close(logits, judge(x)[head], rtol=1e-2, atol=1e-2)
 
 
 def test_words_without_a_code_mean_what_they_did(workshop):

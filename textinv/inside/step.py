@@ -17,7 +17,7 @@ from textinv.dataset import tokenize_prompts
 from textinv.images import read_images
 from textinv.inside.attention import token_names
 from textinv.inside.stages import Teller
-from textinv.inversion import Batch, sample_batch, step_generator
+from textinv.inversion import Batch, Inversion, sample_batch, step_generator
 from textinv.prompts import OBJECT
 from textinv.running.run import Run
 
@@ -97,7 +97,25 @@ def tell_step(run: Run, tell: Teller) -> Step:
     loss = tell("loss", "mean (eps - eps_hat)^2", f"{TI}, equation 2", model.loss,
                 lambda: _loss(target, batch, eps_hat))
 
-    grads = {}
+    grads = _tell_gradients(inversion, tell, loss=loss, eps_hat=eps_hat, keys_values=keys_values, c=c,
+                            embeddings=embeddings)
+    before = v.detach().clone()
+    v.grad = grads["v"]
+    tell("update of v", "v' - v of AdamW", f"{ADAMW}, algorithm 2", inversion.optimizer.step,
+         inversion.optimizer.step, show=lambda _: v.detach() - before,
+         note=f"effective rate {inversion.lr:g}, weight decay {config.decay:g}")
+    tokens = token_names(model, ids[0].tolist())
+    return Step(batch, x, posterior.mean.detach(), prompts, tokens=tokens, ids=ids,
+                is_v=ids >= text.vocab_size, embeddings=embeddings.detach(), z_t=z_t, target=target,
+                eps_hat=eps_hat.detach(), loss=loss.detach(), gradients=grads, v_before=before,
+                v_after=v.detach().clone())
+
+
+def _tell_gradients(inversion: Inversion, tell: Teller, *, loss: Tensor, eps_hat: Tensor,
+                    keys_values: list[Tensor], c: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
+    """From the loss back to v, one stage of the graph after the other."""
+    model, v, grads = inversion.model, inversion.v, {}
+    text, unet = model.text_encoder, model.unet
     grads["eps_hat"], = tell("dL/d eps_hat", "2 (eps_hat - eps) / n", "chain rule", model.loss,
                              lambda: torch.autograd.grad(loss, eps_hat), show=_only)
     through_unet = tell("dL/dK, dL/dV", "through the UNet", "chain rule", unet.denoise,
@@ -112,17 +130,7 @@ def tell_step(run: Run, tell: Teller) -> Step:
                                 lambda: torch.autograd.grad(c, embeddings, grads["c"]), show=_only)
     grads["v"], = tell("dL/dv", "sum over v's rows", "chain rule", text.embed,
                        lambda: torch.autograd.grad(embeddings, v, grads["embeddings"]), show=_only)
-
-    before = v.detach().clone()
-    v.grad = grads["v"]
-    tell("update of v", "v' - v of AdamW", f"{ADAMW}, algorithm 2", inversion.optimizer.step,
-         inversion.optimizer.step, show=lambda _: v.detach() - before,
-         note=f"effective rate {inversion.lr:g}, weight decay {config.decay:g}")
-    tokens = token_names(model, ids[0].tolist())
-    return Step(batch, x, posterior.mean.detach(), prompts, tokens=tokens, ids=ids,
-                is_v=ids >= text.vocab_size, embeddings=embeddings.detach(), z_t=z_t, target=target,
-                eps_hat=eps_hat.detach(), loss=loss.detach(), gradients=grads, v_before=before,
-                v_after=v.detach().clone())
+    return grads
 
 
 def layer_names(model: LatentDiffusion) -> list[str]:
