@@ -34,6 +34,7 @@ def model(own_model):
     (["--device", "foo"], "--device foo is not available here"),
     (["--device", "meta"], "--device meta is not"), (["--device", "xpu"], "--device xpu is not"),
     (["--seed", str(2 ** 64)], "--seed is 18446744073709551616"),
+    (["--batch", "100000000"], "--batch is 100000000. Use 1 to 4096."),
     (["--lr", "1e38"], "--lr is 1e+38. Use a number above 0 and up to 1000."),
     (["--out", "x" * 300], "File name too long"), (["--out", "x" * 300, "--resume"], "File name too long"),
     (["--images", ""], "--images is empty"), (["--images", "https://x/cat.jpg"], "is an address. Download"),

@@ -107,7 +107,7 @@ class InversionConfig:
                          choices=tuple(PRESETS))
     steps: int = option(200, "optimizer steps; more where the word is not yet recognizable", minimum=1,
                         may_change=True)
-    batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
+    batch: int = option(4, "images per step; fewer if memory runs out", minimum=1, maximum=4096)
     accumulate: int = option(1, "gradient accumulation: batches per optimizer step; raise it instead of the "
                              "batch if memory is short", minimum=1)
     lr: float = option(0.005, "base learning rate, times batch x accumulate x processes the effective one; "

@@ -115,7 +115,7 @@ class SamplingOptions:
     seed: int = value(minimum=0, maximum=MAX_SEED)
     steps: int = value(minimum=1)
     guidance: float = value(minimum=-1000, maximum=1000)
-    batch: int = value(minimum=1)
+    batch: int = value(minimum=1, maximum=4096)
 
     def __post_init__(self) -> None:
         check(self)
