@@ -29,7 +29,7 @@ from weights.vocabularies import read_vocabulary
 
 SIZES = {
     # the sizes of the embedded default: 64x64 images
-    "tiny": LDMConfig(
+    "small": LDMConfig(
         autoencoder=AutoencoderConfig(channels=(32, 64, 96), num_res_blocks=1),
         unet=UNetConfig(channels=(64, 128, 160), attention=(False, True, True), num_res_blocks=1, heads=4,
                         context_dim=192),

@@ -16,7 +16,7 @@ from ldm import LatentDiffusion
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--size", choices=SIZES, nargs="+", default=["tiny", "mid"])
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["small", "mid"])
     parser.add_argument("--batch", type=int, default=2, help="images at a time")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--guidance", type=float, default=5.0)

@@ -73,7 +73,7 @@ def main(args: argparse.Namespace) -> None:
 
 def load(args: argparse.Namespace, dtype: torch.dtype) -> LatentDiffusion:
     """The model of --weights, or of random weights. Raises InputError."""
-    if args.random if args.random is not None else args.weights in SIZES and args.weights != "tiny":
+    if args.random if args.random is not None else args.weights in SIZES:
         if args.weights not in SIZES:
             raise InputError(f"{args.weights}: no size of random weights: give one of {', '.join(SIZES)}")
         return random_model(args.weights, args.device, dtype)

@@ -24,7 +24,7 @@ from ldm import Autoencoder
 from ldm.model import to_images
 from recipe import data
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, add_dtype_option, averaged_weights
 from textinv.commands import command
 
 COMMAND = "python -m recipe.autoencoder"
@@ -90,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="0 only measures (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
+    add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
     parser.add_argument("--device", default="cpu")
@@ -98,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     checked = {name: data.read(name).pixels for name in CHECKED}
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
-    training = Training(autoencoder, CHECKPOINT,
-                        outer=(autoencoder.encoder.conv_in, autoencoder.decoder.conv_out))
+    outer = (autoencoder.encoder.conv_in, autoencoder.decoder.conv_out)
+    training = Training(autoencoder, CHECKPOINT, outer=outer, dtype=options.dtype)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values

@@ -39,7 +39,7 @@ from recipe.filters import pick
 from recipe.objects import CATEGORIES, OBJECTS, STYLES, article
 from recipe.scenery import SIZE
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, add_dtype_option, averaged_weights
 from recipe.world import Choices, compose
 from textinv.commands import command
 from weights.clip import Clip, embed_ids, embed_x, transformers
@@ -166,7 +166,7 @@ def train(options: argparse.Namespace) -> None:
     artwork, tokenizer, device = Artwork(options.artwork), diffusion.tokenizer(), options.device
     torch.manual_seed(0)
     model = new_model().to(device)
-    training = Training(model, CHECKPOINT, outer=outer_layers(model))
+    training = Training(model, CHECKPOINT, outer=outer_layers(model), dtype=options.dtype)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         seed = torch.randint(2 ** 62, (), generator=generator).item()
@@ -194,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=judge.COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=30, help="0 only measures (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
+    add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--device", default="cpu")

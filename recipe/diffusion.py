@@ -31,7 +31,7 @@ from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights, join, meet
+from recipe.training import Training, add_dtype_option, averaged_weights, join, meet
 from textinv.commands import command
 from weights.vocabularies import read_vocabulary
 
@@ -200,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=120,
                         help="0 only draws samples (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
+    add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
     parser.add_argument("--average", type=float, default=0.999,
@@ -217,7 +218,7 @@ def train(options: argparse.Namespace) -> None:
     denoiser, timesteps = Denoiser(scale_factor(latents)).to(device), CONFIG.diffusion.timesteps
     set_names(denoiser.text_encoder, codes.name_codes(Artwork()))
     training = Training(denoiser, CHECKPOINT, options.average,
-                        outer=(denoiser.unet.input_blocks[0], denoiser.unet.out))
+                        outer=(denoiser.unet.input_blocks[0], denoiser.unet.out), dtype=options.dtype)
     with torch.no_grad():
         denoiser.scale_factor.fill_(scale_factor(latents))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recipe import autoencoder, codes, data, diffusion
 from recipe.sizes import CONFIG
-from recipe.training import Training, averaged_weights
+from recipe.training import Training, add_dtype_option, averaged_weights
 from textinv.commands import command
 from textinv.encoder import WordEncoder
 
@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=15, help="0 only measures (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
+    add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
     options = parser.parse_args(argv)
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(images.codes))
     torch.manual_seed(0)
     encoder = new_encoder()
-    training = Training(encoder, CHECKPOINT, outer=(encoder.conv_in, encoder.out))
+    training = Training(encoder, CHECKPOINT, outer=(encoder.conv_in, encoder.out), dtype=options.dtype)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         some = rows[torch.randint(len(rows), (options.batch,), generator=generator)].numpy()

@@ -33,7 +33,7 @@ from recipe.captions import Scene
 from recipe.filters import ALL as FILTERS
 from recipe.objects import HELD_OUT, OBJECTS, STYLES
 from recipe.resnet import CHECKPOINT, COMMAND, INDEX, NAMES, WEIGHTS, Recognizer, load, save
-from recipe.training import Training, averaged_weights, join
+from recipe.training import Training, add_dtype_option, averaged_weights, join
 from recipe.world import Choices, compose
 from textinv.commands import command
 
@@ -111,7 +111,8 @@ def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> 
     times, changed in other ways."""
     torch.manual_seed(0)
     recognizer = Recognizer().to(options.device)
-    training = Training(recognizer, CHECKPOINT, outer=(recognizer.stem, recognizer.heads))
+    outer = (recognizer.stem, recognizer.heads)
+    training = Training(recognizer, CHECKPOINT, outer=outer, dtype=options.dtype)
     pool, fresh = [], -(-options.batch // SHOWN)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
@@ -178,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=20, help="0: do not train (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=6e-3)
+    add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--images", type=int, default=4000, help="to measure by (default: %(default)s)")
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")

@@ -105,3 +105,12 @@ def test_split_of_the_denoiser():
             "unet.input_blocks.0.0.weight", "unet.out.2.weight"} <= adamw
     assert all(p.ndim >= 2 for p in matrices) and not any("emb.weight" in names[id(p)] for p in matrices)
     assert sum(p.numel() for p in matrices) > 0.9 * sum(p.numel() for p in module.parameters())
+
+
+def test_float32_is_as_exact_as_it_says():
+    """U V^T has the singular vectors of g, so U V^T g^T is symmetric up to the rounding of either type."""
+    torch.manual_seed(0)
+    g = torch.randn(20, 30)
+    asymmetry = {dtype: ((s := orthogonal(g, dtype=dtype) @ g.T) - s.T).norm() / s.norm()
+                 for dtype in (torch.float32, torch.bfloat16)}
+    assert asymmetry[torch.float32] < 1e-4 < 1e-3 < asymmetry[torch.bfloat16] < 0.1

@@ -149,7 +149,8 @@ def test_batches_are_of_a_pool_that_is_renewed(blobs, work, monkeypatch):
         torch.full((count, 3, 64, 64), float(len(counts))), torch.zeros(count, 3, dtype=torch.long)))
     monkeypatch.setattr(recognizer.Training, "run", lambda self, minutes, lr, loss_of_batch, **options: (
         loss_of_batch(self.generator) for _ in range(15)))
-    recognizer.train(argparse.Namespace(device="cpu", batch=16, minutes=1, lr=1e-3), None, None)
+    options = argparse.Namespace(device="cpu", batch=16, minutes=1, lr=1e-3, dtype="float32")
+    recognizer.train(options, None, None)
     assert counts == [16, 16, 16, *[4] * 12]
     ages = [i + 1 - x[:, 0, 0, 0] for i, x in enumerate(drawn)]
     assert all(len(x) == 16 for x in drawn) and all(0 <= age.min() and age.max() <= 10 for age in ages)
