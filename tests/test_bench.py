@@ -3,9 +3,12 @@ are not for tests."""
 from dataclasses import replace
 
 import pytest
+import torch
 
-from bench import words
+import ldm.unet
+from bench import observer, words
 from bench.timing import compare
+from ldm.attention import attention
 from textinv.commands.train import parse
 
 
@@ -40,3 +43,12 @@ def test_ratios_are_of_the_pairs(capsys):
     figures = compare({name: lambda one=one: next(one) for name, one in values.items()}, pairs=3)
     assert figures["ours"] == [1.0, 3.0, 2.0]
     assert "0.50 x theirs (0.25 to 1.00)" in capsys.readouterr().out
+
+
+def test_the_kernel_without_an_observer_is_the_same_and_put_back():
+    q, k, v = torch.randn(3, 2, 5, 16)
+    for causal in (False, True):
+        assert torch.equal(observer.unobserved(q, k, v, 4, causal), attention(q, k, v, 4, causal))
+    seen = []
+    observer._with_kernel(observer.unobserved, lambda: seen.append(ldm.unet.attention), "cpu")
+    assert seen == [observer.unobserved] and ldm.unet.attention is attention
