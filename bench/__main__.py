@@ -5,11 +5,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import attention, load, memory, observer, resume, sample, train, words
+from bench import attention, audit, load, memory, observer, play, resume, sample, train, words
 from textinv.commands import command
 
-COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention,
-            "memory": memory, "observer": observer, "resume": resume, "words": words}
+COMMANDS = {"sample": sample, "load": load, "train": train, "attention": attention, "audit": audit,
+            "memory": memory, "observer": observer, "play": play, "resume": resume, "words": words}
 
 
 @command
