@@ -15,10 +15,9 @@ from textinv.inside.overlays import overlay, sheet
 
 @pytest.fixture(scope="module")
 def tiny():
-    """The embedded default with a word for the fox, learned with the default options. Tests must not change
-    it."""
+    """The embedded default with a word for the fox. Tests must not change it."""
     model = weights.load("tiny")
-    config = textinv.InversionConfig(init="wolf", eval_every=0)
+    config = textinv.InversionConfig(init="wolf", steps=100, eval_every=0)
     textinv.patch(model, textinv.invert(model, "examples/fox", config))
     return model
 

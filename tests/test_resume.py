@@ -60,7 +60,7 @@ def test_many_kills_leave_no_trace(whole, image_dir, tmp_path):
     """SIGKILL in the midst of steps, writes and measurements, at random moments."""
     out, rng, kills = tmp_path / "killed", random.Random(0), 0
     begin = [sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--preview-every", "0",
-             "--dtype", "float32", *options(image_dir, out, **{"save-every": 1, "steps": 60})]
+             "--dtype", "float32", *options(image_dir, out, **{"save-every": 1, "steps": 40})]
     while True:
         resume = (out / "config.json").exists()
         process = subprocess.Popen([*begin, *["--resume"] * resume], cwd=ROOT, stdout=subprocess.PIPE,
@@ -77,7 +77,7 @@ def test_many_kills_leave_no_trace(whole, image_dir, tmp_path):
             break
     assert process.returncode == 0 and kills >= 2, said
     undisturbed = tmp_path / "undisturbed"
-    assert train_word(*options(image_dir, undisturbed, **{"save-every": 1, "steps": 60})) == 0
+    assert train_word(*options(image_dir, undisturbed, **{"save-every": 1, "steps": 40})) == 0
     assert_same_run(undisturbed, out)
 
 
