@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ldm import InputError
 from recipe.muon import Muon, split
+from textinv.running.options import resolve_dtype
 from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
@@ -30,9 +31,9 @@ MUON_RATE = 2.0
 
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
     """The option of `Training`'s dtype."""
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16",
-                        help="of products and convolutions; float32 is the faster one on some processors "
-                        "(default: %(default)s)")
+    parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
+                        help="of products and convolutions; auto is the faster one here (default: "
+                        "%(default)s)")
 
 
 class Averaged:
@@ -65,8 +66,10 @@ class Training:
 
     def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
                  seed: int = 0, outer: Iterable[nn.Module] = (), muon: bool = True,
-                 dtype: str = "bfloat16"):
-        self.module, self.path, self.dtype = module, path, getattr(torch, dtype)
+                 dtype: str = "auto"):
+        self.module, self.path = module, path
+        device = next(module.parameters()).device
+        self.dtype: torch.dtype = getattr(torch, resolve_dtype(dtype, device.type))
         self.rank, self.world_size = join()
         matrices, others = split(module, outer) if muon else ([], list(module.parameters()))
         self.optimizers: dict[str, torch.optim.Optimizer] = {

@@ -88,14 +88,14 @@ def test_without_mirrored_images(image_dir, tmp_path, capsys):
 @pytest.mark.parametrize("has_it, dtype", [(True, "bfloat16"), (False, "float32")])
 def test_auto_dtype_is_recorded_and_kept(has_it, dtype, image_dir, tmp_path, monkeypatch, capsys):
     """The command without --dtype: a run keeps what it began with, on whatever processor it is resumed."""
-    monkeypatch.setattr(options, "cpu_has_bfloat16", lambda: has_it)
+    monkeypatch.setattr(options, "cpu_has_fast_bfloat16", lambda: has_it)
     out = tmp_path / "run"
     assert train.main(["--weights", MODEL, "--images", str(image_dir), "--init", "cat", "--out", str(out),
                        "--steps", "2", "--batch", "2", "--preview-every", "0", "--eval-every", "1"]) == 0
     concept = textinv.Concept.load(out)
     assert concept.info["dtype"] == dtype and json.loads((out / "config.json").read_text())["dtype"] == dtype
     assert not torch.equal(concept.vectors, torch.tensor(concept.info["init_vectors"]))
-    monkeypatch.setattr(options, "cpu_has_bfloat16", lambda: not has_it)
+    monkeypatch.setattr(options, "cpu_has_fast_bfloat16", lambda: not has_it)
     assert train.main(["--resume", "--out", str(out), "--steps", "3"]) == 0
     assert f"frozen model on cpu, {dtype}" in capsys.readouterr().out
     assert textinv.Concept.load(out).info["dtype"] == dtype

@@ -27,9 +27,9 @@ def test_values_without_meaning_are_refused(given, message):
 
 
 def test_auto_is_a_fixed_rule(monkeypatch):
-    """bfloat16 where the hardware multiplies it; what is asked for stays."""
+    """bfloat16 where it is faster; what is asked for stays."""
     for has_it, dtype in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr(options, "cpu_has_bfloat16", lambda has_it=has_it: has_it)
+        monkeypatch.setattr(options, "cpu_has_fast_bfloat16", lambda has_it=has_it: has_it)
         assert resolve_dtype("auto", "cpu") == dtype and resolve_dtype("auto", "cuda") == "bfloat16"
         assert [resolve_dtype(dtype, "cpu") for dtype in ("float32", "bfloat16")] == ["float32", "bfloat16"]
         assert resolve_dtype("auto", "mps") == "float32"
@@ -51,14 +51,16 @@ def test_a_device_that_is_not_here_is_refused(device):
 
 
 @pytest.mark.parametrize("names, has_it", [
-    (["avx2"], False), (["avx2", "avx512_bf16"], True), (["amx_bf16"], True), (["avx512_fp16"], False)])
+    (["avx2", "sse4a"], False), (["avx2", "avx512_bf16"], False), (["avx512_bf16", "sse4a"], True),
+    (["amx_bf16"], True), (["avx512_fp16"], False)])
 def test_what_a_cpu_says(names, has_it, monkeypatch):
     """By PyTorch's own list of capabilities, or by Linux's where that is older."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True), raising=False)
-    assert options.cpu_has_bfloat16() == has_it
+    listed = dict.fromkeys(("amx_bf16", "avx512_bf16", "sse4a"), False) | dict.fromkeys(names, True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: listed, raising=False)
+    assert options.cpu_has_fast_bfloat16() == has_it
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     monkeypatch.setattr(Path, "read_text", lambda self: f"flags\t\t: fpu {' '.join(names)}\n")
-    assert options.cpu_has_bfloat16() == has_it
+    assert options.cpu_has_fast_bfloat16() == has_it
 
 
 def test_a_cpu_that_says_nothing(monkeypatch):
@@ -67,4 +69,4 @@ def test_a_cpu_that_says_nothing(monkeypatch):
 
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     monkeypatch.setattr(Path, "read_text", missing)
-    assert not options.cpu_has_bfloat16()
+    assert not options.cpu_has_fast_bfloat16()

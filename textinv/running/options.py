@@ -120,23 +120,22 @@ def resolve_device(device: str) -> str:
 
 def resolve_dtype(dtype: str, device: str) -> str:
     """The precision that "auto" stands for on a device, by a fixed rule: bfloat16 on an accelerator, and on a
-    CPU that multiplies it in hardware; others emulate it at a fraction of float32's speed, and so may Apple's
-    MPS."""
+    CPU that is faster in it; others emulate it at a fraction of float32's speed, and so may Apple's MPS."""
     if dtype != "auto":
         return dtype
     kind = torch.device(device).type
-    has_bfloat16 = cpu_has_bfloat16() if kind == "cpu" else kind != "mps"
+    has_bfloat16 = cpu_has_fast_bfloat16() if kind == "cpu" else kind != "mps"
     return "bfloat16" if has_bfloat16 else "float32"
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16 (AVX512-BF16 or AMX). Older versions of
-    PyTorch have no public way to say so; there only Linux is asked."""
+def cpu_has_fast_bfloat16() -> bool:
+    """Whether products of bfloat16 are faster on this CPU than those of float32: with AMX, or with
+    AVX512-BF16 of AMD. Intel's AVX512-BF16 alone does 0.7 x as many steps as float32 (bench/NOTES.md). Older versions of PyTorch have no public way to say so; there only Linux is asked."""
     if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    try:
-        flags = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+    else:
+        try:
+            flags = set(Path("/proc/cpuinfo").read_text().split())
+        except OSError:
+            return False
+    return "amx_bf16" in flags or {"avx512_bf16", "sse4a"} <= flags         # SSE4a is AMD's own
