@@ -130,7 +130,8 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 def cpu_has_fast_bfloat16() -> bool:
     """Whether products of bfloat16 are faster on this CPU than those of float32: with AMX, or with
-    AVX512-BF16 of AMD. Intel's AVX512-BF16 alone does 0.7 x as many steps as float32 (bench/NOTES.md). Older versions of PyTorch have no public way to say so; there only Linux is asked."""
+    AVX512-BF16 of AMD. Intel's AVX512-BF16 alone does 0.7 x as many steps as float32 (bench/NOTES.md). Older
+    versions of PyTorch have no public way to say so; there only Linux is asked."""
     if hasattr(torch.cpu, "get_capabilities"):
         flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
     else:
