@@ -18,6 +18,7 @@ from recipe.filters import pick
 from recipe.looks import LOOKS
 from recipe.objects import CATEGORIES, OBJECTS, SEEN, SEEN_STYLES, article
 from recipe.sprites import TINTS
+from textinv.prompts import OBJECT as PAPER_TEMPLATES
 
 
 @dataclass(frozen=True)
@@ -44,31 +45,22 @@ NAMELESS = "nameless"
 SLOTS = ("<object>", "<second>", "<style>")
 RELATIONS = ("next to", "holding", "on top of")
 
-# Template -> the look that it asks for. "Nice", "cool", "good", "weird", "my", "one" promise
-# nothing to the eye.
-PAPER_TEMPLATES = {
-    "a photo of a {}": "", "a rendering of a {}": "rendering", "a cropped photo of the {}": "cropped",
-    "the photo of a {}": "", "a photo of a clean {}": "clean", "a photo of a dirty {}": "dirty",
-    "a dark photo of the {}": "dark", "a photo of my {}": "", "a photo of the cool {}": "",
-    "a close-up photo of a {}": "close-up", "a bright photo of the {}": "bright",
-    "a cropped photo of a {}": "cropped", "a photo of the {}": "", "a good photo of the {}": "",
-    "a photo of one {}": "", "a close-up photo of the {}": "close-up", "a rendition of the {}": "rendering",
-    "a photo of the clean {}": "clean", "a rendition of a {}": "rendering", "a photo of a nice {}": "",
-    "a good photo of a {}": "", "a photo of the nice {}": "", "a photo of the small {}": "small",
-    "a photo of the weird {}": "", "a photo of the large {}": "large", "a photo of a cool {}": "",
-    "a photo of a small {}": "small",
-}
-MORE_TEMPLATES = {
-    "a {}": "", "the {}": "", "a picture of a {}": "", "an image of a {}": "", "a painting of a {}": "",
-    "a drawing of a {}": "", "a dark photo of a {}": "dark", "a dark painting of a {}": "dark",
-    "a bright photo of a {}": "bright", "a bright picture of a {}": "bright",
-    "a close-up of a {}": "close-up", "a small {}": "small", "a large {}": "large",
-    "a photo of a large {}": "large", "a dirty {}": "dirty", "a clean {}": "clean",
-    "a photo of the dirty {}": "dirty", "a rendering of the {}": "rendering",
-    "a cropped picture of a {}": "cropped",
-}
-_ALL = {**PAPER_TEMPLATES, **MORE_TEMPLATES}
-TEMPLATES = {look: tuple(text for text, asked in _ALL.items() if asked == look) for look in ("", *LOOKS)}
+MORE_TEMPLATES = (
+    "a {}", "the {}", "a picture of a {}", "an image of a {}", "a painting of a {}", "a drawing of a {}",
+    "a dark photo of a {}", "a dark painting of a {}", "a bright photo of a {}", "a bright picture of a {}",
+    "a close-up of a {}", "a small {}", "a large {}", "a photo of a large {}", "a dirty {}", "a clean {}",
+    "a photo of the dirty {}", "a rendering of the {}", "a cropped picture of a {}")
+
+
+def asked_look(template: str) -> str:
+    """The look that a template asks for. "Nice", "cool", "good", "weird", "my", "one" promise nothing to the
+    eye."""
+    words = template.replace("rendition", "rendering").split()
+    return next((look for look in LOOKS if look in words), "")
+
+
+TEMPLATES = {look: tuple(text for text in (*PAPER_TEMPLATES, *MORE_TEMPLATES) if asked_look(text) == look)
+             for look in ("", *LOOKS)}
 EFFECT_TEMPLATES = ("{effect} of a {}", "{effect} of the {}")
 MEDIUMS = {"mosaic": "mosaic", "sketch": "black and white sketch", "watercolor": "watercolor painting",
            "oil": "oil painting", "neon": "neon picture", "comic": "comic drawing", "sepia": "sepia photo",
@@ -146,7 +138,7 @@ def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
 
 def words() -> set[str]:
     """Every word of every caption about what is seen in training."""
-    texts = [*_ALL, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS, *MEDIUMS, *MEDIUMS.values(),
-             *LOOKS, *SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, "an",
+    texts = [*PAPER_TEMPLATES, *MORE_TEMPLATES, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS,
+             *MEDIUMS, *MEDIUMS.values(), *LOOKS, *SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, "an",
              *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases)]
     return set(re.findall(r"[a-z]+", " ".join(texts).replace("{effect}", "")))

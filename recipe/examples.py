@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldm import InputError
-from recipe import filters, scenery, sheets
+from recipe import filters, scenery, sheets, sprites
 from recipe.artwork import FOLDER, Artwork
 from recipe.backdrops import BACKDROPS
 from recipe.filters import Filter
@@ -34,6 +34,7 @@ from textinv.commands import command
 from textinv.decoding import ORIENTATION
 
 COMMAND = "python -m recipe.examples"
+SHADOW = sprites.Shadow(height=6, below=2, dark=0.5, beside=(3, 4), blur=3)
 
 _LICENCES = {
     "cartoon": "Noto Emoji, Apache License 2.0",
@@ -56,7 +57,8 @@ def take(shot: Shot, artwork: Artwork) -> Image.Image:
         image = Image.new("RGBA", shot.view.size)
         image.paste(sprite, (x, y))
         return image
-    image = _shaded(_backdrop(rng, shot.background, shot.view.size), sprite, x, y, ground is not None)
+    image = sprites.shaded(_backdrop(rng, shot.background, shot.view.size), sprite, (x, y), SHADOW,
+                           standing=ground is not None)
     image.paste(sprite, (x, y), sprite)
     return _filtered(image, filters.ALL[shot.effect](rng)) if shot.effect else image
 
@@ -106,19 +108,6 @@ def _corner(rng: np.random.Generator, size: tuple[int, int], frame: tuple[int, i
         feet = frame[1] - (1 - rng.uniform(*ground)) * max(frame)
         y = int(min(max(feet - size[1], top), bottom))
     return x, y
-
-
-def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: bool) -> Image.Image:
-    """The image with the sprite's shadow, as `world` casts it."""
-    shadow, alpha = Image.new("L", image.size), sprite.getchannel("A")
-    if standing:
-        height = max(6, sprite.width // 7)
-        flat = alpha.resize((sprite.width, height), Image.Resampling.BILINEAR)
-        shadow.paste(flat.point(lambda value: value * 0.5), (x, y + sprite.height - height // 2 - 2))
-    else:
-        shadow.paste(alpha.point(lambda value: value * 0.4), (x + 3, y + 4))
-    shadow = shadow.filter(ImageFilter.GaussianBlur(3))
-    return Image.composite(Image.new("RGB", image.size, (12, 12, 24)), image, shadow)
 
 
 def encode(image: Image.Image, view: View, orientation: int) -> bytes:

@@ -6,8 +6,10 @@ Sprites are RGBA images; none is changed in place.
 """
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 # hue in [0, 1), the same for all pixels that have a hue; saturation and light by which a pixel's are scaled
 TINTS = {"red": (0.0, 1.0, 1.0), "orange": (0.075, 1.1, 1.0), "yellow": (0.14, 1.1, 1.15),
@@ -16,12 +18,39 @@ TINTS = {"red": (0.0, 1.0, 1.0), "orange": (0.075, 1.1, 1.0), "yellow": (0.14, 1
 COMBINED = 0.33                 # of the changed sprites consist of two things
 
 
+@dataclass(frozen=True)
+class Shadow:
+    """How a sprite's shadow is cast, in pixels; its darkness is in parts of black."""
+    height: int                     # at least, under the feet
+    below: int
+    dark: float
+    beside: tuple[int, int]         # on a wall
+    blur: float
+
+
 def tinted(sprite: Image.Image, color: str) -> Image.Image:
     """The sprite in that color, its shading kept: whites, blacks and grays become a little of it as well."""
     hue, saturation, light = TINTS[color]
     _, s, v = _hsv(sprite)
     s = np.clip(np.maximum(s, 0.55 * (v > 0.25)) * saturation, 0, 1)
     return _image(np.full_like(s, hue), s, np.clip(v * light, 0, 1), sprite)
+
+
+def shaded(image: Image.Image, sprite: Image.Image, corner: tuple[int, int], shadow: Shadow,
+           standing: bool) -> Image.Image:
+    """The image with the sprite's shadow: under its feet, or on the wall close behind it, where it also keeps
+    a white object visible on white."""
+    x, y = corner
+    cast, alpha = Image.new("L", image.size), sprite.getchannel("A")
+    if standing:
+        height = max(shadow.height, sprite.width // 7)
+        flat = alpha.resize((sprite.width, height), Image.Resampling.BILINEAR)
+        cast.paste(flat.point(lambda value: value * shadow.dark),
+                   (x, y + sprite.height - height // 2 - shadow.below))
+    else:
+        cast.paste(alpha.point(lambda value: value * 0.4), (x + shadow.beside[0], y + shadow.beside[1]))
+    cast = cast.filter(ImageFilter.GaussianBlur(shadow.blur))
+    return Image.composite(Image.new("RGB", image.size, (12, 12, 24)), image, cast)
 
 
 def changed(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -> Image.Image:

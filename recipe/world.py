@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from ldm import InputError
 from recipe import filters, looks, sheets, sprites
@@ -34,6 +34,7 @@ from recipe.scenery import SIZE
 from textinv.commands import command
 
 COMMAND = "python -m recipe.world"
+SHADOW = sprites.Shadow(height=3, below=1, dark=0.45, beside=(1, 1), blur=1.5)
 
 # The longest sides of the first and the second object, in pixels.
 _PAIR_SIZES = {"next to": ((24, 30), (24, 30)), "holding": ((34, 50), (17, 22)),
@@ -177,7 +178,7 @@ def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork, figures: list
         placed = [(sprite, *_corner(rng, scene.look, sprite.size, backdrop))]
     for sprite, x, y in placed:
         if scene.look not in ("close-up", "cropped"):
-            image = _shaded(image, sprite, x, y, standing=backdrop.ground is not None)
+            image = sprites.shaded(image, sprite, (x, y), SHADOW, standing=backdrop.ground is not None)
         image.paste(sprite, (x, y), sprite)
     if light := looks.LIGHTS.get(scene.look):
         return _uint8(light(rng, np.asarray(image, np.float32) / 255))
@@ -247,20 +248,6 @@ def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
     middle = int(rng.uniform(20, 44))
     return [(second, middle - second.width // 2, y + first.height - overlap),
             (first, middle - first.width // 2, y)]
-
-
-def _shaded(image: Image.Image, sprite: Image.Image, x: int, y: int, standing: bool) -> Image.Image:
-    """The image with the sprite's shadow: under its feet, or on the wall close behind it, where it also keeps
-    a white object visible on white."""
-    shadow = Image.new("L", image.size)
-    if standing:
-        height = max(3, sprite.width // 7)
-        flat = sprite.getchannel("A").resize((sprite.width, height), Image.Resampling.BILINEAR)
-        shadow.paste(flat.point(lambda alpha: alpha * 0.45), (x, y + sprite.height - height // 2 - 1))
-    else:
-        shadow.paste(sprite.getchannel("A").point(lambda alpha: alpha * 0.4), (x + 1, y + 1))
-    shadow = shadow.filter(ImageFilter.GaussianBlur(1.5))
-    return Image.composite(Image.new("RGB", image.size, (12, 12, 24)), image, shadow)
 
 
 @command
