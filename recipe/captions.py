@@ -132,7 +132,7 @@ def _effect_template(template: str, medium: str) -> str:
 def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
     """The objects by what they are called, without the first article: "glossy cat next to a glossy car"."""
     first, *second = [" ".join(filter(None, (style, scene.tint, name)))
-                      for name, _ in zip(called, scene.objects, strict=False)]
+                      for name in called[:len(scene.objects)]]
     return " ".join([first, scene.relation, article(second[0])]) if second else first
 
 

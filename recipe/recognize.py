@@ -261,8 +261,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     defaults = (8, 1, 3) if options.quick else (32, 3, 16)
-    images, seeds, objects = (default if given is None else given for given, default in zip(
-        (options.images, options.seeds, options.objects), defaults, strict=False))
+    given = (options.images, options.seeds, options.objects)
+    images, seeds, objects = (b if a is None else a for a, b in zip(given, defaults, strict=True))
     if min(images, seeds, objects) < 1:
         raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
     method = {name: value for name in ("steps", "vectors", "init")

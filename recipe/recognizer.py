@@ -118,10 +118,10 @@ def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rng = np.random.default_rng(int(torch.randint(2 ** 62, (), generator=generator)))
         x, right = batch(rng, artwork, options.batch if len(pool) < POOL else fresh)
-        pool.extend(zip(decoded(x.to(options.device), coder, generator), right, strict=False))
+        pool.extend(zip(decoded(x.to(options.device), coder, generator), right, strict=True))
         del pool[:-POOL]
         rows = torch.randint(len(pool), (options.batch,), generator=generator).tolist()
-        x, right = (torch.stack(tensors) for tensors in zip(*(pool[row] for row in rows), strict=False))
+        x, right = (torch.stack(tensors) for tensors in zip(*(pool[row] for row in rows), strict=True))
         return cross_entropy(recognizer(changed(x, generator)), right.to(options.device))
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=True):
@@ -136,7 +136,7 @@ def unseen(artwork: Artwork, coder: Autoencoder, count: int, seed: int, choices:
     for start in range(0, count, 100):
         x, right = batch(rng, artwork, min(100, count - start), choices)
         parts.append((changed(decoded(x.to(device), coder, generator), generator) if soft else x, right))
-    x, right = zip(*parts, strict=False)
+    x, right = zip(*parts, strict=True)
     return torch.cat(x), torch.cat(right)
 
 
@@ -166,7 +166,7 @@ def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: i
 def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
     """A line of the table."""
     cells = [name, str(len(right))]
-    for some, label in zip(p.values(), right.T, strict=False):
+    for some, label in zip(p.values(), right.T, strict=True):
         some, label = some[label != UNTOLD], label[label != UNTOLD]
         cells += ([f"{(some.argmax(dim=1) == label).float().mean():.1%}",
                    f"{(some.gather(1, label[:, None]) >= 0.5).float().mean():.1%}",

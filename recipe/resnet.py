@@ -58,7 +58,7 @@ class Recognizer(nn.Module):
                                   nn.GroupNorm(8, CHANNELS[0]), nn.ReLU())
         self.stages = nn.ModuleList(
             nn.Sequential(Block(before, after), *(Block(after, after) for _ in range(blocks - 1)))
-            for before, after, blocks in zip(CHANNELS, CHANNELS[1:], BLOCKS, strict=False))
+            for before, after, blocks in zip(CHANNELS[:-1], CHANNELS[1:], BLOCKS, strict=True))
         self.heads = nn.ModuleDict({head: nn.Linear(2 * CHANNELS[-1], len(NAMES[head])) for head in NAMES})
         self.register_buffer("temperature", torch.ones(len(NAMES)))
 
