@@ -43,7 +43,7 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
            "run": ("resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
            "state": ("resume_edited",), "identity": ("resume_edited",),
-           "stopping": ("processes", "resume_edited"),
+           "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
            "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
