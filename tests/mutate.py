@@ -120,7 +120,7 @@ def tests_of(path: Path) -> list[str]:
     tests = [f"tests/test_{one}.py" for one in (name, *RELATED.get(name, ()))]
     if not (found := [test for test in tests if (ROOT / test).exists()]):
         raise SystemExit(f"{path}: no tests known. Add a line to RELATED.")
-    return found
+    return [*found, f"tests/test_house.py::test_text_files_say_their_encoding[{path.as_posix()}]"]
 
 
 def noticed(copy: Path, path: Path, source: str) -> bool:
