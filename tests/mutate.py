@@ -27,7 +27,7 @@ import tokenizers  # noqa: F401
 import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
-# tests that cover a file besides the one of its name
+# tests that cover a file besides the one of its name; of a file with its folder, all of them
 RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder": ("model", "reference"),
            "unet": ("model", "reference"), "schedule": ("model", "samplers"), "model": ("reference",),
            "samplers": ("model", "reference"), "config": ("model", "weights", "weights_bad_input"),
@@ -44,6 +44,7 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
            "run": ("resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
            "state": ("resume_edited",), "identity": ("resume_edited",),
+           "running/words": ("run", "variants", "run_options", "resume_edited"),
            "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
            "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
@@ -117,7 +118,8 @@ def mutants(path: Path) -> list[tuple[str, str]]:
 def tests_of(path: Path) -> list[str]:
     """The files of tests that a file's mutants are tried on."""
     name = path.parent.name if path.stem == "__init__" else path.stem
-    tests = [f"tests/test_{one}.py" for one in (name, *RELATED.get(name, ()))]
+    tests = [f"tests/test_{one}.py" for one in RELATED.get(f"{path.parent.name}/{name}", (
+        name, *RELATED.get(name, ())))]
     if not (found := [test for test in tests if (ROOT / test).exists()]):
         raise SystemExit(f"{path}: no tests known. Add a line to RELATED.")
     return [*found, f"tests/test_house.py::test_text_files_say_their_encoding[{path.as_posix()}]"]
