@@ -42,7 +42,7 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "initialization": ("encoder", "first_hour"), "prompts": ("first_hour", "command_sample_edges"),
            "concept": ("words", "command_concept"), "images": ("first_hour",), "processes": ("commands",),
            "inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
-           "run": ("resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
+           "run": ("variants", "resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
            "state": ("resume_edited",), "identity": ("resume_edited",),
            "running/words": ("run", "variants", "run_options", "resume_edited"),
            "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
