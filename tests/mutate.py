@@ -46,7 +46,8 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "state": ("resume_edited",), "identity": ("resume_edited",),
            "running/words": ("run", "variants", "run_options", "resume_edited"),
            "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
-           "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",)}
+           "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",),
+           "formats": ("formats_foreign",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
              ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.BitOr: ast.BitAnd,

@@ -561,6 +561,10 @@ def test_a_huge_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
     assert decode(path)[0].size == (16, 24)
 
 
+def test_one_line_shows_what_would_act_on_the_terminal():
+    assert decoding.one_line("\x1b[2Jcaf\u00e9\n \u202e.png") == r"\x1b[2Jcaf" + "\u00e9" + r"\n \u202e.png"
+
+
 def test_warnings_go_to_stderr(tmp_path, capsys):
     save(tmp_path / "a.png", SQUARE)
     (tmp_path / "b.png").write_bytes(b"junk")
