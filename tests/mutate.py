@@ -27,7 +27,7 @@ import tokenizers  # noqa: F401
 import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
-# tests that cover a file besides the one of its name
+# tests that cover a file besides the one of its name; of a file with its folder, all of them
 RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder": ("model", "reference"),
            "unet": ("model", "reference"), "schedule": ("model", "samplers"), "model": ("reference",),
            "samplers": ("model", "reference"), "config": ("model", "weights", "weights_bad_input"),
@@ -36,15 +36,18 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "filling": ("weights", "weights_bad_input"), "compvis": ("weights", "weights_sd"),
            "huggingface": ("weights", "weights_sd", "weights_bad_input"),
            "huggingface_names": ("weights", "weights_sd"), "kinds": ("weights", "weights_sd"),
-           "vocabularies": ("weights", "weights_bad_input", "clip_tokenizer"), "hub": ("weights",),
+           "vocabularies": ("weights", "weights_bad_input", "clip_tokenizer"),
+           "hub": ("weights", "weights_sd", "weights_bad_input"),
            "weights": ("weights_sd", "tiny"), "files": ("folder", "pickles", "formats", "weights_bad_input"),
            "initialization": ("encoder", "first_hour"), "prompts": ("first_hour", "command_sample_edges"),
            "concept": ("words", "command_concept"), "images": ("first_hour",), "processes": ("commands",),
            "inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
-           "run": ("resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
+           "run": ("variants", "resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
            "state": ("resume_edited",), "identity": ("resume_edited",),
-           "stopping": ("processes", "resume_edited"),
-           "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",)}
+           "running/words": ("run", "variants", "run_options", "resume_edited"),
+           "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
+           "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",),
+           "formats": ("formats_foreign",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
              ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.BitOr: ast.BitAnd,
@@ -116,10 +119,11 @@ def mutants(path: Path) -> list[tuple[str, str]]:
 def tests_of(path: Path) -> list[str]:
     """The files of tests that a file's mutants are tried on."""
     name = path.parent.name if path.stem == "__init__" else path.stem
-    tests = [f"tests/test_{one}.py" for one in (name, *RELATED.get(name, ()))]
+    tests = [f"tests/test_{one}.py" for one in RELATED.get(f"{path.parent.name}/{name}", (
+        name, *RELATED.get(name, ())))]
     if not (found := [test for test in tests if (ROOT / test).exists()]):
         raise SystemExit(f"{path}: no tests known. Add a line to RELATED.")
-    return found
+    return [*found, f"tests/test_house.py::test_text_files_say_their_encoding[{path.as_posix()}]"]
 
 
 def noticed(copy: Path, path: Path, source: str) -> bool:
@@ -142,7 +146,7 @@ def fail(copy: Path, tests: list[str], *, show: bool = False) -> bool:
 
 def _run_tests(copy: Path, tests: list[str], show: bool) -> NoReturn:
     """End this process with the status of the tests, or by an alarm where they hang."""
-    signal.alarm(SECONDS)
+    signal.alarm(0 if show else SECONDS)
     os.chdir(copy)
     os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
     # Python would take a mutant of the same size and second for the one before

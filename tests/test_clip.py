@@ -46,8 +46,9 @@ def test_images_of_any_kind_are_read_and_many_at_once(small_clip, monkeypatch):
 
 
 @pytest.mark.parametrize("source, message", [
-    ("nowhere", "there is no such folder"), ("./a/b/c", "there is no such folder")])
-def test_missing_clip(source, message):
+    *((path, "there is no such folder") for path in ("nowhere", "a/b/c", "./a", "/nowhere", "~/a")),
+    ("org/name", "cannot be read as a CLIPModel")])             # a hub id, which the library looks for
+def test_missing_clip(cache, source, message):
     with pytest.raises(InputError, match=message):
         clip.load(source)
 

@@ -1,4 +1,5 @@
 """Writing files atomically: what a rename would destroy is refused, and what was there keeps its rights."""
+import errno
 import os
 import threading
 
@@ -54,6 +55,20 @@ def test_the_rights_of_other_threads_files_are_left_alone(tmp_path, monkeypatch)
     monkeypatch.setattr(os, "umask", lambda mask: changes.append(threading.current_thread()) or 0o022)
     write(tmp_path / "x")
     assert changes == [] and [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_full_disk_is_named_as_the_reason(tmp_path, monkeypatch):
+    """Also where not even the empty file fits that shows the rights of a new one."""
+    def open_full(path, mode="r", **options):
+        if "x" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return open(path, mode, **options)
+
+    monkeypatch.setattr(type(tmp_path), "open", open_full)
+    with pytest.raises(InputError, match=f"cannot be written .{os.strerror(errno.ENOSPC)}"):
+        with atomic_write(tmp_path / "x") as partial:
+            open(partial, "wb").close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_read_must_be_a_file(tmp_path):

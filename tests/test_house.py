@@ -49,6 +49,22 @@ def test_imports_are_at_the_top(path):
     assert {name for name in inner if name not in OPTIONAL and name.split(".")[0] not in OPTIONAL} == set()
 
 
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_text_files_say_their_encoding(path):
+    """Python would take the machine's, which need not be UTF-8."""
+    silent = []
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and not any(keyword.arg == "encoding" for keyword in call.keywords):
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            modes = [arg.value for arg in call.args if isinstance(arg, ast.Constant)
+                     and isinstance(arg.value, str) and set(arg.value) <= set("rwaxbt+")]
+            if (name == "read_text" and not call.args or name == "write_text" and len(call.args) < 2
+                    or name == "open" and any("b" not in mode for mode in modes)
+                    or name == "open" and isinstance(call.func, ast.Name) and not modes):
+                silent.append(ast.unparse(call))
+    assert [call for call in silent if call != "Path('/proc/cpuinfo').read_text()"] == []      # ASCII
+
+
 def public(node, prefix=""):
     """Classes and functions that a user of the module may call, with their dotted names."""
     for child in node.body:

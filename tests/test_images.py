@@ -552,6 +552,19 @@ def test_huge_images_are_reduced_to_about_the_same(tmp_path, monkeypatch, ending
         assert read_one(path, 4).views[0].mask.min() == 1
 
 
+def test_a_huge_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
+    """It never is in memory as a whole: nothing is left to reduce."""
+    path = save(tmp_path / "a.jpg", solid(RED, (64, 96)))
+    monkeypatch.setattr(decoding, "MAX_PIXELS", 16 * 24)
+    monkeypatch.setattr(decoding, "MIN_SIDE", 8)
+    monkeypatch.setattr(decoding, "_reduce", lambda image, factor: pytest.fail(f"{image.size} in memory"))
+    assert decode(path)[0].size == (16, 24)
+
+
+def test_one_line_shows_what_would_act_on_the_terminal():
+    assert decoding.one_line("\x1b[2Jcaf\u00e9\n \u202e.png") == r"\x1b[2Jcaf" + "\u00e9" + r"\n \u202e.png"
+
+
 def test_warnings_go_to_stderr(tmp_path, capsys):
     save(tmp_path / "a.png", SQUARE)
     (tmp_path / "b.png").write_bytes(b"junk")

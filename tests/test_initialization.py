@@ -91,6 +91,13 @@ def test_init_refused(model, init, why):
         start(model, init, 1)
 
 
+def test_at_most_five_words_are_suggested(model):
+    """Of "oin" and a word of two letters, both in it, 2 * 2 / 5 of the letters match; of three letters, 4/6.
+    The sixth, "ing", is as near as the fifth."""
+    with pytest.raises(InputError, match=r"'oin' \(spelled alike: on, in, one, oil, ink\)"):
+        start(model, "oin", 1)
+
+
 def test_init_of_no_vectors(model):
     with pytest.raises(InputError, match="1 or more"):
         start(model, "cat", 0)

@@ -65,6 +65,21 @@ def test_it_can_be_left_and_taken_up(model):
     assert torch.equal(whole.v, halves.v)
 
 
+def test_a_state_stays_as_it_was(model):
+    """Of the loop that it was taken from, and of one that continues from it, whose optimizer works in
+    place."""
+    whole = loop(model, steps=4)
+    steps = iter(whole)
+    next(steps), next(steps)
+    state = whole.state()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    continued = loop(model, steps=4)
+    continued.restore(state)
+    list(steps), list(continued)
+    assert torch.equal(whole.v, continued.v) and not torch.equal(whole.v.detach(), before["v"])
+    assert all(torch.equal(state[name], before[name]) for name in before)
+
+
 def test_progress_measures_v(model):
     teach(model, {"*": 2})
     inversion = loop(model, v0=start(2), lr=0.5)

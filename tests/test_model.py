@@ -384,6 +384,16 @@ def test_model_without_a_vocabulary_says_so():
         LatentDiffusion(CONFIG).context(["a cat"])
 
 
+def test_sizes_are_halved_down_to_the_last_level():
+    """By an autoencoder of three levels to 1/4, and in a UNet of four three times more: 4 * 2 * 2 * 2."""
+    unet = dataclasses.replace(CONFIG.unet, channels=(8, 8, 8, 8), attention=(False, True, False, False))
+    model = LatentDiffusion(dataclasses.replace(CONFIG, unet=unet)).eval()
+    model.tokenizer.read_from(vocabulary)
+    with pytest.raises(InputError, match="`size` is 32 x 48 pixels. Use multiples of 32"):
+        model.generate("a cat", size=(32, 48), steps=1, guidance=1)
+    assert [image.size for image in model.generate("a cat", size=(32, 64), steps=1, guidance=1)] == [(64, 32)]
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
     (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "`steps` is 0"),

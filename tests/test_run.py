@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 import textinv
@@ -78,6 +79,19 @@ def test_previews_show_the_word_as_it_is(image_dir, own_model):
     alone = [own_model.generate([prompt], steps=20, sampler="dpm++", seed=0)[0]
              for prompt in ("a photo of *", "a photo of * on the beach")]
     assert last.tobytes() == grid(alone, 1).tobytes()
+
+
+def test_the_autoencoder_is_on_the_device_for_previews_alone(image_dir, own_model, monkeypatch):
+    """Between them it takes no room there; after the run it is back where it was."""
+    moves = []
+    monkeypatch.setattr(own_model.autoencoder, "to", moves.append)
+    monkeypatch.setattr(own_model, "generate", lambda prompts, **_: moves.append("generate") or [
+        Image.new("RGB", (64, 64)) for _ in prompts])
+    with Run(own_model, image_dir, config(eval_every=0)) as run:
+        assert moves == ["cpu"]
+        run.previews(1)
+        assert moves == ["cpu", own_model.device, "generate", "generate", "cpu"]
+    assert moves[5:] == [own_model.device]
 
 
 def test_without_mirrored_images(image_dir, tmp_path, capsys):

@@ -53,6 +53,15 @@ def test_ddim_timesteps_stay_inside_the_schedule(steps, count):
     assert [t_prev for _, t_prev in pairs] == [t for t, _ in pairs[1:]] + [0]
 
 
+@pytest.mark.parametrize("name, eta, is_random", [("ddim", 0.0, False), ("dpm++", 0.0, False),
+                                                  ("ddim", 0.5, True), ("ddpm", 0.0, True)])
+def test_deterministic_samplers_leave_the_generator_alone(name, eta, is_random):
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    list(make_sampler(name, eta)(lambda z, t: z, ALPHAS, torch.ones(1, 1, 1, 2), 2, generator))
+    assert torch.equal(generator.get_state(), before) is not is_random
+
+
 def test_ddpm_timesteps_reach_the_clean_latent():
     assert ddpm_timesteps(1000, 1000) == [(t, t - 1) for t in reversed(range(1000))]
     assert ddpm_timesteps(1000, 4) == [(999, 749), (749, 499), (499, 249), (249, -1)]

@@ -97,6 +97,21 @@ def test_waiting_vectors_are_not_in_the_prompts():
     assert torch.equal(variant.prompts(ids, 5), ids)
 
 
+def test_what_is_left_of_the_prompts_keeps_its_order(monkeypatch):
+    """Also on a device whose sort may exchange what is equal, unless it is asked not to: here it reverses
+    that."""
+    sort = torch.Tensor.argsort
+
+    def unstable(tensor, dim=-1, descending=False, stable=False):
+        if stable:
+            return sort(tensor, dim=dim, descending=descending, stable=True)
+        return tensor.shape[dim] - 1 - sort(tensor.flip(dim), dim=dim, descending=descending, stable=True)
+
+    monkeypatch.setattr(torch.Tensor, "argsort", unstable)
+    ids = torch.tensor([[2, 7, 200, 201, 202, 9, 3, 0]])
+    assert progressive(5, start(3)).prompts(ids, 1).tolist() == [[2, 7, 200, 9, 3, 0, 0, 0]]
+
+
 def progressive_data():
     data = dataset()
     ids = torch.tensor([[2, 5, 200, 201, 202, 3, PADDING], [2, 9, 200, 201, 202, 3, PADDING]])

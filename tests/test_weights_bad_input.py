@@ -7,6 +7,8 @@ import random
 import shutil
 import struct
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +31,8 @@ from helpers.weight_files import (
     snapshot,
     write,
 )
-from ldm import InputError, LatentDiffusion
+from ldm import DiffusionConfig, InputError, LatentDiffusion
+from weights.filling import blank_model
 
 
 @pytest.mark.parametrize("content, cure", [
@@ -325,6 +328,33 @@ def test_config_of_a_saved_file_without_sense(tmp_path, original, compvis, part,
     values[part][key] = value
     save_file(original, tmp_path / "model.safetensors", {"ldm.config": json.dumps(values)})
     assert str(tmp_path) in error_of(weights.load, tmp_path / "model.safetensors")
+
+
+def counts_fit(config, tensors):
+    """Whether a model of the config is built where there are that many tensors."""
+    try:
+        blank_model(lambda: config, dict.fromkeys(map(str, range(tensors))), Path("a.safetensors"))
+    except InputError as error:
+        assert "its config" in str(error)
+        return False
+    return True
+
+
+def test_a_config_may_claim_as_many_blocks_as_there_are_tensors():
+    """2 of the text encoder; 3 levels of the UNet with 2 blocks down and 3 up, each with 4 transformer blocks
+    at most; 2 levels of the autoencoder with 1 down and 2 up."""
+    config = small_config()
+    config = replace(config, text=replace(config.text, layers=2),
+                     unet=replace(config.unet, num_res_blocks=2, depth=4))
+    blocks = 2 + 3 * (2 + 3) * (1 + 4) + 2 * (1 + 2)
+    assert counts_fit(config, blocks) and not counts_fit(config, blocks - 1)
+
+
+@pytest.mark.parametrize("key, least, most", [("timesteps", 1, 100_000), ("latent_size", 1, 1024)])
+def test_a_config_may_claim_sizes_within_bounds(key, least, most):
+    fit = {value: counts_fit(replace(small_config(), diffusion=DiffusionConfig(**{key: value})), 1000)
+           for value in (least - 1, least, most, most + 1)}
+    assert fit == {least - 1: False, least: True, most: True, most + 1: False}
 
 
 def test_folder_with_an_unknown_tensor(folder):
