@@ -42,7 +42,7 @@ def byte_pair_encoding(vocab: Mapping[str, int], merges: Sequence[tuple[str, str
     backend.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_PATTERN), behavior="removed", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False, special=True)
+    backend.add_special_tokens([tokenizers.AddedToken(token, normalized=False)
                                 for token in (START, END)])
     return backend
 

@@ -113,7 +113,7 @@ def _spread(vectors: Tensor, names: list[str], k: int) -> tuple[Tensor, str]:
     """m vectors -> k vectors, and how."""
     m, listed = len(vectors), ", ".join(names)
     if k < m:
-        mean = vectors.mean(dim=0, keepdim=True)
+        mean = vectors.mean(dim=0)
         return mean.repeat(k, 1), f"the mean of {listed}" + f", {k} times" * (k > 1)
     v = torch.cat([vectors, vectors[-1:].repeat(k - m, 1)])
     return v, listed + (f", the last {k - m + 1} times" if k > m else "")
