@@ -2,6 +2,8 @@
 typed public names, imports at the top. (Floors and circles: lint-imports; style and types: ruff and
 pyright.)"""
 import ast
+import io
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,40 @@ def test_text_files_say_their_encoding(path):
                     or name == "open" and isinstance(call.func, ast.Name) and not modes):
                 silent.append(ast.unparse(call))
     assert [call for call in silent if call != "Path('/proc/cpuinfo').read_text()"] == []      # ASCII
+
+
+def code_lines(path):
+    """The lines of a file with code on them: blanks, comments and docstrings do not count."""
+    text = path.read_text(encoding="utf-8")
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+               tokenize.ENDMARKER}
+    lines = {line for token in tokenize.generate_tokens(io.StringIO(text).readline)
+             if token.type not in skipped for line in range(token.start[0], token.end[0] + 1)}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+def test_lines_are_counted(tmp_path):
+    path = tmp_path / "some.py"
+    path.write_text('"""A\nB"""\n\n# no\ndef f():\n    """C"""\n    x = """\n    D\n    """\n'
+                    '    return (x,  # yes\n\n            1)\n')
+    assert code_lines(path) == 1 + 3 + 2
+
+
+@pytest.mark.parametrize("path", [path for folder in ("recipe", "bench")
+                                  for path in sorted((ROOT / folder).glob("*.py"))], ids=named)
+def test_the_upper_floors_are_short_too(path):
+    assert code_lines(path) <= 250
+    assert [f.name for f in functions(path) if f.end_lineno - f.lineno >= 60] == []
+
+
+def test_the_main_path_is_short():
+    """The model, the method's loop, one run of it, and the two scripts: what a reader has to read."""
+    path = [*(ROOT / "ldm").glob("*.py"), ROOT / "textinv/inversion.py", ROOT / "textinv/running/run.py",
+            ROOT / "train.py", ROOT / "sample.py"]
+    assert sum(map(code_lines, path)) <= 1600
 
 
 def public(node, prefix=""):
