@@ -26,7 +26,7 @@ templates, and what is trained on it. In the order of use; each with a command o
     examples     the images of examples/, planned in shots: held-out things as a user might have photographed
                  them (stage)
     ship         puts it all into weights/tiny, and what only the recipe needs into recipe/shipped (stage)
-    restore      makes checkpoints from weights/tiny, to train on from there (stage)
+    restore      makes checkpoints from what was shipped, to train on from there (stage)
     showcase     the image of the README (stage)
 
 NOTES.md says how the world is made and why. Of the rest of the project only bench/ and the tests import this

@@ -7,10 +7,13 @@ from recipe import autoencoder, codes, diffusion, encoder, resnet, restore, ship
 from recipe.training import Training, averaged_weights
 from textinv.initialization import vocabulary_norm
 
+TINY = weights.TINY.parent
+
 
 def test_what_is_shipped_can_be_trained_on(workshop, capsys):
-    assert restore.main([]) == 0
-    assert capsys.readouterr().out.split() == [str(autoencoder.CHECKPOINT), str(diffusion.CHECKPOINT)]
+    assert restore.main(["--folder", str(TINY)]) == 0
+    written = capsys.readouterr().out.split()
+    assert written[:2] == [str(autoencoder.CHECKPOINT), str(diffusion.CHECKPOINT)]
     again, shipped = diffusion.load("cpu")[0], weights.load("tiny")
     theirs = shipped.state_dict()
     for name, tensor in again.state_dict().items():
@@ -22,7 +25,7 @@ def test_what_is_shipped_can_be_trained_on(workshop, capsys):
                         outer=(denoiser.unet.input_blocks[0], denoiser.unet.out))
     assert training.step == 0 and all(p.requires_grad for p in training.module.parameters())
     before = diffusion.CHECKPOINT.read_bytes()
-    assert restore.main([]) == 2
+    assert restore.main(["--folder", str(TINY)]) == 2
     error = capsys.readouterr().err
     assert "move it away" in error and error.count("\n") == 1
     assert diffusion.CHECKPOINT.read_bytes() == before
@@ -30,7 +33,7 @@ def test_what_is_shipped_can_be_trained_on(workshop, capsys):
 
 def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     """With codes, judge and encoder, through files in half precision; names keep what they have learned."""
-    restore.restore()
+    restore.restore(TINY)
     state = torch.load(diffusion.CHECKPOINT, weights_only=True)
     learned = vocabulary.tokens().index("cat")
     state["averaged"]["weights"]["text_encoder.token_emb.weight"][learned] += 1
@@ -46,11 +49,10 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     for path in workshop.glob("recipe-work/*.*"):
         if path.name != vocabulary.OUT.name:
             path.unlink()
-    monkeypatch.setattr(weights, "TINY", folder / "model.safetensors")
     monkeypatch.setattr(codes, "SHIPPED", own / "codes.safetensors")
     monkeypatch.setattr(resnet, "SHIPPED", own / "recognizer.safetensors")
     capsys.readouterr()
-    assert restore.main([]) == 0
+    assert restore.main(["--folder", str(folder)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
     after = diffusion.load("cpu")[0]
     prompts = ["a photo of a cat", "a penguin on the beach"]
