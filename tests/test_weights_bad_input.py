@@ -67,8 +67,12 @@ def test_unknown_sources(cache, tmp_path, monkeypatch, source):
 
 
 @pytest.mark.parametrize("source", ["org/name", "CompVis/ldm-text2im-large-256"])
-def test_hub_id_offline(cache, source):
+def test_hub_id_offline(cache, source, capsys):
+    """Said once, before half a minute of trying: here the hub is switched off."""
+    weights.hub._announce.cache_clear()
     message = error_of(weights.load, source)
+    error_of(weights.load, source)
+    assert capsys.readouterr().err == f"{source}: asking the Hugging Face hub\n"
     assert source in message and "offline" in message and "path of a checkpoint" in message
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import tokenizers
@@ -33,6 +34,8 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
 
     logging.set_verbosity_error()                       # its warnings of each try; the last one is the error
     for only_cached, name in [(True, name) for name in names] + [(False, name) for name in names]:
+        if not only_cached:
+            _announce(repo)
         try:
             return Path(hf_hub_download(repo, name, local_files_only=only_cached))
         except errors.LocalEntryNotFoundError as error:
@@ -52,6 +55,12 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
                              "Try again.") from error
     raise InputError(f"{repo}: holds none of {', '.join(names)}. "
                      "Give a repository of a text-to-image latent diffusion model.")
+
+
+@cache
+def _announce(repo: str) -> None:
+    """Once a repository: a hub that is out of reach is tried for half a minute."""
+    print(f"{repo}: asking the Hugging Face hub", file=sys.stderr)
 
 
 def download_folder(repo: str) -> Path:
