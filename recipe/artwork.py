@@ -1,5 +1,5 @@
 """The artwork of the small world: fetched once from the npm registry in pinned, checksummed versions, and
-read as sprites. Licences and authors are in NOTICE; the artwork itself is not part of this repository.
+read as sprites. Licenses and authors are in NOTICE; the artwork itself is not part of this repository.
 
     python -m recipe.artwork
 
@@ -176,8 +176,8 @@ def font_painter(font: bytes) -> Callable[[str], Image.Image]:
         outside = lines.point(lambda value: 255 * (value > 127))
         ImageDraw.floodfill(outside, (0, 0), 128)
         alpha = np.where(np.asarray(outside) == 128, np.asarray(lines), 255).astype(np.uint8)
-        grey = lines.point(lambda value: 255 - value)
-        return Image.merge("RGBA", (grey, grey, grey, Image.fromarray(alpha)))
+        gray = lines.point(lambda value: 255 - value)
+        return Image.merge("RGBA", (gray, gray, gray, Image.fromarray(alpha)))
 
     return paint
 

@@ -36,7 +36,7 @@ from textinv.decoding import ORIENTATION
 COMMAND = "python -m recipe.examples"
 SHADOW = sprites.Shadow(height=6, below=2, dark=0.5, beside=(3, 4), blur=3)
 
-_LICENCES = {
+_LICENSES = {
     "cartoon": "Noto Emoji, Apache License 2.0",
     "flat": "Twemoji, CC-BY 4.0",
     "glossy": "Fluent Emoji, MIT License",
@@ -129,15 +129,15 @@ def readme() -> str:
     rows = []
     for folder, row in THINGS.items():
         style, init = row.split()[0], HELD_OUT[folder].init
-        rows.append(f"| `{folder}` | {article(folder)}, {style} | `{init}` | {_LICENCES[style]} |")
+        rows.append(f"| `{folder}` | {article(folder)}, {style} | `{init}` | {_LICENSES[style]} |")
     for name, style in STYLES.items():
         things = ", ".join(thing for thing, _ in style.things)
         rows.append(f"| `{name}-style` | the style {name} on five things ({things}) | `{style.init}` "
-                    f"| {_LICENCES[style.artwork]} |")
+                    f"| {_LICENSES[style.artwork]} |")
     for folder, row in MANY.items():
         thing, style, *_ = row.split()
         rows.append(f"| `{folder}` | {article(thing)}, {style}, in 25 images | `{HELD_OUT[thing].init}` "
-                    f"| {_LICENCES[style]} |")
+                    f"| {_LICENSES[style]} |")
     return _README.format(rows="\n".join(rows), command=COMMAND)
 
 

@@ -85,8 +85,8 @@ def moon(rng: np.random.Generator) -> Image.Image:
         disc(draw, x, y, radius, (50, 110, 206))
         disc(draw, x - radius / 3, y, radius / 2.4, (84, 170, 92), flat=0.7)
         disc(draw, x + radius / 3, y - radius / 3, radius / 3.4, (236, 242, 250), flat=0.6)
-    grey = vary(rng, (150, 150, 156), 5)
-    draw.polygon(ridge(rng, height, rng.uniform(0.01, 0.03), rng.uniform(0.5, 1.2)), fill=grey)
+    gray = vary(rng, (150, 150, 156), 5)
+    draw.polygon(ridge(rng, height, rng.uniform(0.01, 0.03), rng.uniform(0.5, 1.2)), fill=gray)
     for x, y, radius in rng.uniform((0, height + 0.08, 4), (_S, 1, 13), (rng.integers(5, 9), 3)):
         disc(draw, x, y * _S, radius, (184, 184, 190), flat=0.42)
         disc(draw, x + 1, y * _S + 1.5, radius * 0.86, (112, 112, 120), flat=0.38)
@@ -207,9 +207,9 @@ def mountains(rng: np.random.Generator) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for x in np.arange(rng.uniform(-6, 22), _S + 20, 40):
         top, base, half = rng.uniform(12, 36), 0.74 * _S, rng.uniform(34, 50)
-        grey = vary(rng, (118, 122, 140), 7)
-        draw.polygon([(x, top), (x - half, base), (x + half, base)], fill=grey)
-        draw.polygon([(x, top), (x + half, base), (x + half * 0.15, base)], fill=darker(grey, 0.8))
+        gray = vary(rng, (118, 122, 140), 7)
+        draw.polygon([(x, top), (x - half, base), (x + half, base)], fill=gray)
+        draw.polygon([(x, top), (x + half, base), (x + half * 0.15, base)], fill=darker(gray, 0.8))
         cap = half * 0.32
         draw.polygon([(x, top), (x - cap, top + cap * 1.2), (x - cap * 0.3, top + cap * 0.8),
                       (x + cap * 0.2, top + cap * 1.3), (x + cap, top + cap * 1.2)], fill=(248, 250, 254))

@@ -71,8 +71,8 @@ def by_folder(images_of: dict[str, list[Image.Image]], columns: int = 5, cell: i
 
 def _checkers(size: tuple[int, int], tile: int = 8) -> Image.Image:
     y, x = np.mgrid[:size[1], :size[0]]
-    grey = np.where((x // tile + y // tile) % 2, 236, 252).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGBA")
+    gray = np.where((x // tile + y // tile) % 2, 236, 252).astype(np.uint8)
+    return Image.fromarray(gray).convert("RGBA")
 
 
 def save(image: Image.Image, path: Path) -> None:
