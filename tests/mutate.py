@@ -44,12 +44,12 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "concept": ("words", "command_concept"), "images": ("first_hour",), "processes": ("commands",),
            "inversion": ("devices", "variants", "processes"), "variants": ("devices",),
            "dataset": ("devices", "run"),
-           "run": ("variants", "resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
-           "state": ("resume_edited",), "identity": ("resume_edited",),
-           "running/words": ("run", "variants", "run_options", "resume_edited"),
+           "run": ("variants", "resume_edited", "resume", "folder", "stable_diffusion"),
+           "folder": ("resume_edited", "resume"), "state": ("resume_edited",), "identity": ("resume_edited",),
+           "running/words": ("run", "variants", "run_options", "resume_edited", "processes"),
            "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
-           "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images", "first_hour"),
-           "formats": ("formats_foreign",)}
+           "options": ("run_options", "resume_edited", "command_train", "stable_diffusion"),
+           "decoding": ("images", "first_hour"), "formats": ("formats_foreign",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
              ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.BitOr: ast.BitAnd,
