@@ -134,7 +134,7 @@ class BaseTokenizer(abc.ABC):
 def word_piece(vocab: Mapping[str, int]) -> tokenizers.Tokenizer:
     """The library's WordPiece of a vocabulary, with BERT's normalization: lower case, without accents.
     Raises what the library raises, a plain Exception, if it cannot be one."""
-    return tokenizers.implementations.BertWordPieceTokenizer(dict(vocab), lowercase=True)._tokenizer
+    return tokenizers.implementations.BertWordPieceTokenizer(dict(vocab))._tokenizer
 
 
 class Tokenizer(BaseTokenizer):

@@ -29,8 +29,9 @@ import torch  # noqa: F401
 ROOT = Path(__file__).parents[1]
 # tests that cover a file besides the one of its name; of a file with its folder, all of them
 RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder": ("model", "reference"),
-           "unet": ("model", "reference"), "schedule": ("model", "samplers"), "model": ("reference",),
-           "samplers": ("model", "reference"), "config": ("model", "weights", "weights_bad_input"),
+           "unet": ("model", "reference"), "schedule": ("model", "samplers"),
+           "model": ("reference", "inside_attention"), "samplers": ("model", "reference"),
+           "config": ("model", "weights", "weights_bad_input"),
            "clip_text_encoder": ("sd_reference",), "tokenizer": ("words", "clip_tokenizer"),
            "text_encoder": ("reference", "model"),
            "filling": ("weights", "weights_bad_input"), "compvis": ("weights", "weights_sd"),
@@ -41,13 +42,14 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "weights": ("weights_sd", "tiny"), "files": ("folder", "pickles", "formats", "weights_bad_input"),
            "initialization": ("encoder", "first_hour"), "prompts": ("first_hour", "command_sample_edges"),
            "concept": ("words", "command_concept"), "images": ("first_hour",), "processes": ("commands",),
-           "inversion": ("devices", "variants", "processes"), "dataset": ("devices", "run"),
-           "run": ("variants", "resume_edited", "resume", "folder"), "folder": ("resume_edited", "resume"),
-           "state": ("resume_edited",), "identity": ("resume_edited",),
-           "running/words": ("run", "variants", "run_options", "resume_edited"),
+           "inversion": ("devices", "variants", "processes"), "variants": ("devices",),
+           "dataset": ("devices", "run"),
+           "run": ("variants", "resume_edited", "resume", "folder", "stable_diffusion"),
+           "folder": ("resume_edited", "resume"), "state": ("resume_edited",), "identity": ("resume_edited",),
+           "running/words": ("run", "variants", "run_options", "resume_edited", "processes"),
            "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
-           "options": ("run_options", "resume_edited", "command_train"), "decoding": ("images",),
-           "formats": ("formats_foreign",)}
+           "options": ("run_options", "resume_edited", "command_train", "stable_diffusion"),
+           "decoding": ("images", "first_hour"), "formats": ("formats_foreign",)}
 SECONDS = 900           # until a mutant that hangs counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
              ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.BitOr: ast.BitAnd,

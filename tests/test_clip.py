@@ -29,6 +29,12 @@ def test_embeddings_are_transformers_own(small_clip):
         torch.testing.assert_close(ours.texts([text])[0], row, atol=1e-5, rtol=0)
 
 
+def test_clip_is_frozen(small_clip):
+    """Whoever differentiates through it wants the gradient of the images or ids alone."""
+    model = clip.load(small_clip).model
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_training_and_judging_are_one_embedding(small_clip):
     """Ids from the model's tokenizer, padded and without a mask, as in training, give what `texts` gives."""
     ours, texts = clip.load(small_clip), ["a photo of a cat", "a dog on the beach in the snow"]

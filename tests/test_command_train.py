@@ -64,6 +64,9 @@ def test_help_names_every_default(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert end.value.code == 0 and "(default: 200)" in out and "(default: 0.005)" in out and "%" not in out
     assert "(default: on)" in out and "(default: off)" in out and "--no-flip" in out
+    for option in ("--images PATH", "--vocab FILE", "--out DIR", "--vectors K", "--templates FILE",
+                   "--regularize W"):
+        assert f" {option} " in out
     for cls in (InversionConfig, RunOptions):
         for field in dataclasses.fields(cls):
             assert f"--{field.name.replace('_', '-')}" in out

@@ -8,6 +8,7 @@ from helpers.loops import dataset, teach
 from helpers.runs import MODEL
 from textinv.dataset import Dataset, encode
 from textinv.inversion import inversion_loss, sample_batch
+from textinv.variants import Progressive
 
 META = torch.device("meta")
 
@@ -22,6 +23,12 @@ def model():
 def test_text_encoder(model):
     c = model.context(["a photo of *"])
     assert c.device == META and c.shape == (1, 77, 64)
+
+
+def test_prompts_of_a_progressive_word():
+    variant = Progressive(5, [200, 201, 202], 0, torch.zeros(3, 64, device=META))
+    ids = variant.prompts(torch.zeros(2, 9, dtype=torch.int64, device=META), 1)
+    assert ids.device == META and ids.shape == (2, 9)
 
 
 def test_autoencoder(model):

@@ -19,7 +19,7 @@ from textinv.commands.train import stop_on_signals
 from textinv.dataset import tokenize_prompts
 from textinv.images import TrainingImage, read_images
 from textinv.initialization import initial_vectors
-from textinv.running.comparison import compare, reconstruction_psnr
+from textinv.running.comparison import TINY, compare, limits, reconstruction_psnr
 from textinv.running.run import Run
 
 
@@ -155,6 +155,15 @@ def test_the_autoencoders_own_error(model, image_dir):
             copy = model.autoencoder.decode(model.autoencoder.encode(x).mean).clamp(-1, 1)
         values.append(-10 * torch.log10(((x - copy) / 2).square().mean()).item())
     assert reconstruction_psnr(model, images) == pytest.approx(sum(values) / 3, abs=1e-4)
+
+
+def test_what_the_model_cannot_hold_is_said():
+    """Below 22.5 dB, and of the embedded model always."""
+    assert limits(None, "other") == limits(22.5, "other") == []
+    assert limits(None, "tiny") == limits(22.5, "tiny") == [TINY]
+    [line] = limits(22.4, "other")
+    assert "cannot hold these images well" in line and "to 22.4 dB PSNR" in line
+    assert limits(22.4, "tiny") == [line, TINY]
 
 
 def test_a_word_is_compared_with_its_init_word_and_no_prompt(model, image_dir):

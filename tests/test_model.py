@@ -108,6 +108,20 @@ def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tol
     assert_close(got.float(), expected, tolerance)
 
 
+@pytest.mark.parametrize("dtype, needs_gradient, scores, is_fused", [
+    (torch.bfloat16, False, 35, False), (torch.bfloat16, False, 34, True), (torch.bfloat16, True, 34, False),
+    (torch.float32, False, 35, True), (torch.float32, True, 35, True)])
+def test_the_kernel_of_attention_on_a_cpu(monkeypatch, dtype, needs_gradient, scores, is_fused):
+    """bf16 multiplies by itself where there is a gradient, or no more than so many scores: here 7 x 5."""
+    fused, calls = F.scaled_dot_product_attention, []
+    monkeypatch.setattr(F, "scaled_dot_product_attention",
+                        lambda *args, **options: calls.append(1) or fused(*args, **options))
+    monkeypatch.setattr(ldm.attention, "_EXPLICIT_SCORES", scores)
+    q, k = noise(2, 7, 12).to(dtype), noise(2, 5, 12).to(dtype).requires_grad_(needs_gradient)
+    attention(q, k, k, 3)
+    assert len(calls) == is_fused
+
+
 def test_epsilons_of_the_norms(model):
     """Checkpoints were trained with these; a wrong one changes too little to be seen
     in an image of random weights."""
@@ -231,6 +245,20 @@ def test_generate(model):
     assert not np.array_equal(images[0], pixels("a dog", seed=7)[0])
     assert not np.array_equal(images[0], pixels("a cat", seed=7, negative="dark")[0])
     assert pixels([]) == []
+
+
+def test_generate_samples_with_its_options(model):
+    """Each image is that of the noise of its seed, sampled with the same options, and decoded."""
+    images = []
+    for options in (dict(steps=2), dict(steps=3), dict(steps=2, guidance=2.0), dict(steps=2, eta=1.0),
+                    dict(steps=2, sampler="ddpm")):
+        generator = torch.Generator().manual_seed(7)
+        z0 = model.sample(model.context(["a cat"]), model.context(["dark"]),
+                          z_T=torch.randn(1, 4, 8, 8, generator=generator), generator=generator, **options)
+        expected = np.asarray(to_images(model.decode(z0))[0])
+        images.append(np.asarray(model.generate("a cat", "dark", seed=7, **options)[0]))
+        assert np.array_equal(images[-1], expected), options
+    assert len({image.tobytes() for image in images}) == len(images)
 
 
 def test_images_need_not_be_square(model):

@@ -9,7 +9,7 @@ from textinv import InversionConfig
 
 def test_the_papers_preset_and_what_is_given_next_to_it():
     paper = InversionConfig(preset="paper")
-    assert (paper.steps, paper.batch, paper.lr, paper.decay) == (5000, 4, 0.005, 0.01)
+    assert (paper.vectors, paper.steps, paper.batch, paper.lr, paper.decay) == (1, 5000, 4, 0.005, 0.01)
     assert paper.effective_lr() == pytest.approx(0.02)
     assert InversionConfig().cross_init is None, "the model decides"
     assert paper.cross_init is False, "the paper starts from the word's embedding"
@@ -40,7 +40,7 @@ def test_effective_learning_rate():
     ({"progressive": True, "vectors": 2}, "`progressive` has up to 3 vectors of its own. Drop `vectors`"),
     ({"vectors": 0}, "`vectors` is 0"),
     ({"accumulate": 0}, "`accumulate` is 0"), ({"eval_every": -1}, "`eval_every` is -1"),
-    ({"seed": -1}, "`seed` is -1"), ({"seed": 2 ** 63}, "`seed` is 9223372036854775808. Use 0 to"),
+    ({"seed": -1}, "`seed` is -1"), ({"seed": 2 ** 63}, "Use 0 to 9223372036854775807"),
     ({"steps": "six"}, "`steps` is 'six'. Use a whole number"), ({"lr": None}, "`lr` is None. Use a number"),
     ({"flip": 1}, "`flip` is 1. Use true or false"), ({"steps": True}, "`steps` is True"),
     ({"steps": 2.0}, "`steps` is 2.0"), ({"init": 3}, "`init` is 3. Use text"), ({"lr": 1e38}, "up to 1000"),
@@ -52,6 +52,10 @@ def test_values_without_meaning_are_refused(given, message):
     with pytest.raises(InputError) as error:
         InversionConfig(**given)
     assert message in str(error.value) and "--" not in str(error.value)
+
+
+def test_the_largest_seed_is_one():
+    assert InversionConfig(seed=2 ** 63 - 1).seed == 2 ** 63 - 1
 
 
 def test_options_have_names():

@@ -305,6 +305,12 @@ def test_a_step_without_a_finite_loss_is_valid_json(whole, tmp_path):
     assert line["lr"] == 0.1
 
 
+def test_the_checksum_is_of_the_content_in_whatever_order():
+    a, b = torch.zeros(2), torch.ones(3)
+    assert checksum({"a": a, "b": b}, {"x": 1, "y": 2}) == checksum({"b": b, "a": a}, {"y": 2, "x": 1})
+    assert checksum({"a": a, "b": b}, {"x": 1, "y": 2}) != checksum({"a": a, "b": b}, {"x": 2, "y": 1})
+
+
 def test_a_state_without_the_hash_of_its_metrics_is_of_an_older_version(whole):
     with safetensors.safe_open(whole / STATE, "pt") as file:
         about = json.loads(file.metadata()[KEY])

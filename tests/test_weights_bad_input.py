@@ -171,6 +171,9 @@ def test_missing_and_unknown_keys(tmp_path, original):
     message = error_of(weights.load, saved(tensors, tmp_path / "model.ckpt"))
     assert f"lacks {gone[0]}" in message and f"and {len(gone) - 3} more" in message
     assert "unknown.0, unknown.1, unknown.2 and 7 more" in message and "unknown.3" not in message
+    tensors = original | {f"unknown.{i}": torch.ones(1) for i in range(3)}
+    message = error_of(weights.load, saved(tensors, tmp_path / "three.ckpt"))
+    assert "has unknown unknown.0, unknown.1, unknown.2. Give" in message
 
 
 @pytest.mark.parametrize("part", [UNET, TEXT, VAE])

@@ -37,7 +37,7 @@ def write_state(folder: Path, state: SavedState) -> None:
     cannot be written."""
     about = {"identity": state.identity, "metrics_bytes": state.metrics_bytes,
              "metrics_sha256": state.metrics_sha256}
-    metadata = json.dumps({**about, "sha256": checksum(state.tensors, about)}, sort_keys=True)
+    metadata = json.dumps({**about, "sha256": checksum(state.tensors, about)})
     path = folder / STATE
     with atomic_write(path) as partial:
         save_file(state.tensors, partial, {KEY: metadata})
