@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
-from recipe import autoencoder, recognizer
+from recipe import autoencoder, recognizer, resnet
 from recipe.captions import NAMELESS as WITHOUT_NAME
 from recipe.captions import Scene
 from recipe.objects import NAMELESS, STYLES
@@ -192,6 +192,14 @@ def test_the_file_holds_names_and_half_the_precision(judge, tmp_path):
     for name, tensor in judge.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor.half().float()), name
     assert path.stat().st_size < 2.1 * sum(p.numel() for p in judge.parameters())
+
+
+def test_the_shipped_judge_is_of_this_world_and_the_default(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                     # nothing is trained here
+    shipped, path = resnet.load(), resnet.SHIPPED
+    assert path.stat().st_size < 3e6
+    torch.testing.assert_close(shipped.state_dict(), resnet.load(path).state_dict())
+    assert (shipped.temperature != 1).any()
 
 
 def test_another_worlds_judge_and_a_damaged_one_are_named(judge, tmp_path, monkeypatch):
