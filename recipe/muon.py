@@ -18,25 +18,32 @@ from torch import Tensor, nn
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
-def orthogonal(g: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """U V^T of g = U S V^T, roughly: singular values come to lie between 0.7 and 1.2. (rows columns)."""
-    x = g.to(dtype)
-    x = x / (x.norm() + 1e-7)
+def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
+    """U V^T of g = U S V^T, roughly: singular values come to lie between 0.7 and 1.2. (rows columns).
+
+    Each step multiplies X from the left by a polynomial of its Gram matrix X X^T. All of these commute, so
+    the steps are taken on the small Gram matrix alone, and X is multiplied once, by their product. Half
+    precision would not do for that: the Gram matrix has the squares of the singular values."""
+    x = g / (g.norm() + 1e-7)
     if wide := x.shape[0] > x.shape[1]:
         x = x.T
-    for _ in range(steps):
-        square = x @ x.T
-        x = _A * x + (_B * square + _C * square @ square) @ x
-    return (x.T if wide else x).float()
+    gram, product = x @ x.T, None
+    for step in range(steps):
+        factor = _B * gram + _C * gram @ gram
+        factor.diagonal().add_(_A)
+        product = factor if product is None else factor @ product
+        if step + 1 < steps:
+            gram = factor @ gram @ factor
+    x = product @ x
+    return x.T if wide else x
 
 
 class Muon(torch.optim.Optimizer):
     """For weights of two or more dimensions."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float = 1.2e-2, momentum: float = 0.95,
-                 weight_decay: float = 0.0, dtype: torch.dtype = torch.bfloat16):
+                 weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure=None) -> None:
@@ -47,7 +54,7 @@ class Muon(torch.optim.Optimizer):
                     continue
                 mean = self.state[p].setdefault("momentum", torch.zeros_like(p))
                 mean.lerp_(p.grad, 1 - momentum)
-                update = orthogonal(p.grad.lerp(mean, momentum).flatten(1), dtype=self.dtype)
+                update = orthogonal(p.grad.lerp(mean, momentum).flatten(1))
                 scale = 0.2 * max(update.shape) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update.view_as(p), alpha=-group["lr"] * scale)

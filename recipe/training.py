@@ -75,7 +75,7 @@ class Training:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)}
         if matrices:
-            self.optimizers["muon"] = Muon(matrices, weight_decay=weight_decay, dtype=self.dtype)
+            self.optimizers["muon"] = Muon(matrices, weight_decay=weight_decay)
         self.averaged = Averaged(module, decay)
         self.generator = torch.Generator().manual_seed(seed)
         self.step, self.minutes = 0, 0.0
