@@ -71,7 +71,7 @@ def ship(folder: Path, own: Path) -> list[Path]:
         save_file({name: tensor.half() for name, tensor in reader.state_dict().items()},
                   folder / "encoder.safetensors")
     diffusion.sheet(weights.load(folder / "model.safetensors", dtype=torch.float32), folder / "samples.png")
-    return sorted(path for place in (folder, own) for path in place.rglob("*") if path.is_file())
+    return sorted({path for place in (folder, own) for path in place.rglob("*") if path.is_file()})
 
 
 @command
