@@ -21,21 +21,20 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
     """U V^T of g = U S V^T, roughly: singular values come to lie between 0.7 and 1.2. (rows columns).
 
-    Each step multiplies X from the left by a polynomial of its Gram matrix X X^T. All of these commute, so
-    the steps are taken on the small Gram matrix alone, and X is multiplied once, by their product. Half
-    precision would not do for that: the Gram matrix has the squares of the singular values."""
+    A step is X <- (a I + b G + c G^2) X with the Gram matrix G = X X^T. These factors are polynomials of the
+    first G, so they commute: the steps are taken on the small G alone, and X is multiplied once, by their
+    product."""
     x = g / (g.norm() + 1e-7)
-    if wide := x.shape[0] > x.shape[1]:
+    if tall := x.shape[0] > x.shape[1]:
         x = x.T
-    gram, product = x @ x.T, None
-    for step in range(steps):
-        factor = _B * gram + _C * gram @ gram
-        factor.diagonal().add_(_A)
-        product = factor if product is None else factor @ product
-        if step + 1 < steps:
-            gram = factor @ gram @ factor
+    gram = x @ x.T
+    product = identity = torch.eye(len(gram), device=g.device)
+    for _ in range(steps):
+        factor = _A * identity + _B * gram + _C * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
     x = product @ x
-    return x.T if wide else x
+    return x.T if tall else x
 
 
 class Muon(torch.optim.Optimizer):

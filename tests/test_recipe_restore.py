@@ -31,6 +31,14 @@ def test_what_is_shipped_can_be_trained_on(workshop, capsys):
     assert diffusion.CHECKPOINT.read_bytes() == before
 
 
+def test_the_training_that_is_not_done_is_of_this_world():
+    """Its names are those of the vocabulary, so they keep what they have learned, and its codes are there."""
+    model = weights.load(restore.UNFINISHED / "model.safetensors")
+    rows = model.tokenizer.backend.get_vocab()
+    assert sorted(rows, key=rows.__getitem__) == vocabulary.tokens()
+    assert codes.SHIPPED.exists() and resnet.SHIPPED.exists()
+
+
 def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     """With codes, judge and encoder, through files in half precision; names keep what they have learned."""
     restore.restore(TINY)
@@ -43,8 +51,11 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     Training(reader, encoder.CHECKPOINT, outer=(reader.conv_in, reader.out)).save()
     resnet.save(judge, resnet.WEIGHTS)
     monkeypatch.setattr(diffusion, "sheet", lambda model, path: None)
-    folder, own = workshop / "tiny", workshop / "own"
+    own = workshop / "own"
+    folder = own / "unfinished"                     # as a training that is not done is kept
     assert ship.main(["--folder", str(folder), "--own", str(own)]) == 0
+    listed = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert len(set(listed)) == len(listed) and str(folder / "model.safetensors") in listed
     before, known = diffusion.load("cpu")[0], codes.FILE.read_bytes()
     for path in workshop.glob("recipe-work/*.*"):
         if path.name != vocabulary.OUT.name:
