@@ -1,6 +1,6 @@
 """Stage 2: trains the autoencoder (f = 4: 64x64 images to 16x16 latents of 4 channels).
 
-    python -m recipe.autoencoder --minutes 60 [--device cuda]
+    python -m recipe.autoencoder --minutes 60 [--decoder-only] [--device cuda]
 
 The loss is the absolute error of the image; the same of its differences between neighbours, at three
 scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021,
@@ -85,6 +85,27 @@ def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str 
     image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
 
 
+def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
+    """Trains on the images (n y x 3)."""
+    torch.manual_seed(0)
+    autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
+    if options.decoder_only:
+        autoencoder.encoder.requires_grad_(False)
+        autoencoder.quant_conv.requires_grad_(False)
+    outer = (autoencoder.encoder.conv_in, autoencoder.decoder.conv_out)
+    training = Training(autoencoder, CHECKPOINT, outer=outer, dtype=options.dtype)
+
+    def loss_of_batch(generator: torch.Generator) -> Tensor:
+        rows = torch.randint(len(pixels), (options.batch,), generator=generator).sort().values
+        x = pixels_to_x(pixels[rows.numpy()])
+        x = torch.where(torch.rand(options.batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
+        return loss(autoencoder, x.to(options.device), generator)
+
+    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
+        pass
+    return training
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
@@ -93,23 +114,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the latents as they are, and with "
+                        "them a diffusion model that was trained on them")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    train = data.read("train").pixels
+    pixels = data.read("train").pixels
     checked = {name: data.read(name).pixels for name in CHECKED}
-    torch.manual_seed(0)
-    autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
-    outer = (autoencoder.encoder.conv_in, autoencoder.decoder.conv_out)
-    training = Training(autoencoder, CHECKPOINT, outer=outer, dtype=options.dtype)
-
-    def loss_of_batch(generator: torch.Generator) -> Tensor:
-        rows = torch.randint(len(train), (options.batch,), generator=generator).sort().values
-        x = pixels_to_x(train[rows.numpy()])
-        x = torch.where(torch.rand(options.batch, 1, 1, 1, generator=generator) < 0.5, x, x.flip(-1))
-        return loss(autoencoder, x.to(options.device), generator)
-
-    for _ in training.run(options.minutes, options.lr, loss_of_batch, decay=options.decay):
-        pass
+    training = train(options, pixels)
     if training.rank:
         return
     averaged, minutes = load(options.device)

@@ -1,4 +1,6 @@
 """The autoencoder's loss and PSNR against their formulas."""
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -61,3 +63,22 @@ def test_psnr_of_a_constant_error():
     assert autoencoder.psnr(Identity(), pixels) == pytest.approx(10 * np.log10(255 ** 2 / 1e-2))    # at most
     off = autoencoder.psnr(Identity(off=10 / 127.5), pixels)
     assert off == pytest.approx(10 * np.log10(255 ** 2 / 100), abs=0.01)
+
+
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_a_decoder_alone_is_trained_on_latents_that_stay(tmp_path, monkeypatch, decoder_only):
+    monkeypatch.setattr(autoencoder, "CHECKPOINT", tmp_path / "autoencoder.pt")
+    options = argparse.Namespace(minutes=0.005, lr=1e-3, batch=2, decay=False, dtype="float32", device="cpu",
+                                 decoder_only=decoder_only)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    before = autoencoder.train(argparse.Namespace(**{**vars(options), "minutes": 0.0}), pixels)
+    weights = {name: tensor.clone() for name, tensor in before.module.state_dict().items()}
+    after = autoencoder.train(options, pixels)
+    assert after.step >= 1
+    changed = {name.split(".")[0] for name, tensor in after.module.state_dict().items()
+               if not torch.equal(tensor, weights[name])}
+    latents = set() if decoder_only else {"encoder", "quant_conv"}
+    assert changed == {"decoder", "post_quant_conv"} | latents
+    averaged = after.averaged.weights
+    assert all(torch.equal(averaged[name], weights[name]) for name in weights
+               if decoder_only and name.startswith(("encoder.", "quant_conv.")))
