@@ -4,7 +4,8 @@
 
 The loss is the absolute error of the image; the same of its differences between neighbours, at three
 scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021,
-section 3.1). At the end the PSNR on images that training never saw, and a sheet to look at.
+section 3.1). The decoder can be trained on alone, beside a diffusion model that has learned the latents as
+they are. At the end the PSNR on images that training never saw, and a sheet to look at.
 """
 from __future__ import annotations
 
@@ -86,7 +87,7 @@ def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str 
 
 
 def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
-    """Trains on the images (n y x 3)."""
+    """Trains on images (n y x 3), the decoder alone if options.decoder_only; returns the training's state."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
     if options.decoder_only:

@@ -1,4 +1,4 @@
-"""The autoencoder's loss and PSNR against their formulas."""
+"""The autoencoder's loss and PSNR against their formulas; what is trained, and what stays."""
 import argparse
 
 import numpy as np
@@ -79,6 +79,6 @@ def test_a_decoder_alone_is_trained_on_latents_that_stay(tmp_path, monkeypatch, 
                if not torch.equal(tensor, weights[name])}
     latents = set() if decoder_only else {"encoder", "quant_conv"}
     assert changed == {"decoder", "post_quant_conv"} | latents
-    averaged = after.averaged.weights
-    assert all(torch.equal(averaged[name], weights[name]) for name in weights
-               if decoder_only and name.startswith(("encoder.", "quant_conv.")))
+    if decoder_only:                                # nor does the average of what stays drift
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in after.averaged.weights.items()
+                   if name.startswith(("encoder.", "quant_conv.")))
