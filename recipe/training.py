@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import atexit
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from ldm import InputError
 from recipe.muon import Muon, split
 from textinv.running.options import resolve_dtype
+from textinv.running.processes import init_processes
 from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
@@ -165,13 +165,11 @@ class Training:
 
 def join() -> tuple[int, int]:
     """Rank and number of the processes that torchrun has started; (0, 1) without it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
-        # otherwise the connections' own threads may outlive the interpreter, and the system aborts a process
-        # that has done its work, upon which torchrun ends the others
-        atexit.register(dist.destroy_process_group)
+        processes = init_processes("cpu")
+        if processes.world_size == 1:
+            return 0, 1
+        atexit.register(processes.close)
     return dist.get_rank(), dist.get_world_size()
 
 

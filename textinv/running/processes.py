@@ -7,6 +7,10 @@ import os
 
 import torch
 import torch.distributed as dist
+
+# Its functions have the group of their import's time among their default arguments. The optimizers import it,
+# and once a group is connected that is a reference for good, which keeps the connections' threads running.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from ldm import InputError
@@ -33,8 +37,8 @@ class TorchrunProcesses(Processes):
         return tuple(mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True))
 
     def close(self) -> None:
-        """Without it the connections' own threads may outlive the interpreter, and the system then aborts a
-        process that has done its work."""
+        """End the connections and their threads: one that outlives the interpreter may abort a process that
+        has done its work."""
         dist.destroy_process_group()
 
 
