@@ -65,6 +65,14 @@ def single(coded: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~coded[:, 1].any(axis=1))
 
 
+def rarity(coded: np.ndarray) -> Tensor:
+    """The odds (n) with which images are drawn, by the codes (n d) of their sprites: 1 / the root of how many
+    images there are of a sprite. What is pictured once, as changed sprites are, teaches more about things
+    that are new."""
+    _, sprite, count = np.unique(coded, axis=0, return_inverse=True, return_counts=True)
+    return torch.from_numpy(count[sprite.ravel()] ** -0.5)
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
@@ -77,12 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = data.read("train")
     latents = diffusion.read_latents(images.pixels, autoencoder.load()[0], "cpu")
     scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(images.codes))
+    odds = rarity(images.codes[rows, 0])
     torch.manual_seed(0)
     encoder = new_encoder()
     training = Training(encoder, CHECKPOINT, outer=(encoder.conv_in, encoder.out), dtype=options.dtype)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
-        some = rows[torch.randint(len(rows), (options.batch,), generator=generator)].numpy()
+        some = rows[torch.multinomial(odds, options.batch, generator=generator)].numpy()
         mean, std = torch.from_numpy(latents[some]).float().unbind(dim=1)
         z = scale * (mean + std * torch.randn(mean.shape, generator=generator))
         part = 0.1 * torch.rand(len(z), 1, 1, 1, generator=generator)

@@ -35,6 +35,13 @@ def test_images_of_one_object_alone_are_used():
     assert encoder.single(coded).tolist() == [0, 2, 3]
 
 
+def test_sprites_that_are_pictured_often_are_drawn_seldom():
+    coded = np.eye(3, 8, dtype=np.float16)[[0, 1, 0, 2, 0, 0, 1]]
+    root = 2 ** -0.5
+    torch.testing.assert_close(encoder.rarity(coded), torch.tensor([0.5, root, 0.5, 1, 0.5, 0.5, root],
+                                                                   dtype=torch.float64))
+
+
 def test_a_new_one_has_the_norm_of_the_codes():
     one = encoder.new_encoder()
     assert one.norm == codes.NORM
