@@ -67,8 +67,8 @@ def single(coded: np.ndarray) -> np.ndarray:
 
 def rarity(coded: np.ndarray) -> Tensor:
     """The odds (n) with which images are drawn, by the codes (n d) of their sprites: 1 / the root of how many
-    images there are of a sprite. What is pictured once, as changed sprites are, teaches more about things
-    that are new."""
+    images there are of a sprite. Changed sprites, most of which are pictured once, are as new to the encoder
+    as a user's thing will be."""
     _, sprite, count = np.unique(coded, axis=0, return_inverse=True, return_counts=True)
     return torch.from_numpy(count[sprite.ravel()] ** -0.5)
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = Training(encoder, CHECKPOINT, outer=(encoder.conv_in, encoder.out), dtype=options.dtype)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
-        some = rows[torch.multinomial(odds, options.batch, generator=generator)].numpy()
+        some = rows[torch.multinomial(odds, options.batch, True, generator=generator)].numpy()
         mean, std = torch.from_numpy(latents[some]).float().unbind(dim=1)
         z = scale * (mean + std * torch.randn(mean.shape, generator=generator))
         part = 0.1 * torch.rand(len(z), 1, 1, 1, generator=generator)
