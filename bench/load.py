@@ -22,6 +22,7 @@ import torch
 import weights
 from bench.models import SIZES, diffusers_pipeline, has_diffusers, random_model
 from bench.timing import compare, machine
+from ldm import InputError
 from weights import compvis
 
 
@@ -46,9 +47,13 @@ def main(args: argparse.Namespace) -> None:
         peaks: dict[str, list[float]] = {name: [] for name in sources}
 
         def measure(name: str) -> float:
-            result = json.loads(subprocess.run(
-                [sys.executable, "-m", "bench.load", *sources[name], args.dtype],
-                check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+            done = subprocess.run([sys.executable, "-m", "bench.load", *sources[name], args.dtype],
+                                  capture_output=True, text=True)
+            if done.returncode:
+                said = done.stderr.strip().splitlines()
+                raise InputError(f"loading by {name} ended with status {done.returncode}: "
+                                 f"{said[-1] if said else 'it said nothing'}")
+            result = json.loads(done.stdout.splitlines()[-1])
             peaks[name].append(result["peak"] / result["weights"])
             return result["seconds"]
 
@@ -96,7 +101,7 @@ def _measured_load(loader: str, source: str, dtype: torch.dtype) -> dict[str, fl
         while not done.wait(0.002):
             peak = max(peak, _anonymous())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)          # a failure ends the process
     watcher.start()
     start = time.perf_counter()
     if loader == "diffusers":

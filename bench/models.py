@@ -28,7 +28,7 @@ from weights import huggingface_names
 from weights.vocabularies import read_vocabulary
 
 SIZES = {
-    # the sizes of the embedded default: 64x64 images
+    # 64x64 images: the UNet of the embedded default, and a larger text encoder
     "small": LDMConfig(
         autoencoder=AutoencoderConfig(channels=(32, 64, 96), num_res_blocks=1),
         unet=UNetConfig(channels=(64, 128, 160), attention=(False, True, True), num_res_blocks=1, heads=4,

@@ -43,8 +43,11 @@ def main(args: argparse.Namespace) -> None:
         finish(start(args, whole))
         kills, same = 0, 0
         while kills < args.kills:
-            kills += one_killed_run(args, killed, args.kills - kills, random.Random(args.seed + kills))
-            same += 1
+            more = one_killed_run(args, killed, args.kills - kills, random.Random(args.seed + kills))
+            if not more:
+                raise InputError(f"a run of {args.steps} steps ended before it could be killed. Give more "
+                                 "`steps`.")
+            kills, same = kills + more, same + 1
             compare_runs(whole, killed, f"{kills} kills, {same} runs")
     print(f"  {kills} of {kills} kills left no trace in word, best word, state and metrics")
 
@@ -75,7 +78,8 @@ def finish(process: subprocess.Popen) -> None:
     """Wait for train.py. Raises InputError with its last line if it failed."""
     _, said = process.communicate()
     if process.returncode:
-        raise InputError(f"train.py ended with status {process.returncode}: {said.strip().splitlines()[-1]}")
+        *_, last = ["it said nothing", *said.strip().splitlines()]
+        raise InputError(f"train.py ended with status {process.returncode}: {last}")
 
 
 def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.Random) -> int:

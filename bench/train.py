@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import sys
 from collections.abc import Callable
 
 import torch
@@ -147,4 +148,5 @@ def peak_memory(device: str) -> int:
     """The highest memory of the process so far, in bytes."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024        # bytes there, KiB on Linux

@@ -13,6 +13,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ import train
 from bench.timing import machine
 from ldm import InputError
 from recipe.objects import HELD_OUT
+from recipe.shots import THINGS
 from textinv.commands import evaluate
 from textinv.running.folder import read_metrics
 from weights.files import atomic_write
@@ -44,6 +46,7 @@ RESAMPLES = 10_000
 @dataclass(frozen=True)
 class Metrics:
     """Of one word. Shares are of what copies of the training images would reach, and of the init word's."""
+    name: str                   # of the object
     reconstruction: float
     editability: float
     reconstruction_share: float
@@ -57,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME",
                         help=f"of {', '.join(METHODS)} (default: all)")
-    parser.add_argument("--objects", nargs="+", choices=list(HELD_OUT), default=OBJECTS, metavar="NAME",
+    parser.add_argument("--objects", nargs="+", choices=list(THINGS), default=OBJECTS, metavar="NAME",
                         help=f"of examples/ (default: {' '.join(OBJECTS)})")
     parser.add_argument("--seeds", type=int, default=3, help="words of each (default: %(default)s)")
     parser.add_argument("-n", type=int, default=64, help="images a prompt (default: %(default)s)")
@@ -91,7 +94,7 @@ def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> M
     content = results(folder)
     word, init = content["results"]["*"], results(first)["results"][HELD_OUT[name].init]
     reconstruction, editability = (word[which]["value"] for which in ("reconstruction", "editability"))
-    return Metrics(reconstruction, editability,
+    return Metrics(name, reconstruction, editability,
                    reconstruction / content["training_similarity"],
                    editability / init["editability"]["value"], init["reconstruction"]["value"],
                    read_metrics(folder)[-1]["step"],
@@ -116,9 +119,14 @@ def succeed(status: int) -> None:
         raise InputError(f"a command that this one needs ended with status {status}, see above")
 
 
-def interval(values: list[float]) -> str:
-    """Mean, and the 95 % interval of the mean over the words (bootstrap)."""
-    means = np.random.default_rng(0).choice(values, (RESAMPLES, len(values))).mean(axis=1)
+def interval(words: Sequence[Metrics], values: Sequence[float]) -> str:
+    """Mean of the words' values, and its 95 % interval: bootstrap samples of the objects, since words of one
+    object resemble each other. Every object has as many words."""
+    of_objects: dict[str, list[float]] = {}
+    for word, value in zip(words, values, strict=True):
+        of_objects.setdefault(word.name, []).append(value)
+    objects = [statistics.mean(some) for some in of_objects.values()]
+    means = np.random.default_rng(0).choice(objects, (RESAMPLES, len(objects))).mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return f"{statistics.mean(values):.3f} ({low:.3f} to {high:.3f})"
 
@@ -130,13 +138,14 @@ def table(metrics: dict[str, list[Metrics]]) -> str:
     for method, words in metrics.items():
         def mean(name: str, words: list[Metrics] = words) -> float:
             return statistics.mean(getattr(word, name) for word in words)
-        lines.append(f"| {method} | {interval([word.reconstruction for word in words])} "
-                     f"| {mean('reconstruction_share'):.0%} | {interval([w.editability for w in words])} "
+        lines.append(f"| {method} | {interval(words, [word.reconstruction for word in words])} "
+                     f"| {mean('reconstruction_share'):.0%} "
+                     f"| {interval(words, [word.editability for word in words])} "
                      f"| {mean('editability_share'):.0%} | {mean('steps'):.0f} "
                      f"| {statistics.median(word.seconds for word in words):.0f} |")
     words = next(iter(metrics.values()))
     own = statistics.mean(w.init_reconstruction / w.reconstruction * w.reconstruction_share for w in words)
-    lines.append(f"| the init word | {interval([word.init_reconstruction for word in words])} | {own:.0%} "
+    lines.append(f"| the init word | {interval(words, [w.init_reconstruction for w in words])} | {own:.0%} "
                  "| | 100% | 0 | 0 |")
     return "\n".join([*lines, ""])
 
@@ -146,8 +155,9 @@ def differences(metrics: dict[str, list[Metrics]]) -> str:
     first, *others = metrics
     lines = [f"| minus {first}, word by word | reconstruction | editability |", "|---|---|---|"]
     for method in others:
-        cells = [interval([getattr(word, name) - getattr(base, name)
-                           for word, base in zip(metrics[method], metrics[first], strict=True)])
+        cells = [interval(metrics[first], [
+                     getattr(word, name) - getattr(base, name)
+                     for word, base in zip(metrics[method], metrics[first], strict=True)])
                  for name in ("reconstruction", "editability")]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])

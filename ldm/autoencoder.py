@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ldm.attention import attention
 from ldm.config import AutoencoderConfig
+from ldm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Posterior:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """A draw (b c h w). The noise comes from the generator's device, by default the CPU."""
+        """A draw (b c h w). The noise comes from the generator's device, or without one from the mean's."""
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=torch.float32)
         return self.mean + self.std * noise.to(self.mean)
@@ -208,7 +209,10 @@ class Autoencoder(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
     def encode(self, x: Tensor) -> Posterior:
-        """x (b 3 H W) -> q(z | x), unscaled."""
+        """x (b 3 H W) -> q(z | x), unscaled. Raises InputError if config.factor does not divide H and W."""
+        if any(pixels < 1 or pixels % self.config.factor for pixels in x.shape[-2:]):
+            raise InputError(f"images of {x.shape[-2]} x {x.shape[-1]} pixels have no latents. Use multiples "
+                             f"of {self.config.factor}.")
         mean, logvar = rearrange(self.quant_conv(self.encoder(x)), "b (two c) h w -> two b c h w", two=2)
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 

@@ -32,8 +32,12 @@ def byte_pair_encoding(vocab: Mapping[str, int], merges: Sequence[tuple[str, str
     """The library's tokenizer of a vocabulary and its merges, in order. Text is brought to NFC, runs of white
     space become one space, and all is lower case.
 
-    Raises what the library raises, a plain Exception, if a merge is not in the vocabulary.
+    Raises ValueError if a merge is not in the vocabulary, and what the library raises, a plain Exception, if
+    they cannot be a tokenizer.
     """
+    # the library panics at some of these, which is no Exception
+    if any(first + second not in vocab for first, second in merges):
+        raise ValueError("a merge is not in the vocabulary")
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(
         vocab=dict(vocab), merges=list(merges), unk_token=END, continuing_subword_prefix="",
         end_of_word_suffix=WORD_END))

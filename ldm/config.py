@@ -5,6 +5,7 @@ its tensors. Stable Diffusion has the same parts but for the text encoder: `LDMC
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,11 @@ class UNetConfig:
     heads: int | tuple[int, ...] = 8                    # of every level, or of each
     context_dim: int = 1280
     norm_groups: int = 32
+
+    @property
+    def factor(self) -> int:
+        """Positions of the latents per position of the last level, along each side."""
+        return 2 ** (len(self.channels) - 1)
 
     @property
     def level_heads(self) -> tuple[int, ...]:
@@ -93,6 +99,8 @@ class DiffusionConfig:
         """Raises InputError on values without meaning."""
         if self.prediction not in ("eps", "v"):
             raise InputError(f"diffusion.prediction is {self.prediction!r}. Use eps or v.")
+        if not 0 < self.scale_factor < math.inf:
+            raise InputError(f"diffusion.scale_factor is {self.scale_factor}. Use a number above 0.")
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ class LDMConfig:
                              f"{self.autoencoder.embed_dim}. Both are the latent's channels: they must be "
                              "equal.")
         for name, part in (("autoencoder", self.autoencoder), ("unet", self.unet)):
-            uneven = [width for width in part.channels if width % part.norm_groups]
+            uneven = [width for width in part.channels if part.norm_groups < 1 or width % part.norm_groups]
             if uneven:
                 raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} "
                                  "norm_groups do not divide. Use a divisor.")

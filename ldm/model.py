@@ -21,7 +21,7 @@ from ldm.autoencoder import Autoencoder
 from ldm.clip_text_encoder import CLIPTextEncoder
 from ldm.clip_tokenizer import CLIPTokenizer
 from ldm.config import CLIPTextConfig, LDMConfig
-from ldm.errors import InputError
+from ldm.errors import InputError, NoVocabulary
 from ldm.samplers import Denoise, Generators, Trajectory, make_sampler, randn
 from ldm.schedule import NoiseSchedule
 from ldm.text_encoder import TextEncoder
@@ -35,8 +35,8 @@ _DECODED_PIXELS = 2 ** 19
 
 
 def _no_vocabulary():
-    raise InputError("this model has no vocabulary, so it cannot read prompts. Give it one with "
-                     "model.tokenizer.read_from, or load a model that has one.")
+    raise NoVocabulary("this model has no vocabulary, so it cannot read prompts. Give it one with "
+                       "model.tokenizer.read_from, or load a model that has one.")
 
 
 class LatentDiffusion(nn.Module):
@@ -75,12 +75,14 @@ class LatentDiffusion(nn.Module):
         return next(self.unet.parameters()).dtype
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x (b 3 H W) -> a scaled draw z (b c h w) of the posterior."""
-        return self.config.diffusion.scale_factor * self.autoencoder.encode(x).sample(generator)
+        """x (b 3 H W) -> a scaled draw z (b c h w) of the posterior. Raises InputError if the autoencoder's
+        factor does not divide H and W."""
+        posterior = self.autoencoder.encode(x.to(self.dtype))
+        return self.config.diffusion.scale_factor * posterior.sample(generator)
 
     def decode(self, z: Tensor) -> Tensor:
         """Scaled z (b c h w) -> x (b 3 H W), about [-1, 1], unclipped."""
-        return self.autoencoder.decode(z / self.config.diffusion.scale_factor)
+        return self.autoencoder.decode(z.to(self.dtype) / self.config.diffusion.scale_factor)
 
     def context(self, prompts: Sequence[str]) -> Tensor:
         """b prompts -> c (b n d)."""
@@ -128,8 +130,15 @@ class LatentDiffusion(nn.Module):
         """Sampling, step by step: yields (t_prev, z_t_prev). Arguments and errors as `sample`."""
         run = make_sampler(sampler, eta)
         z_T = self._noise(len(c), None, generator) if z_T is None else z_T.to(self.device, torch.float32)
-        yield from run(self.guided(c, uncond, guidance), self.schedule.alphas_cumprod.tolist(), z_T, steps,
-                       generator=generator)
+        z, (h, w), multiple = z_T, z_T.shape[-2:], self.config.unet.factor
+        if any(side < 1 or side % multiple for side in (h, w)):
+            raise InputError(f"`z_T` has {h} x {w} latents. Use multiples of {multiple}.")
+        denoise, alphas_cumprod = self.guided(c, uncond, guidance), self.schedule.alphas_cumprod.tolist()
+        for t_prev, z in run(denoise, alphas_cumprod, z_T, steps, generator=generator):
+            yield t_prev, z
+        if not (z.is_meta or z.isfinite().all()):       # on "meta" only the shapes are computed
+            raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, guidance "
+                             f"{guidance}). Use float32 or bfloat16 weights, or less guidance.")
 
     def sample(self, c: Tensor, uncond: Tensor | None = None, *, steps: int = 50, guidance: float = 5.0,
                eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
@@ -139,7 +148,7 @@ class LatentDiffusion(nn.Module):
         uncond: context of the empty or a negative prompt, (b n d) or (1 n d); needed unless guidance is 1.
         z_T: starting noise (b c h w), any h and w that the UNet can halve; by default of the size that the
         model was trained on, from `generator`. sampler: "ddim" (with eta), "ddpm" or "dpm++".
-        Raises InputError on values without meaning.
+        Raises InputError on values without meaning, and if the latents overflow.
         """
         [(_, z0)] = deque(self.trajectory(c, uncond, steps=steps, guidance=guidance, eta=eta, sampler=sampler,
                                           z_T=z_T, generator=generator), maxlen=1)
@@ -152,7 +161,7 @@ class LatentDiffusion(nn.Module):
         """Prompts -> one image each. Image i has the seed `seed` + i, whatever the batch size.
 
         size: (height, width) in pixels, by default those that the model was trained on.
-        Raises InputError on values without meaning, and if the latents overflow.
+        Raises InputError on values without meaning, and if the latents or the images overflow.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if batch < 1:
@@ -166,20 +175,16 @@ class LatentDiffusion(nn.Module):
             z0 = self.sample(self.context(some), uncond, steps=steps, guidance=guidance, eta=eta,
                              sampler=sampler, z_T=self._noise(len(some), size, generators),
                              generator=generators)
-            if not z0.isfinite().all():
-                raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, "
-                                 f"guidance {guidance}). Use float32 or bfloat16 weights, or less guidance.")
             h, w = z0.shape[-2:]
             at_a_time = max(1, _DECODED_PIXELS // (h * w * self.config.autoencoder.factor ** 2))
-            images += [image for part in z0.to(self.dtype).split(at_a_time)
-                       for image in to_images(self.decode(part))]
+            images += [image for part in z0.split(at_a_time) for image in to_images(self.decode(part))]
         return images
 
     def _noise(self, b: int, size: tuple[int, int] | None, generator: Generators) -> Tensor:
         """z_T (b c h w) of images of a size (height, width) in pixels, None for the model's own.
         Raises InputError if the UNet could not halve the latents down to its last level."""
         factor, side = self.config.autoencoder.factor, self.config.diffusion.latent_size
-        multiple = factor * 2 ** (len(self.config.unet.channels) - 1)
+        multiple = factor * self.config.unet.factor
         if size is not None and (min(size) < multiple or any(pixels % multiple for pixels in size)):
             raise InputError(f"`size` is {size[0]} x {size[1]} pixels. Use multiples of {multiple}.")
         h, w = (side, side) if size is None else (pixels // factor for pixels in size)
@@ -194,7 +199,11 @@ def check_seeds(seed: int, count: int) -> None:
 
 
 def to_images(x: Tensor) -> list[Image.Image]:
-    """x (b 3 H W) in [-1, 1] -> b RGB images; values outside are clipped."""
+    """x (b 3 H W) in [-1, 1] -> b RGB images; values outside are clipped. Raises InputError if some are not
+    finite: an autoencoder may overflow in float16."""
+    if not x.isfinite().all():
+        raise InputError(f"decoding gave images that are not finite (in {x.dtype}). Use float32 or bfloat16 "
+                         "weights, or less guidance.")
     pixels = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(np.ascontiguousarray(p))
             for p in rearrange(pixels, "b c h w -> b h w c").cpu().numpy()]

@@ -3,8 +3,9 @@ predicted noise and two timesteps, and each sampler a loop over its steps that y
 wants to do something else between two steps (blend in an image, walk from an image back to its noise, follow
 a classifier's gradient) writes that loop anew over the same functions.
 
-`alphas_cumprod` is a list of Python floats: no rounding to fp32, no synchronization with a GPU. In the
-formulas a_t is alphas_cumprod[t] and a_s that of t_prev; timestep -1 is the clean latent, where it is 1.
+`alphas_cumprod` is a list of Python floats: factors are computed in double precision, without synchronization
+with a GPU. In the formulas a_t is alphas_cumprod[t] and a_s that of t_prev; timestep -1 is the clean latent,
+where it is 1.
 """
 from __future__ import annotations
 
@@ -40,8 +41,9 @@ def randn(shape: Sequence[int], generator: Generators, device: torch.device | st
 
 def ddim_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
     """(t, t_prev) from high to low, as the original code spaces them: 1, 1 + s, 1 + 2s, ... with
-    s = T // steps, and 0 as the last t_prev. Where steps does not divide T there are a few more;
-    beyond T // 2, T - 1 of them. Raises InputError if steps is not in 1 .. T."""
+    s = T // steps, and 0 as the last t_prev. There are (T - 1) / s of them, rounded up: of T = 1000 there are
+    50 for 50 steps, 31 for 30, 500 for 400, and 999 for more than 500. Raises InputError if steps is not in
+    1 .. T."""
     up = range(1, timesteps, _stride(timesteps, steps))
     return [(t, t_prev) for t, t_prev in zip(reversed(up), [*reversed(up[:-1]), 0], strict=True)]
 
@@ -66,12 +68,14 @@ def ddim_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: in
     sigma = eta sqrt((1 - a_s) / (1 - a_t) (1 - a_t / a_s)) (Song et al. 2020, equations 12 and 16).
 
     `noise` is needed if eta > 0. With eta 0 t_prev may also be the later timestep: a step of DDIM inversion.
-    Raises InputError otherwise, where a square root would have no meaning.
+    Raises InputError without the noise, or where a square root would have no meaning.
     """
     a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
     if not 0 <= eta <= 1 or eta > 0 and t_prev > t:
         raise InputError(f"`eta` is {eta} in a step from t = {t} to {t_prev}. Use 0 to 1, and 0 where t_prev "
                          "is the later timestep.")
+    if eta > 0 and noise is None:
+        raise InputError(f"`eta` is {eta}, but there is no noise. Give `noise`, or eta 0.")
     sigma = eta * math.sqrt((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)) if eta > 0 else 0.0
     z_prev = (math.sqrt(a_prev) * predict_z0(alphas_cumprod, z, eps_hat, t)
               + math.sqrt(1 - a_prev - sigma ** 2) * eps_hat)
@@ -96,12 +100,18 @@ def dpm_solver_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor,
     r = h' / h, h = lambda_s - lambda_t, lambda = log(a / (1 - a)) / 2: DPM-Solver++(2M) (Lu et al. 2022,
     arXiv 2211.01095, algorithm 2).
 
-    last: (z0', t') of the step before, h' its h; without it d = z0, the first order. Returns z_s and z0.
+    last: (z0', t') of the step before, h' its h; without it d = z0, the first order. At t_prev = -1 h is
+    infinite, and z_s = z0, the limit of the first order. Returns z_s and z0. Raises InputError for t = -1.
     """
+    if t < 0:
+        raise InputError(f"`t` is {t}, but there is no step from the clean latent. Use 0 or more.")
+
     def half_logsnr(t: int) -> float:
         return 0.5 * math.log(alphas_cumprod[t] / (1 - alphas_cumprod[t]))
 
     z0 = predict_z0(alphas_cumprod, z, eps_hat, t)
+    if t_prev < 0:
+        return z0, z0
     h = half_logsnr(t_prev) - half_logsnr(t)
     d = z0
     if last is not None:

@@ -46,7 +46,7 @@ class BaseTokenizer(abc.ABC):
     @property
     def backend(self) -> tokenizers.Tokenizer:
         """The library's tokenizer.
-        Raises InputError if no vocabulary can be found, or one larger than the table."""
+        Raises InputError if no vocabulary can be found, one larger than the table, or one without a mark."""
         if self._backend is None:
             backend = self._find_vocabulary()
             rows = 1 + max(backend.get_vocab().values())
@@ -54,6 +54,9 @@ class BaseTokenizer(abc.ABC):
                 raise InputError(f"the vocabulary has {rows} tokens, but the model's table only "
                                  f"{self.words.vocab_size} rows. Give the vocabulary that the model was "
                                  "trained with.")
+            if lost := [token for token in self.frame if backend.token_to_id(token) is None]:
+                raise InputError(f"the vocabulary lacks {ascii(lost[0][:100])}, which the model puts around "
+                                 "prompts. Give the vocabulary that the model was trained with.")
             self._backend = backend
         return self._backend
 

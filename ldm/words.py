@@ -79,6 +79,17 @@ class LearnedWords:
         finally:
             self._vectors = before
 
+    @contextlib.contextmanager
+    def without(self, placeholder: str) -> Iterator[None]:
+        """Context manager: the model does not know a word and reads its placeholder as plain text; afterwards
+        all is as before. Raises InputError if there is no such word."""
+        before, hidden = self._vectors, self._known(placeholder)
+        self._vectors = {word: vectors for word, vectors in before.items() if word != hidden}
+        try:
+            yield
+        finally:
+            self._vectors = before
+
     def ids(self, placeholder: str) -> list[int]:
         """The private ids of a word, one for each vector. Raises InputError if there is no such word."""
         word, first = self._known(placeholder), self.vocab_size

@@ -46,7 +46,8 @@ def reframe(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def retone(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast about the mean, saturation about gray, and a cast."""
+    """Brightness, contrast about the mean, saturation about the gray that a pixel was before the contrast
+    changed, and a cast."""
     light = (x + 1) / 2 * _each(x, *BRIGHTNESS, generator)
     for middle, limits in ((light.mean(dim=(1, 2, 3), keepdim=True), CONTRAST),
                            (light.mean(dim=1, keepdim=True), SATURATION)):

@@ -25,13 +25,14 @@ from ldm import Autoencoder
 from ldm.model import to_images
 from recipe import data
 from recipe.sizes import CONFIG
-from recipe.training import Training, add_dtype_option, averaged_weights
+from recipe.training import Training, add_dtype_option, averaged_weights, check_options
 from textinv.commands import command
 
 COMMAND = "python -m recipe.autoencoder"
 CHECKPOINT = Path("recipe-work/autoencoder.pt")
 KL_WEIGHT = 1e-4                # of the mean KL of a latent element, beside a mean absolute error
 SHARPNESS_WEIGHT = 1.0
+ENCODER = ("encoder.", "quant_conv.")           # the weights that latents depend on
 CHECKED = ("seen", "held-out", "held-out-style", "held-out-filters")
 
 
@@ -95,6 +96,9 @@ def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
         autoencoder.quant_conv.requires_grad_(False)
     outer = (autoencoder.encoder.conv_in, autoencoder.decoder.conv_out)
     training = Training(autoencoder, CHECKPOINT, outer=outer, dtype=options.dtype)
+    if options.decoder_only:                    # the encoder that all later stages use is the averaged one
+        autoencoder.load_state_dict({name: tensor for name, tensor in training.averaged.weights.items()
+                                     if name.startswith(ENCODER)}, strict=False)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(pixels), (options.batch,), generator=generator).sort().values
@@ -119,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         "them a diffusion model that was trained on them")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
+    check_options(options, CHECKPOINT)
     pixels = data.read("train").pixels
     checked = {name: data.read(name).pixels for name in CHECKED}
     training = train(options, pixels)

@@ -39,7 +39,7 @@ from recipe.filters import pick
 from recipe.objects import CATEGORIES, OBJECTS, STYLES, article
 from recipe.scenery import SIZE
 from recipe.sizes import CONFIG
-from recipe.training import Training, add_dtype_option, averaged_weights
+from recipe.training import Training, add_dtype_option, averaged_weights, check_options
 from recipe.world import Choices, compose
 from textinv.commands import command
 from weights.clip import Clip, embed_ids, embed_x, transformers
@@ -180,6 +180,8 @@ def train(options: argparse.Namespace) -> None:
 
     for _ in training.run(options.minutes, options.lr, loss_of_batch):
         pass
+    if training.rank:
+        return
     weights, minutes = averaged_weights(CHECKPOINT, judge.COMMAND)
     model.load_state_dict(weights)
     save(model, judge.FOLDER)
@@ -199,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
+    check_options(options, CHECKPOINT)
     if options.batch < 2:
         raise InputError(f"--batch {options.batch}: give 2 or more, so that captions have rivals")
     train(options)

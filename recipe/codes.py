@@ -87,12 +87,15 @@ class Code:
     @cached_property
     def _mirror(self) -> Tensor:
         """d d: B+ P B for the basis B and the exchange P of left and right. The space of the components is
-        closed under P, because sprites and their mirror images were fitted together."""
+        closed under P, because sprites and their mirror images were fitted together. P is what mirroring a
+        sprite does where its scaled width is even; one of odd width lies a pixel beside the middle, and its
+        mirror image on the same side (`sprite_pixels`): of these, a fifth, this is an approximation."""
         exchanged = rearrange(self.basis, "(y x rgba) d -> y x rgba d", y=SIDE, x=SIDE).flip(1).flatten(0, 2)
         return torch.linalg.pinv(self.basis) @ exchanged
 
     def mirrored(self, codes: Tensor) -> Tensor:
-        """Codes (... d) of sprites -> those of their mirror images. Zeros stay zeros."""
+        """Codes (... d) of sprites -> those of their mirror images: nearly (a cosine of 0.99) where a
+        sprite's width is even, roughly (0.8) where it is odd. Zeros stay zeros."""
         return NORM * F.normalize(codes @ self._mirror, dim=-1)
 
 
@@ -161,6 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if FILE.exists():
         raise InputError(f"{FILE} exists. Move it away to fit new codes; a model trained with these would "
                          "not know the new ones, which are turned another way.")
+    if SHIPPED.exists():
+        raise InputError(f"{SHIPPED} are the codes of what is shipped. Run python -m recipe.restore to train "
+                         "on with them, or move them away to fit new ones and begin anew.")
     rng, tensors = np.random.default_rng(0), {}
     for name, pixels in (("object", training_sprites(Artwork(options.artwork), rng)),
                          ("style", training_styles(rng))):

@@ -7,12 +7,13 @@ In about half of the captions a slot stands for a name: its embedding is the cod
 pictured, plus noise. Names start at the mean code of their sprites. Of the captions a tenth is left empty,
 for classifier-free guidance (Ho & Salimans 2022). The error of each timestep is weighted by min(SNR, 5) / SNR
 (Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are spread evenly over the schedule. At the end,
-and every ten minutes, a sheet of samples to look at.
+and every half hour, a sheet of samples to look at.
 """
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
@@ -31,13 +32,14 @@ from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
-from recipe.training import Training, add_dtype_option, averaged_weights, join, meet
+from recipe.training import Training, add_dtype_option, averaged_weights, check_options, join, meet
 from textinv.commands import command
+from weights.files import atomic_write
 from weights.vocabularies import read_vocabulary
 
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
-LATENTS = Path("recipe-work/latents.npy")
+LATENTS, DIGEST = Path("recipe-work/latents.npy"), Path("recipe-work/latents.sha256")
 EMPTY = 0.1                     # part of the captions that are left out
 SNR_CAP = 5.0
 SHEET_SECONDS = 1800
@@ -51,11 +53,13 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
     """Mean and standard deviation of every image's posterior, float16 (n 2 c h w), mapped from a file
-    that is written first unless it is there; under torchrun each process encodes its share. Raises InputError
-    if it does not fit the images or cannot be written."""
+    that is written first unless it is there, of these images by this encoder; under torchrun each process
+    encodes its share. Raises InputError if it is damaged or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
     rank, world_size = join()
-    if not LATENTS.exists():
+    digest = source_digest(pixels, encoder)
+    known = DIGEST.read_text(encoding="utf-8") if DIGEST.exists() else ""
+    if not LATENTS.exists() or known != digest:
         partial = LATENTS.with_suffix(".partial")
         try:
             if rank == 0:
@@ -71,18 +75,27 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
             latents.flush()
             meet()
             if rank == 0:
+                DIGEST.unlink(missing_ok=True)      # never next to the latents of another source
                 partial.replace(LATENTS)
+                DIGEST.write_text(digest, encoding="utf-8")
             meet()
         except OSError as error:
             raise InputError(f"{LATENTS} cannot be written ({error.strerror}). "
                              "Check the free space.") from error
     try:
-        latents = np.load(LATENTS, mmap_mode="r")
+        return np.load(LATENTS, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
-    if latents.shape != shape:
-        raise InputError(f"{LATENTS} belongs to other images. Delete it; it will be made again.")
-    return latents
+
+
+def source_digest(pixels: np.ndarray, encoder: nn.Module) -> str:
+    """SHA-256 of what latents are made from: the images, and the weights that encode them."""
+    digest = hashlib.sha256(str(pixels.shape).encode())
+    for name, tensor in encoder.state_dict().items():
+        if name.startswith(autoencoder.ENCODER):
+            digest.update(tensor.cpu().numpy().tobytes())
+    digest.update(np.ascontiguousarray(pixels))
+    return digest.hexdigest()
 
 
 def scale_factor(latents: np.ndarray) -> float:
@@ -185,13 +198,14 @@ def even_times(count: int, timesteps: int, generator: torch.Generator) -> Tensor
 
 @torch.no_grad()
 def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5.0) -> None:
-    """Samples of every prompt, in two columns."""
+    """Samples of every prompt, in two columns. Raises InputError if the file cannot be written."""
     prompts = [prompt for prompt in PROMPTS for _ in range(each)]
     images = model.generate(prompts, steps=50, guidance=guidance, batch=20)
     pixels = rearrange(np.stack([np.asarray(image) for image in images]),
                        "(row two each) y x rgb -> (row y) (two each x) rgb", two=2, each=each)
     image = Image.fromarray(pixels)
-    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
+    with atomic_write(path) as partial:
+        image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(partial, "PNG")
 
 
 @command
@@ -207,6 +221,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="decay of the averaged weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
+    check_options(options, CHECKPOINT)
     train(options)
 
 

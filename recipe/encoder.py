@@ -20,7 +20,7 @@ from torch import Tensor
 
 from recipe import autoencoder, codes, data, diffusion
 from recipe.sizes import CONFIG
-from recipe.training import Training, add_dtype_option, averaged_weights
+from recipe.training import Training, add_dtype_option, averaged_weights, check_options
 from textinv.commands import command
 from textinv.encoder import WordEncoder
 
@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
     options = parser.parse_args(argv)
+    check_options(options, CHECKPOINT)
     images = data.read("train")
     latents = diffusion.read_latents(images.pixels, autoencoder.load()[0], "cpu")
     scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(images.codes))

@@ -6,8 +6,8 @@ images of seen objects, words learned from the examples of held-out objects; and
     python -m recipe.recognize [--weights tiny] [--quick] [--out recipe-work/recognize]
 
 Intervals are 95 % percentiles of bootstrap samples of the objects (Efron 1979): images of one object, or by
-one word, resemble each other. Written: recognize.json, recognize.md with a line for each object, and
-recognize.png to look at.
+one word, resemble each other. A few objects have none: it would be too narrow. Written: recognize.json,
+recognize.md with a line for each object, and recognize.png to look at.
 """
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ FOLDERS = dict.fromkeys(shots.THINGS) | {row.split()[0]: folder for folder, row 
 HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
 STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
 RESAMPLES, COLUMNS = 1000, 16
+ENOUGH = 8                                              # things for an interval
 
 # For objects and for styles: the prompts, {} for a name or the word, and what else their images must show.
 PROMPTS: dict[str, dict[str, dict[str, str]]] = {
@@ -77,7 +78,7 @@ class Row:
             for prompt, asked in PROMPTS[self.head].items()}
 
     def summary(self) -> Shares:
-        """Means over the things, with intervals."""
+        """Means over the things, with intervals where there are enough."""
         things = list(self.shares.values())
         return {prompt: {measure: interval([thing[prompt][measure] for thing in things]) for measure in part}
                 for prompt, part in things[0].items()}
@@ -96,8 +97,10 @@ def shares(judge: Recognizer, images: Sequence[Image.Image], asked: dict[str, st
     return found
 
 
-def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean and its 95 % bootstrap interval."""
+def interval(values: Sequence[float]) -> float | tuple[float, float, float]:
+    """The mean and its 95 % bootstrap interval; of fewer than ENOUGH values the mean alone."""
+    if len(values) < ENOUGH:
+        return float(np.mean(values))
     rng, values = np.random.default_rng(0), np.asarray(values)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
     return (float(values.mean()), *np.percentile(means, (2.5, 97.5)).tolist())
@@ -171,9 +174,9 @@ class Source:
             yield from self.learned(head, thing, Path(folder), init)
 
     def learned(self, head: str, thing: str, folder: Path, init: str) -> Iterator[Drawn]:
+        method = {**self.method, "init": init} if head == "style" else {"init": init, **self.method}
         for seed in range(self.seeds):
-            config = textinv.InversionConfig(**{"init": init, "style": head == "style", "seed": seed,
-                                                **self.method})
+            config = textinv.InversionConfig(**method, style=head == "style", seed=seed)
             textinv.patch(self.model, textinv.invert(self.model, folder, config) if self.learns else
                           self.start(folder, config))
             try:
@@ -253,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="steps of learning a word; 0: where it starts (default: as "
                         "textinv)")
     parser.add_argument("--vectors", type=int, help="vectors per word (default: as textinv)")
-    parser.add_argument("--init", help="start of all words (default: each object's own init word)")
+    parser.add_argument("--init", help="start of all words of objects (default: each object's own init word)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", default=[],
                         help='of the table, such as "word, held-out" (default: all)')
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
@@ -265,8 +268,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, seeds, objects = (b if a is None else a for a, b in zip(given, defaults, strict=True))
     if min(images, seeds, objects) < 1:
         raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
-    method = {name: value for name in ("steps", "vectors", "init")
-              if (value := getattr(options, name))}
+    learns = options.steps != 0
+    method = {name: value for name in ("vectors", "init", *["steps"] * learns)
+              if (value := getattr(options, name)) is not None}
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -275,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load(options.weights, options.device))
-    source = Source(model, images, seeds, method, artwork, learns=options.steps != 0)
+    source = Source(model, images, seeds, method, artwork, learns)
     named = some_seen(3 * objects)
     found = (measure(judge, source, (), named, HANDFUL, rows=options.rows) if options.quick else
              measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES),

@@ -33,7 +33,7 @@ from recipe.captions import Scene
 from recipe.filters import ALL as FILTERS
 from recipe.objects import HELD_OUT, OBJECTS, STYLES
 from recipe.resnet import CHECKPOINT, COMMAND, INDEX, NAMES, WEIGHTS, Recognizer, load, save
-from recipe.training import Training, add_dtype_option, averaged_weights, join
+from recipe.training import Training, add_dtype_option, averaged_weights, check_options, join
 from recipe.world import Choices, compose
 from textinv.commands import command
 
@@ -185,18 +185,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
-    if options.batch < 1 or options.images < 1:
-        raise InputError(f"--batch is {options.batch}, --images {options.images}. Give 1 or more.")
+    check_options(options, CHECKPOINT)
+    if options.images < 1:
+        raise InputError(f"--images is {options.images}. Give 1 or more.")
     artwork = Artwork(options.artwork)
     coder = (autoencoder.load(options.device)[0] if autoencoder.CHECKPOINT.exists() else
              weights.load("tiny", options.device).autoencoder)
-    if options.minutes:
+    if options.minutes > 0:
         train(options, artwork, coder)
     if join()[0]:
         return
     recognizer = Recognizer().to(options.device).requires_grad_(False)
     averaged, minutes = averaged_weights(CHECKPOINT, COMMAND)
     recognizer.load_state_dict(averaged)
+    recognizer.temperature.fill_(1)             # one that was restored: what is fitted takes its place
     x, right = unseen(artwork, coder, options.images, KEPT_BACK_SEED, EVERYTHING, soft=True)
     recognizer.temperature.copy_(torch.stack([
         best_temperature(p, label)

@@ -11,6 +11,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,10 +22,12 @@ from ldm import InputError, TextEncoder
 from recipe import autoencoder, codes, diffusion, encoder, resnet, vocabulary
 from recipe.artwork import Artwork
 from recipe.ship import set_vocabulary_norm
+from recipe.sizes import CONFIG
 from recipe.training import Training
 from textinv.commands import command
 from textinv.encoder import FILE as ENCODER
 from textinv.encoder import load_encoder
+from textinv.initialization import vocabulary_norm
 
 COMMAND = "python -m recipe.restore"
 UNFINISHED = codes.SHIPPED.parent / "unfinished"
@@ -34,37 +37,58 @@ CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT,
 
 def restore(folder: Path) -> list[Path]:
     """Writes the checkpoints of all trainings whose results are in the folder, the judge's, and the codes
-    unless they are there; returns the checkpoints. Raises InputError if one is there: it would be lost."""
+    unless they are there; returns the checkpoints. Raises InputError if one is there: it would be lost; if
+    other codes are; and if the model is of other sizes."""
     for path in CHECKPOINTS:
         if path.exists():
             raise InputError(f"{path} is there already: train on from it, or move it away to begin "
                              f"from {folder}")
-    if codes.SHIPPED.exists() and not codes.FILE.exists():
-        codes.FILE.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(codes.SHIPPED, codes.FILE)
     model = weights.load(folder / "model.safetensors")
-    denoiser = diffusion.Denoiser(model.config.diffusion.scale_factor)
-    carry_over(model.text_encoder, model.tokenizer.backend.get_vocab(), denoiser.text_encoder)
+    text, scale = model.config.text, model.config.diffusion.scale_factor
+    if model.config != replace(CONFIG, text=replace(CONFIG.text, vocab_size=text.vocab_size),
+                               diffusion=replace(CONFIG.diffusion, scale_factor=scale)):
+        raise InputError(f"{folder}: the model has other sizes than recipe/sizes.py. Give the folder of one "
+                         "that the recipe made.")
+    _restore_codes()
+    norm = codes.NORM
+    if (folder / ENCODER).exists():
+        reader = load_encoder(model)
+        norm *= vocabulary_norm(model) / reader.norm.item()         # words have drifted; codes have not
+        reader.norm.fill_(codes.NORM)
+        _save(reader, encoder.CHECKPOINT, (reader.conv_in, reader.out))
+    denoiser = diffusion.Denoiser(scale)
+    carry_over(model.text_encoder, model.tokenizer.backend.get_vocab(), denoiser.text_encoder, norm)
     denoiser.unet.load_state_dict(model.unet.state_dict())
     unet, coder = denoiser.unet, model.autoencoder
     _save(coder, autoencoder.CHECKPOINT, (coder.encoder.conv_in, coder.decoder.conv_out))
     _save(denoiser, diffusion.CHECKPOINT, (unet.input_blocks[0], unet.out))
-    if (folder / ENCODER).exists():
-        reader = load_encoder(model)
-        reader.norm.fill_(codes.NORM)
-        _save(reader, encoder.CHECKPOINT, (reader.conv_in, reader.out))
     if resnet.SHIPPED.exists():
         judge = resnet.load(resnet.SHIPPED)
         _save(judge, resnet.CHECKPOINT, (judge.stem, judge.heads))
     return [path for path in CHECKPOINTS if path.exists()]
 
 
+def _restore_codes() -> None:
+    """Copies the shipped codes, unless those that they were made from are there. Raises InputError if others
+    are."""
+    if not codes.SHIPPED.exists():
+        return
+    if not codes.FILE.exists():
+        codes.FILE.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(codes.SHIPPED, codes.FILE)
+    own, shipped = codes.read(), codes.read(codes.SHIPPED)
+    if not all(torch.equal(getattr(own[name], part).half(), getattr(shipped[name], part).half())
+               for name in shipped for part in ("mean", "basis")):
+        raise InputError(f"{codes.FILE} holds other codes than {codes.SHIPPED}, which what is shipped was "
+                         "trained with. Move it away.")
+
+
 @torch.no_grad()
-def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder) -> None:
+def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder, norm: float = codes.NORM) -> None:
     """The text encoder of a model whose vocabulary may be another: layers as they are, embeddings by their
-    tokens (`rows`: token -> id; words, pieces, marks), all at the norm of training. Names start at their
+    tokens (`rows`: token -> id; words, pieces, marks), all at the mean norm `norm`. Names start at their
     codes where the vocabulary is another: such a model was trained without codes."""
-    set_vocabulary_norm(old, codes.NORM)
+    set_vocabulary_norm(old, norm)
     state = old.state_dict()
     table = state["token_emb.weight"]
     kept = {token: table[i] for token, i in rows.items()}

@@ -19,6 +19,7 @@ from ldm import InputError
 from ldm.text_encoder import SelfAttention, TextEncoder
 from recipe import codes, diffusion, encoder, judge, resnet, vocabulary
 from textinv.commands import command
+from weights.files import atomic_write
 
 COMMAND = "python -m recipe.ship"
 NORM = 1.4              # of the shipped vocabulary's vectors, the mean
@@ -63,13 +64,14 @@ def ship(folder: Path, own: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}): check the free space") from error
     weights.save(half, folder / "model.safetensors")
-    save_file({name: tensor.half() for name, tensor in load_file(codes.FILE).items()},
-              own / codes.SHIPPED.name)
+    coded = {name: tensor.half() for name, tensor in load_file(codes.FILE).items()}
+    with atomic_write(own / codes.SHIPPED.name) as partial:
+        save_file(coded, partial)
     if encoder.CHECKPOINT.exists():
         reader, _ = encoder.load()
         reader.norm.mul_(scale)
-        save_file({name: tensor.half() for name, tensor in reader.state_dict().items()},
-                  folder / "encoder.safetensors")
+        with atomic_write(folder / "encoder.safetensors") as partial:
+            save_file({name: tensor.half() for name, tensor in reader.state_dict().items()}, partial)
     diffusion.sheet(weights.load(folder / "model.safetensors", dtype=torch.float32), folder / "samples.png")
     return sorted({path for place in (folder, own) for path in place.rglob("*") if path.is_file()})
 

@@ -25,6 +25,7 @@ from textinv.running.processes import init_processes
 from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
+MAX_SKIPPED = 10        # steps in a row without finite gradients, after which a training gives up
 # Muon's rate in AdamW's. At 15 the weights trebled within 500 steps, and what they knew was lost.
 MUON_RATE = 2.0
 
@@ -34,6 +35,15 @@ def add_dtype_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
                         help="of products and convolutions; auto is the faster one here (default: "
                         "%(default)s)")
+
+
+def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
+    """Raises InputError on batches without an image, and where there is nothing to train nor to measure."""
+    if options.batch < 1:
+        raise InputError(f"`batch` is {options.batch}. Give 1 or more.")
+    if options.minutes <= 0 and not checkpoint.exists():
+        raise InputError(f"{checkpoint} is missing, and `minutes` is {options.minutes:g}: there is nothing "
+                         "to measure. Give more.")
 
 
 class Averaged:
@@ -87,10 +97,11 @@ class Training:
     def run(self, minutes: float, lr: float, loss_of_batch: Callable[[torch.Generator], Tensor],
             warm_up: int = 200, decay: bool = False) -> Iterator[int]:
         """Trains for that long, yielding the count of steps after each; saves every few minutes and at the
-        end. lr is AdamW's."""
+        end. lr is AdamW's. A step whose gradients are not finite is left out. Raises InputError, and saves
+        nothing, after MAX_SKIPPED of them in a row."""
         device = next(self.module.parameters()).device.type
         start = last_save = time.monotonic()
-        before, first = self.minutes, self.step
+        before, first, skipped = self.minutes, self.step, 0
         with tqdm(total=round(minutes * 60), unit="s", disable=self.rank > 0, mininterval=10,
                   bar_format="{desc} |{bar}| {elapsed} of {total_fmt} s") as bar:
             while (elapsed := self._agreed(time.monotonic() - start)) < minutes * 60:
@@ -104,7 +115,14 @@ class Training:
                 self.module.zero_grad()
                 loss.backward()
                 self._average_gradients()
-                nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+                # the mean of all processes' gradients, so that they all leave out the same steps
+                finite = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0).isfinite()
+                skipped = 0 if finite else skipped + 1
+                if skipped == MAX_SKIPPED:
+                    raise InputError(f"gradients were not finite {skipped} times in a row after step "
+                                     f"{self.step}. {self.path} is as it was. Use a smaller `lr`.")
+                if skipped:
+                    continue
                 for optimizer in self.optimizers.values():
                     optimizer.step()
                 self.averaged.update(self.module)

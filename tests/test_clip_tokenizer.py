@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import weights
 from helpers import DATA
-from ldm import CLIPTokenizer, InputError, LearnedWords
+from ldm import CLIPTokenizer, InputError, LearnedWords, Tokenizer
 from ldm.clip_tokenizer import BYTES, END, START
-from weights.vocabularies import read_vocabulary
+from weights.vocabularies import parse_vocabulary, read_vocabulary
 
 REAL = json.loads((DATA / "clip-vocab/clip_ids_public.json").read_text())
 
@@ -67,6 +67,14 @@ def test_padding_may_be_another_token(tiny):
     start, end = tiny.backend.token_to_id(START), tiny.backend.token_to_id(END)
     assert row == [start, *text, end] + [0] * (75 - len(text))
     assert text[-1] == tiny.backend.token_to_id("!</w>") != 0           # in the text it is not the padding
+
+
+def test_padding_that_the_vocabulary_lacks_is_refused(tiny):
+    other = CLIPTokenizer(lambda: tiny.backend, 77, LearnedWords(664, 4), padding="[PAD]" * 99)
+    for use in (lambda: other("the photo"), lambda: other.padding_id):
+        with pytest.raises(InputError, match=r"vocabulary lacks .\[PAD\].* Give the vocabulary") as caught:
+            use()
+        assert len(str(caught.value)) < 300
 
 
 def test_long_prompts_keep_their_end(tiny):
@@ -138,6 +146,37 @@ def test_merges_may_be_text_in_a_tokenizer_json(tmp_path):
     old, new = (read_vocabulary(path, CLIPTokenizer).encode("the photo", add_special_tokens=False).ids
                 for path in (tmp_path, DATA / "sd1-hf-tiny/tokenizer"))
     assert old == new and len(new) < 5
+
+
+@pytest.mark.parametrize("fixture, file", [
+    ("diffusers_tiny", "diffusers-tiny/tokenizer"), ("sd1_hf", "sd1-hf-tiny/tokenizer")])
+def test_a_tokenizer_json_is_its_vocabulary_alone(request, tmp_path, fixture, file):
+    """Its other parts may ask for anything in the library, which panics at this one: that is no Exception,
+    and in places it ends the process."""
+    model, _ = request.getfixturevalue(fixture)
+    content = json.loads((DATA / file / "tokenizer.json").read_text())
+    content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    backend = read_vocabulary(tmp_path, type(model.tokenizer))
+    for text in ("the Photo of a C\u00e2t", "it's 12"):
+        assert backend.encode(text, add_special_tokens=False).ids == model.tokenizer.tokenize(text)
+    saved = parse_vocabulary(json.dumps(content), "model.safetensors", type(model.tokenizer))
+    assert saved.to_str() == backend.to_str()
+
+
+def test_merges_without_a_token_are_refused(tmp_path):
+    """Of one that is longer than every token the library panics."""
+    content = json.loads((DATA / "sd1-hf-tiny/tokenizer/tokenizer.json").read_text())
+    content["model"]["merges"].append([START, END])
+    with pytest.raises(InputError, match="cannot be read .a merge is not in the vocabulary"):
+        parse_vocabulary(json.dumps(content), "model.safetensors", CLIPTokenizer)
+
+
+def test_other_kinds_of_tokenizer_are_refused():
+    content = json.loads((DATA / "diffusers-tiny/tokenizer/tokenizer.json").read_text())
+    content["model"]["type"] = "WordLevel"
+    with pytest.raises(InputError, match="cannot be read .its model is not a WordPiece"):
+        parse_vocabulary(json.dumps(content), "model.safetensors", Tokenizer)
 
 
 def without_merges(folder):

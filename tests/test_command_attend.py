@@ -15,6 +15,10 @@ def test_sheet_of_a_learned_word(learned, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(out)
     with Image.open(out) as one:
         width, height = one.size
+    before = out.read_bytes()
+    assert attend.main([*argv, "--over-steps", "3"]) == 2 and out.read_bytes() == before
+    assert f"{out} exists already" in capsys.readouterr().err
+    out.unlink()
     assert attend.main([*argv, "--over-steps", "3"]) == 0
     with Image.open(out) as three:
         assert three.width == width and three.height > 2.5 * height
@@ -24,12 +28,14 @@ def test_without_a_word(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert attend.main(["A dog!", "--weights", MODEL, "--steps", "1"]) == 0
     assert Path(capsys.readouterr().out.strip()) == Path("samples/a-dog-attention.png")
-    assert Path("samples/a-dog-attention.png").exists()
+    assert attend.main(["A dog!", "--weights", MODEL, "--steps", "1"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == Path("samples/a-dog-attention-2.png"), "none is replaced"
 
 
 def test_what_the_prompt_loses_is_said(learned, tmp_path, capsys):
     for prompt, warning in (("", "is empty"), ("a dog", "contains no learned word: write * where it goes"),
                             ("a zqzx *", "does not know and reads letter by letter: zqzx")):
+        (tmp_path / "x.png").unlink(missing_ok=True)
         assert attend.main([prompt, "--concept", str(learned), "--steps", "1", "--out",
                             str(tmp_path / "x.png")]) == 0
         assert warning in capsys.readouterr().err

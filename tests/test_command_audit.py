@@ -21,6 +21,17 @@ def test_a_failed_check_is_status_1(capsys, monkeypatch):
     assert "FAILED  claim: 2 (at most 1; of something)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name, message", [("notes.html", "exists already"),
+                                           ("notes.html/new/x.html", "cannot be written")])
+def test_a_page_that_cannot_be_new_is_refused_before_the_audit(name, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(audit, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "notes.html").write_text("my own")
+    assert audit.main(["--images", "examples/fox", "--init", "wolf", "--html", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert (tmp_path / "notes.html").read_text() == "my own"
+
+
 @pytest.mark.parametrize("argv, message", [
     (["--images", "nowhere", "--init", "wolf"], "nowhere"),
     (["--images", "examples/fox", "--init", "xyzzy"], "xyzzy"),

@@ -67,7 +67,16 @@ def test_exports(tmp_path, capsys, format, name):
     (["a.pt", "wide.pt", "--merge", "new.pt"], "32 and 64"),
     (["a.pt", "wide.pt", "--export", "diffusers", "--out", "new.bin"], "one word"),
     (["a.pt", "--merge", "no/folder.pt"], "cannot be written"),
-    (["a.pt", "--weights", "none.ckpt"], "none.ckpt")])
+    (["a.pt", "--weights", "none.ckpt"], "none.ckpt"),
+    (["a.pt", "--vocab", "a.txt"], "--vocab is the vocabulary of --weights. Give that too, or drop it."),
+    (["--vocabulary", "--vocab", "a.txt"], "--vocab is the vocabulary"),
+    (["a.pt", "--merge", "new.pt", "--map", "map.html"], "--map does not go with --merge. Drop it."),
+    (["a.pt", "--merge", "new.pt", "--vocabulary"], "--vocabulary does not go with --merge"),
+    (["a.pt", "--merge", "new.pt", "--export", "kohya", "--out", "b.bin", "--weights", "tiny"],
+     "--weights does not go with --merge"),
+    (["a.pt", "--export", "kohya", "--out", "b.bin", "--vocab", "x"], "--vocab does not go with --export"),
+    (["a.pt", "--map", "map.html", "--vocabulary"], "--vocabulary does not go with --map"),
+    (["a.pt", "--map", "wide.pt"], "wide.pt exists already")])
 def test_bad_arguments(tmp_path, monkeypatch, capsys, arguments, why):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

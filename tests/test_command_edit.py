@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from helpers.runs import MODEL, pixels
+from ldm import InputError
 from textinv import Concept
 from textinv.commands import edit
 from textinv.commands.edits.shared import new_folder
@@ -87,7 +88,7 @@ def test_baselines_are_one_table(learned, small_clip, tmp_path, capsys, monkeypa
     names = ["text from an image, guided diffusion", "images and text, optimized latents"]
     monkeypatch.setattr("textinv.commands.edits.baselines.BASELINES", names)
     monkeypatch.setattr("textinv.commands.edits.baselines.baseline_images",
-                        lambda subject, name, template, n, seed: [
+                        lambda subject, name, template, n, seed, batch: [
                             Image.new("RGB", (64, 64), (40 * names.index(name), seed, 9))] * n)
     assert run("baselines", "a {} on the moon", "--concept", learned, "-n", 2, "--steps", 1, "--seed", 3,
                "--clip", small_clip, "--out", tmp_path / "a") == 0
@@ -97,12 +98,34 @@ def test_baselines_are_one_table(learned, small_clip, tmp_path, capsys, monkeypa
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["sheet.png"]
 
 
+@pytest.mark.parametrize("init", ["auto", "random", "cup/bear", ""])
+def test_baselines_want_a_category_where_the_word_names_none(init, learned, small_clip, tmp_path, capsys):
+    word = Concept.load(learned)
+    Concept("*", word.vectors, {**word.info, "init": init}).save(learned / "concept.safetensors")
+    assert run("baselines", "--concept", learned, "--clip", small_clip, "--out", tmp_path / "a") == 2
+    assert "Give a --category." in capsys.readouterr().err
+
+
+def test_a_mask_may_be_painted_on_a_transparent_layer(scene, learned, tmp_path):
+    """White where something was painted; what is transparent is black, as in the masks of training images."""
+    mask = Image.new("RGBA", (90, 70))
+    mask.paste(Image.new("RGBA", (26, 26), "white"), (45, 35))
+    mask.save(tmp_path / "layer.png")
+    for name, path in (("a", scene[1]), ("b", tmp_path / "layer.png")):
+        assert run("blend", scene[0], path, "a photo of *", "--concept", learned, "-n", 1, "--steps", 2,
+                   "--keep-background", "--out", tmp_path / name) == 0
+    assert np.array_equal(pixels(tmp_path / "a/000.png"), pixels(tmp_path / "b/000.png"))
+
+
 def test_folders_are_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert str(new_folder(None, "blend")) == "edits/blend"
     (tmp_path / "edits/blend").mkdir(parents=True)
     assert str(new_folder(None, "blend")) == "edits/blend-2"
     assert new_folder(str(tmp_path / "empty"), "blend") == tmp_path / "empty"
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file is not a folder that you may write to"):
+        new_folder(str(tmp_path / "file/new"), "blend")
 
 
 @pytest.mark.parametrize("argv, warning", [
@@ -132,6 +155,8 @@ def test_a_word_that_does_not_fit_is_named_by_its_file(scene, tmp_path, capsys):
     (["blend", "scene.png", "mask.png", "*", "--tuned", "scene.png"], "scene.png"),
     (["invert", "scene.png", "--eta", "0.5"], "eta is 0.5, but inversion"),
     (["invert", "scene.png", "--steps", "0"], "steps is 0"),
+    (["invert", "scene.png", "a", "--guidance", "nan"], "--guidance is nan. Use -1000 to 1000"),
+    (["invert", "scene.png", "--refine", "-3"], "--refine is -3. Use 0 to 100"),
     (["tune", "--images", "."], "not 0. Give one as --concept"), (["tune", "--lr", "0"], "--lr is 0"),
     (["tune", "--concept", "run", "--images", "empty"], "no image that can be read"),
     (["compose", "*"], "required: --find"), (["bias", "*"], "required: --classes"),

@@ -40,7 +40,9 @@ def test_help_is_a_map(capsys):
 
 
 @pytest.mark.parametrize("argv, message", [([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"),
-                                           (["--color"], "required: COMMAND")])
+                                           (["--color"], "required: COMMAND"),
+                                           (["bench", "paint"], "invalid choice: 'paint'"),
+                                           (["bench", "load", "--color"], "unrecognized arguments: --color")])
 def test_anything_else_is_one_line(argv, message, capsys):
     assert main(argv) == 2
     error = capsys.readouterr().err

@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sample
 import textinv
 from helpers.runs import MODEL, generate, pixels
 from ldm import InputError
-from textinv.concept import at_strength
-from textinv.grids import read_recipe
+from textinv.concept import at_strength, model_hash
+from textinv.grids import read_recipe, save_png
 
 
 def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):
@@ -48,6 +49,35 @@ def test_a_changed_word_is_not_repeated(learned, tmp_path, capsys):
     textinv.Concept("*", concept.vectors + 1, concept.info).save(learned / "concept.safetensors")
     assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 2
     assert "contains another word" in capsys.readouterr().err
+
+
+def test_an_image_of_another_model_is_not_repeated(learned, own_model, tmp_path, capsys):
+    out = tmp_path / "x.png"
+    assert generate("*", "--concept", learned, "-n", 1, "--out", out) == 0
+    recipe = read_recipe(out)
+    assert recipe["model"] == model_hash(own_model)
+    save_png(Image.new("RGB", (8, 8)), out, {**recipe, "model": "0" * 16})
+    assert generate("--from", out, "--out", tmp_path / "y.png") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"--weights {MODEL} is another model than the one that the image of --from was made with" in error
+    del recipe["model"]
+    save_png(Image.new("RGB", (8, 8)), out, recipe)
+    assert generate("--from", out, "--out", tmp_path / "y.png") == 0, "an older one does not say"
+
+
+def test_an_image_is_repeated_with_words_that_have_moved(learned, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert generate("* <b>", "--concept", learned.name, "--concept", f"{learned.name}=<b>", "-n", 1,
+                    "--out", "x.png") == 0
+    image = pixels("x.png")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    again = ["--from", "../x.png", "--out", "y.png"]
+    assert generate(*again) == 2 and "no such file" in capsys.readouterr().err
+    assert generate(*again, "--concept", "../run") == 0 and np.array_equal(pixels("y.png"), image)
+    textinv.Concept("*", torch.ones(1, 64)).save("word.safetensors")
+    assert generate(*again, "--concept", "word.safetensors") == 2
+    assert "--concept word.safetensors: not a word that ../x.png was made with" in capsys.readouterr().err
 
 
 def test_several_concepts_under_other_names(learned, tmp_path):
@@ -92,7 +122,12 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
     (["*", "--prompts", "nowhere.txt"], "cannot be read"), (["*", "--concept", "nowhere"], "nowhere"),
     (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim or ddpm or dpm++"),
     (["*", "--steps", "0"], "--steps is 0"),
-    (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "no such file")])
+    (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "no such file"),
+    (["*", "--from", "x.png"], "--from repeats an image with its own prompts"),
+    (["--prompts", "x.txt", "--from", "x.png"], "--from repeats"),
+    (["--best", "1", "--from", "x.png"], "--from repeats"),
+    (["*", "--images", "x"], "--images is what --best compares with. Add that, or drop it."),
+    (["*", "--clip", "x"], "--clip is what --best compares with")])
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
     error = capsys.readouterr().err

@@ -6,7 +6,7 @@ from PIL import Image, PngImagePlugin
 
 import sample
 import textinv
-from helpers.runs import MODEL, generate, pixels
+from helpers.runs import MODEL, contents, generate, pixels
 from ldm import InputError, LatentDiffusion
 from textinv.grids import read_recipe, save_png
 
@@ -77,15 +77,17 @@ def test_a_bar_shows_from_the_first_batch_on(tmp_path, capsys):
 
 @pytest.mark.parametrize("name, message", [
     ("x.jpg", "images are written as PNG"), ("x", "images are written as PNG"),
-    ("device.png", "is a device"), ("photo.png", "this command has not written it")])
+    ("device.png", "is a device"), ("photo.png", "this command has not written it"),
+    ("edit.png", "this command has not written it")])
 def test_what_is_there_is_not_destroyed(name, message, tmp_path, capsys):
     (tmp_path / "device.png").symlink_to("/dev/null")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
-    before = (tmp_path / "photo.png").read_bytes()
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "edit.png", {"options": {}})
+    before = contents(tmp_path)
     assert generate("a cat", "-n", 1, "--out", tmp_path / name) == 2
     assert message in capsys.readouterr().err
-    assert (tmp_path / "photo.png").read_bytes() == before and (tmp_path / "device.png").is_symlink()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["device.png", "photo.png"]
+    assert contents(tmp_path) == before and (tmp_path / "device.png").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["device.png", "edit.png", "photo.png"]
 
 
 def test_a_single_image_of_someone_else_is_not_replaced(tmp_path, capsys):
@@ -211,12 +213,23 @@ GOOD = {"prompts": ["a cat"], "n": 1, "concepts": [], "strength": 1.0, "negative
     {"dtype": "load"}, {"prompts": []}, {"prompts": "abc"}, {"prompts": [1, 2]}, {"index": 99},
     {"index": "a"}, {"index": -1}, {"n": 10 ** 9},
     {"seed": None}, {"seed": 2 ** 64}, {"batch": 0}, {"n": True}, {"strength": float("nan")},
-    {"guidance": float("inf")}, {"eta": 2}, {"sampler": "x"}, {"vocab": 1}, {"weights": 1}, {"new": 1}])
+    {"guidance": float("inf")}, {"eta": 2}, {"sampler": "x"}, {"vocab": 1}, {"weights": 1}, {"new": 1},
+    {"model": 1}, {"strength": 10 ** 400},
+    {"concepts": [{"path": "x", "placeholder": "*", "hash": "0", "strength": 10 ** 400}]},
+    {"prompts": ["a", "b"], "n": 2, "index": None, "kept": [1]},
+    {"prompts": ["a", "b"], "n": 2, "index": None, "kept": [0, 1, 2]},
+    {"n": 2, "index": None, "kept": [1, 1]}])
 def test_a_strangers_recipe_is_judged(changed, tmp_path, capsys):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {**GOOD, **changed})
     assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 2
     error = capsys.readouterr().err
     assert "its recipe cannot be used" in error and error.count("\n") == 1
+
+
+def test_an_image_of_another_command_is_not_repeated(tmp_path, capsys):
+    save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {"options": {}})
+    assert generate("--from", tmp_path / "x.png") == 2
+    assert "it is of another command or version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text, message", [

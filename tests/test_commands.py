@@ -82,6 +82,16 @@ def test_files_that_cannot_be_are_one_line(capsys):
     assert error.startswith(f"error: {'x' * 300}: File name too long") and error.count("\n") == 1
 
 
+def test_only_what_is_of_the_output_is_said_of_it(capsys):
+    @command
+    def main(argv=None) -> None:
+        raise OSError("image file is truncated")
+
+    assert main([]) == 2
+    assert capsys.readouterr().err == (
+        "error: image file is truncated. Check the name and the free space.\n")
+
+
 def test_nothing_in_a_message_acts_on_the_terminal(capsys):
     @command
     def main(argv=None) -> None:

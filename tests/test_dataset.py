@@ -77,3 +77,25 @@ def test_masks_weight_the_loss(image_dir, model):
     assert weights.shape == (6, 1, 8, 8) and torch.equal(weights[0], torch.ones(1, 8, 8))
     assert (weights[2, :, :, :4] == 0).all() and (weights[2, :, :, 4:] == 2).all()
     assert torch.equal(weights[3], weights[2].flip(-1))
+
+
+def test_words_that_the_prompts_are_made_of_are_no_placeholders(image_dir, own_model):
+    """Also "with" of the words of the images, and of templates only where some image is shown with them."""
+    patch(own_model, Concept("photo", torch.zeros(1, 64)))
+    with pytest.raises(InputError, match="'photo' is a word of the prompts"):
+        dataset(own_model, image_dir, placeholder="photo")
+    for i in range(3):
+        (image_dir / f"{i}.txt").write_text("my photo")
+    assert len(dataset(own_model, image_dir, placeholder="photo").prompts) == 6
+    patch(own_model, Concept("with", torch.zeros(1, 64)))
+    with pytest.raises(InputError, match="'with' is a word of the prompts"):
+        dataset(own_model, image_dir, placeholder="with", per_image=True)
+
+
+def test_what_templates_lose_is_said_once(image_dir, model, tmp_path, capsys):
+    for i in range(3):
+        model.words.add(f"*{i + 1}", torch.zeros(1, 64))
+    (tmp_path / "own.txt").write_text("a zqzx {}")
+    for per_image in (False, True):
+        dataset(model, image_dir, templates=str(tmp_path / "own.txt"), per_image=per_image, flip=False)
+        assert capsys.readouterr().err.count("letter by letter") == (3 if per_image else 1)

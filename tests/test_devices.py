@@ -2,11 +2,13 @@
 break on a GPU breaks here, without one."""
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import weights
 from helpers.loops import dataset, teach
 from helpers.runs import MODEL
 from textinv.dataset import Dataset, encode
+from textinv.evaluation.scores import score
 from textinv.inversion import inversion_loss, sample_batch
 from textinv.variants import Progressive
 
@@ -54,3 +56,9 @@ def test_an_inversion_step(model, monkeypatch):
     v = torch.zeros(1, 64, device=META, requires_grad=True)
     inversion_loss(model, model.words.replaced({"*": v}), batch).backward()
     assert v.grad.device == META and v.grad.shape == (1, 64)
+
+
+def test_intervals_of_an_accelerators_samples():
+    """A fake tensor has no values: that one is asked for means that all devices have agreed."""
+    with FakeTensorMode(), pytest.raises(DataDependentOutputException):
+        score(0.0, torch.empty(1000, device="cuda"))

@@ -69,11 +69,11 @@ def test_zero_shot_probabilities_are_a_softmax_of_scaled_cosines():
     assert p[0].tolist() == pytest.approx([math.exp(one) / sum(map(math.exp, logits)) for one in logits])
 
 
-def test_a_zero_shot_judge_wants_its_text_among_the_nearest():
+def test_a_zero_shot_judge_wants_no_other_text_nearer():
     images = gray(5, 40, 80)
     assert clip_judge(HandMade(), "0", ["60", "90"])(images).tolist() == [True, False, False]
-    assert clip_judge(HandMade(), "0", ["60", "90"], rank=2)(images).tolist() == [True, True, False]
-    assert clip_judge(HandMade(), "0", ["0", "90"])(images).tolist() == [True, True, False]       # not itself
+    assert clip_judge(HandMade(), "0", ["90"])(images).tolist() == [True, True, False]
+    assert clip_judge(HandMade(), "0", [])(images).tolist() == [True, True, True]
 
 
 @pytest.mark.parametrize("hits, n, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775),
@@ -122,22 +122,55 @@ def test_a_distribution_counts_the_most_probable_classes(own_model):
     one = distribution(own_model, "a vehicle", lambda images: p[:len(images)], ("car", "bus", "truck"), n=4,
                        steps=1)
     assert one.shares.tolist() == [0.75, 0, 0.25] and len(one.images) == 4
-    assert one.entropy == pytest.approx(-0.75 * math.log2(0.75) + 0.5)
-    low, high = one.interval()
-    assert 0 <= low < one.entropy < high <= 1 and (low, high) == one.interval()
-    assert str(one) == f"a vehicle: 0.81 bits ({low:.2f} to {high:.2f}); car 75%, truck 25%"
+    value, low, high = one.entropy()
+    assert 0 <= low < value < high <= math.log2(3)
+    assert str(one) == (f"a vehicle: car 75% (30% to 95%, n = 4), truck 25%; {value:.2f} bits "
+                        f"({low:.2f} to {high:.2f})")
     with pytest.raises(InputError, match=r"gave \[4, 3\] probabilities for 4 images and 2 classes"):
         distribution(own_model, "a vehicle", lambda images: p, ("car", "bus"), n=4, steps=1)
 
 
+def counted(*counts):
+    labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return Distribution("", [], tuple(map(str, counts)), labels)
+
+
+def test_the_entropy_is_the_jackknife_of_millers():
+    """n h - (n - 1) mean of h without one image, h = entropy + (classes seen - 1) / 2n nats."""
+    def h(a, b):
+        n = a + b
+        return (sum(-i / n * math.log2(i / n) for i in (a, b) if i)
+                + ((a > 0) + (b > 0) - 1) / (2 * n * math.log(2)))
+
+    without = [h(5, 2)] * 6 + [h(6, 1)] * 2
+    mean = sum(without) / 8
+    error = 1.96 * math.sqrt(7 / 8 * sum((one - mean) ** 2 for one in without))
+    value, low, high = counted(6, 2, 0, 0).entropy()
+    assert value == pytest.approx(8 * h(6, 2) - 7 * mean)
+    assert [low, high] == pytest.approx([max(0, value - error), min(2, value + error)])
+
+
+@pytest.mark.parametrize("n", [32, 128])
+@pytest.mark.parametrize("p", [[1 / 33] * 33, [0.5, 0.2, 0.1, *[0.2 / 16] * 16]])
+def test_the_entropy_is_near_and_within_its_interval(n, p):
+    p, generator = torch.tensor(p, dtype=torch.float64), torch.Generator().manual_seed(0)
+    found = torch.tensor([Distribution("", [], ("",) * len(p), labels).entropy() for labels in
+                          torch.multinomial(p, 200 * n, replacement=True, generator=generator).split(n)])
+    value, low, high = found.T
+    truth = entropy(p).item()
+    assert value.mean().item() == pytest.approx(truth, abs=0.1)
+    assert (low <= value).all() and (value <= high).all()
+    assert ((low <= truth) & (truth <= high)).float().mean() > 0.85
+
+
+def test_one_class_alone_has_no_entropy():
+    assert str(counted(9, 0)).endswith(" 100% (70% to 100%, n = 9); 0.00 bits (0.00 to 0.00)")
+    assert "; 0.00 bits (0.00" in str(counted(9)) and "; 0.00 bits (0.00" in str(counted(1, 0))
+
+
 def test_the_interval_narrows_with_the_images():
-    widths = []
-    for n in (20, 2000):
-        labels = torch.arange(n) % 3
-        low, high = Distribution("", [], ("a", "b", "c"), labels).interval()
-        assert low <= high <= math.log2(3) + 1e-9
-        widths.append(high - low)
-    assert widths[1] < widths[0] / 5
+    (_, low, high), (_, lower, higher) = (counted(n, 2 * n, n).entropy() for n in (5, 500))
+    assert higher - lower < (high - low) / 5
 
 
 def test_the_sheet_of_distributions():

@@ -190,3 +190,22 @@ def test_every_baseline_makes_images_of_its_seed(name, model, evaluator, monkeyp
     first, again, other = ([np.asarray(image) for image in some] for some in images)
     assert all(image.size == (64, 64) for image in images[0])
     assert all(map(np.array_equal, first, again)) and not np.array_equal(first[0], other[0])
+
+
+def test_batches_of_a_baseline_have_seeds_of_their_own(model, evaluator, monkeypatch):
+    seen = []
+    monkeypatch.setitem(BASELINES, "noise", lambda subject, template, n, seed: seen.append((n, seed))
+                        or noise(seed, n, 4, 32, 32))
+    subject = Subject(model, evaluator, [], "cat", ClipWord("cat", torch.zeros(1, 4)))
+    assert len(baseline_images(subject, "noise", "a {}", n=5, seed=3, batch=2)) == 5
+    assert seen == [(2, 3), (2, 5), (1, 7)]
+
+
+def test_braces_and_the_category_itself_may_stand_in_a_prompt(evaluator):
+    """The word goes where {} is, not where the category's name is."""
+    word = ClipWord("cat", -category_vectors(evaluator, "cat"))
+    with torch.no_grad():
+        first, second = (embed_texts(evaluator, [template], word)[0] for template in
+                         ("a {} next to a cat", "a cat next to a {}"))
+        assert (first - second).abs().max() > 1e-3
+        embed_texts(evaluator, ["a {} in {x} :-{"], word)

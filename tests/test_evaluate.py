@@ -113,3 +113,16 @@ def test_baseline_of_a_word_that_started_at_random(image_dir, tmp_path, small_cl
     assert measure(tmp_path / "run", small_clip, "--baseline") == 2
     assert "Drop the option" in capsys.readouterr().err
     assert MODEL in (tmp_path / "run/config.json").read_text()
+
+
+@pytest.mark.parametrize("placeholder, init, message", [
+    ("*", "cup/bear", "started from 'cup/bear', not from words"),
+    ("*", "auto", "started from 'auto', not from words"),
+    ("cat", "a cat", "'cat' stands for the learned word, and is in 'a cat'")])
+def test_baseline_of_a_word_without_an_init_word_of_its_own(learned, small_clip, placeholder, init, message,
+                                                            capsys):
+    word = textinv.Concept.load(learned)
+    textinv.Concept(placeholder, word.vectors, {**word.info, "init": init}).save(
+        learned / "concept.safetensors")
+    assert measure(learned, small_clip, "--baseline") == 2
+    assert message in capsys.readouterr().err

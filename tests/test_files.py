@@ -4,8 +4,11 @@ import os
 import threading
 
 import pytest
+import safetensors
 
+from helpers.weight_files import CKPT, error_of
 from ldm import InputError
+from weights import pickles
 from weights.files import atomic_write, open_tensors
 
 
@@ -60,7 +63,7 @@ def test_the_rights_of_other_threads_files_are_left_alone(tmp_path, monkeypatch)
 def test_a_full_disk_is_named_as_the_reason(tmp_path, monkeypatch):
     """Also where not even the empty file fits that shows the rights of a new one."""
     def open_full(path, mode="r", **options):
-        if "x" in mode:
+        if path.suffix == ".mode":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return open(path, mode, **options)
 
@@ -74,3 +77,38 @@ def test_a_full_disk_is_named_as_the_reason(tmp_path, monkeypatch):
 def test_what_is_read_must_be_a_file(tmp_path):
     with pytest.raises(InputError, match="/dev/zero: is not a regular file"):
         open_tensors(type(tmp_path)("/dev/zero"))
+
+
+def test_what_a_killed_process_has_left_is_in_nobodys_way(tmp_path):
+    (tmp_path / "x.partial").write_bytes(b"half")
+    (tmp_path / "x.partial.mode").write_bytes(b"")
+    write(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_may_be_larger_than_the_memory(monkeypatch):
+    """Linux refuses a mapping that may be written to, as a copy, where it could not keep the copy."""
+    def map_strictly(fileno, length, access):
+        if access != pickles.mmap.ACCESS_READ:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return mmap(fileno, length, access=access)
+
+    mmap = pickles.mmap.mmap
+    monkeypatch.setattr(pickles.mmap, "mmap", map_strictly)
+    tensor = next(iter(open_tensors(CKPT).tensors.values())).read()
+    assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize("name, error", [
+    ("mmap", OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))),
+    ("safe_open", MemoryError("Cannot allocate memory (os error 12)")),
+    ("safe_open", RuntimeError("unable to mmap 1717 bytes from file <x>: Cannot allocate memory (12)"))])
+def test_too_little_memory_is_named_as_the_reason(tmp_path, monkeypatch, name, error):
+    """It is no damage, and to download the file again would not help."""
+    def fail(*_, **__):
+        raise error
+
+    (tmp_path / "x").write_bytes(CKPT.read_bytes() if name == "mmap" else bytes(8) + b"{")
+    monkeypatch.setattr(pickles.mmap if name == "mmap" else safetensors, name, fail)
+    message = error_of(open_tensors, tmp_path / "x")
+    assert "too little memory" in message and "ownload" not in message

@@ -73,7 +73,7 @@ def test_a_word_that_is_cut_is_refused(model):
     """75 tokens are room for "a photo of a" and 71 vectors of 72."""
     model.words.add("*", torch.ones(72, 64))
     with pytest.raises(InputError, match="fewer `vectors`"):
-        tokenize_prompts(model, [], config(vectors=72))
+        tokenize_prompts(model, [TrainingImage("x", (), None, "")], config(vectors=72))
 
 
 def test_a_caption_may_have_the_word_twice(model, capsys):
@@ -174,6 +174,22 @@ def test_a_word_is_compared_with_its_init_word_and_no_prompt(model, image_dir):
         assert losses["*"] == pytest.approx(losses["cat"], rel=1e-5) != losses["no prompt"]
         assert losses["*"] == pytest.approx(run.evaluation.measure(), rel=1e-6)
         assert compare(run.evaluation, "random")["its start"] == pytest.approx(losses["*"], rel=1e-6)
+
+
+@pytest.mark.parametrize("placeholder, init, name", [("cat", "cat", "cat (as it was)"),
+                                                     ("cat", "dog cat", "dog cat")])
+def test_a_word_that_takes_its_init_words_name_is_compared_with_what_it_was(placeholder, init, name, model,
+                                                                            image_dir):
+    losses, previews = {}, {}
+    for word in ("*", placeholder):
+        with Run(model, image_dir, config(steps=1, lr=5.0, init=init, placeholder=word, eval_every=1)) as run:
+            list(run.learn())
+            losses[word] = compare(run.evaluation, init)
+            previews[word] = run.previews(1, phrase=init).tobytes()
+            assert run.previews(1).tobytes() != previews[word]
+    assert list(losses[placeholder]) == [placeholder, name, "no prompt"]
+    assert losses[placeholder][name] == pytest.approx(losses["*"][init], rel=1e-6)
+    assert previews[placeholder] == previews["*"]
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])

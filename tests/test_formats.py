@@ -227,3 +227,11 @@ def test_damaged_info_costs_no_vectors(tmp_path, info):
         safetensors.torch.save({"a": vectors(1)}, {"format": "pt", "textinv.info": info}))
     [concept] = load_all(tmp_path / "a.safetensors")
     assert torch.equal(concept.vectors, vectors(1)) and concept.info == {}
+
+
+@pytest.mark.parametrize("name", ["<lora_fox>", "lora_cat"])
+@pytest.mark.parametrize("format, suffix", [("native", "safetensors"), ("diffusers", "bin")])
+def test_a_word_may_be_called_after_lora(tmp_path, name, format, suffix):
+    path = tmp_path / f"word.{suffix}"
+    save_all(path, [Concept(name, torch.ones(1, 8))], format)
+    assert Concept.load(path).placeholder == name

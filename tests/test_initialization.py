@@ -15,6 +15,7 @@ from textinv.encoder import FILE, WordEncoder
 from textinv.images import read_images
 from textinv.initialization import initial_vectors, nearest_words, norm_problem, vocabulary_norm
 from textinv.running.run import Run
+from textinv.running.words import first_words
 
 WIDTH = 64
 
@@ -214,3 +215,14 @@ def test_a_files_vectors_are_counted_from_one(model, tmp_path):
     _, note = initial_vectors(model, str(tmp_path / "x.pt"), 2, generator=torch.Generator())
     assert note == f"vector 1 of {tmp_path}/x.pt, vector 2 of {tmp_path}/x.pt"
     assert [len(words) for words in nearest_words(model, vectors(2))] == [5, 5]
+
+
+def test_a_phrase_that_no_prompt_holds_is_refused(model):
+    with pytest.raises(InputError, match="`init` has 100 tokens, but a prompt of this model has room for 75"):
+        initial_vectors(model, "cat " * 100, 1, generator=torch.Generator(), cross_init=True)
+
+
+def test_the_encoder_reads_no_styles(model):
+    with pytest.raises(InputError, match="reads things off images, not styles. Give a word for the style"):
+        first_words(model, [], textinv.InversionConfig(style=True), generator=torch.Generator(), source={},
+                    world_size=1)

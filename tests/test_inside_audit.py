@@ -2,6 +2,7 @@
 fails when its claim is made false."""
 import dataclasses
 import html
+import math
 
 import pytest
 import torch
@@ -106,7 +107,7 @@ def test_other_prompts(told):
 
 @pytest.mark.parametrize("name, check", [
     ("eps_hat", lambda run, step: checks.gradient_at_eps_hat(step)),
-    ("v", lambda run, step: checks.gradient_at_v(step, run.inversion.model.text_encoder.vocab_size)),
+    ("v", lambda run, step: checks.gradient_at_v(step, run.inversion.model.words.ids("*"))),
     ("v", lambda run, step: checks.adamw(run.inversion, step))])
 def test_wrong_gradients(told, name, check):
     run, step = told
@@ -196,10 +197,10 @@ def test_sampling_that_does_not_repeat(told, monkeypatch):
 
 def test_a_word_that_stays(tiny):
     before = tiny.context(["*"])
-    assert not failed(checks.forgotten(tiny, "*", before))
+    assert not failed(checks.forgotten(tiny, "*", before, 0))
     tiny.words.add("*", torch.zeros(1, tiny.words.width))
     try:
-        assert failed(checks.forgotten(tiny, "*", before))
+        assert failed(checks.forgotten(tiny, "*", before, 0))
     finally:
         tiny.words.remove("*")
 
@@ -211,6 +212,38 @@ def test_a_loop_that_is_not_repeatable_is_found(done):
 
 def test_not_a_number_is_no_pass():
     assert not checks.Check("", float("nan"), 1.0, "").passed
+    assert math.isnan(checks.largest([1e-7, float("nan"), 0.0])) and checks.largest([1.0, 2.0]) == 2.0
+
+
+def test_a_layer_of_many_that_is_not_a_number(told):
+    """Not the first, which Python's max would heed."""
+    model, step = told[0].inversion.model, told[1]
+    assert not failed(checks.attention_sums(model, step))
+    weight = [module for name, module in model.unet.named_modules() if name.endswith("attn2.to_q")][1].weight
+    kept = weight.detach().clone()
+    weight.data.fill_(torch.nan)
+    try:
+        assert failed(checks.attention_sums(model, step))
+    finally:
+        weight.data.copy_(kept)
+
+
+def test_prompts_are_told_from_what_was_sampled(tiny, monkeypatch):
+    """A loop that trains on other prompts than the templates say is found."""
+    config = InversionConfig(init="wolf", batch=2, steps=1, flip=False, eval_every=0)
+    with Run(tiny, "examples/fox", config) as run:
+        assert not failed(checks.prompts_are_the_batch(tell_step(run, Teller(tiny.device))))
+        run.inversion.dataset.prompts[:] = [ids.flip(0) for ids in run.inversion.dataset.prompts]
+        assert failed(checks.prompts_are_the_batch(tell_step(run, Teller(tiny.device))))
+
+
+def test_a_model_that_knows_a_word_already(tiny):
+    tiny.words.add("<other>", torch.ones(2, tiny.words.width))
+    try:
+        found = audit(tiny, "examples/fox", init="wolf", batch=1)
+        assert found.passed, [check for check in found.checks if not check.passed]
+    finally:
+        tiny.words.remove("<other>")
 
 
 def test_bfloat16():

@@ -220,6 +220,10 @@ def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
             if done == 2:
                 good = inversion.v.detach().clone()
     assert done == 12 and torch.equal(inversion.v.detach(), good)
+    resumed = loop(model, steps=100)
+    resumed.restore(inversion.state())
+    with pytest.raises(InputError, match="10 steps in a row, to step 13"):
+        list(resumed)
 
 
 def test_bad_steps_are_counted_in_a_row(monkeypatch, model):

@@ -395,16 +395,33 @@ def test_bf16_agrees_with_fp32(model):
     assert_close(small.decode(z.bfloat16()).float(), model.decode(z), 0.05)
     ids = torch.arange(24).reshape(2, 12)
     assert_close(small.text_encoder(ids).float(), model.text_encoder(ids), 0.05)
+    assert_close(small.decode(z).float(), small.decode(z.bfloat16()).float(), 0)        # of any dtype
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert_close(small.encode(x, generators[0]), small.encode(x.bfloat16(), generators[1]), 0)
     assert small.loss(z, c, z, t).dtype == torch.float32
     assert small.sample(c, c, steps=2, z_T=z).dtype == torch.float32
 
 
 def test_overflow_is_an_error_and_no_black_image(model):
-    broken = LatentDiffusion(CONFIG).eval().requires_grad_(False)
-    broken.tokenizer.read_from(vocabulary)
-    broken.unet.out[2].bias.fill_(float("inf"))
+    for part, message in ((lambda broken: broken.unet.out[2], "latents that are not finite"),
+                          (lambda broken: broken.autoencoder.decoder.conv_out, "images that are not finite")):
+        broken = LatentDiffusion(CONFIG).eval().requires_grad_(False)
+        broken.tokenizer.read_from(vocabulary)
+        part(broken).bias.fill_(float("inf"))
+        with pytest.raises(InputError, match=message):
+            broken.generate("a cat", steps=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_latents_and_images_are_finite(model, value):
+    """Whoever samples or decodes on their own gets the same error."""
+    c = noise(1, 12, 24)
+    with pytest.raises(InputError, match=f"latents that are not finite .*guidance {value}"):
+        model.sample(c, c + 1, steps=1, guidance=value)
     with pytest.raises(InputError, match="not finite"):
-        broken.generate("a cat", steps=1)
+        list(model.trajectory(c, c + 1, steps=1, guidance=value))
+    with pytest.raises(InputError, match="images that are not finite .in torch.float32."):
+        to_images(torch.tensor([0.0, value]).expand(1, 3, 1, 2))
 
 
 def test_model_without_a_vocabulary_says_so():
@@ -425,6 +442,10 @@ def test_sizes_are_halved_down_to_the_last_level():
 @pytest.mark.parametrize("call, message", [
     (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
     (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "`steps` is 0"),
+    (lambda model: model.sample(noise(1, 12, 24), steps=1, guidance=1, z_T=noise(1, 4, 8, 6)),
+     "`z_T` has 8 x 6 latents. Use multiples of 4"),
+    (lambda model: model.encode(noise(1, 3, 16, 18)), "16 x 18 pixels have no latents. Use multiples of 4"),
+    (lambda model: model.autoencoder.encode(noise(1, 3, 0, 16)), "images of 0 x 16 pixels"),
     (lambda model: model.generate("a cat", batch=0), "`batch` is 0"),
     (lambda model: model.generate("a cat", seed=-1), "`seed` is -1"),
     (lambda model: model.generate(["a cat"] * 2, seed=2 ** 63 - 1), "`seed` is 9223372036854775807"),
@@ -446,6 +467,10 @@ def test_meaningless_values_are_refused(model, call, message):
     ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"),
     ("unet", {"heads": (4, 4)}, "unet.heads has 2 entries"),
     ("diffusion", {"prediction": "x"}, "Use eps or v"),
+    ("diffusion", {"scale_factor": float("nan")}, "diffusion.scale_factor is nan"),
+    ("diffusion", {"scale_factor": 0.0}, "diffusion.scale_factor is 0.0. Use a number above 0"),
+    ("unet", {"norm_groups": 0}, "its 0 norm_groups do not divide"),
+    ("autoencoder", {"norm_groups": -8}, "its -8 norm_groups do not divide"),
     ("autoencoder", {"norm_groups": 32}, "do not divide")])
 def test_configs_that_cannot_work_are_refused(part, change, message):
     with pytest.raises(InputError, match=message):

@@ -1,6 +1,8 @@
 """The method's options: presets, choices and checks are the class's own."""
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ldm import InputError
@@ -44,6 +46,7 @@ def test_effective_learning_rate():
     ({"steps": "six"}, "`steps` is 'six'. Use a whole number"), ({"lr": None}, "`lr` is None. Use a number"),
     ({"flip": 1}, "`flip` is 1. Use true or false"), ({"steps": True}, "`steps` is True"),
     ({"steps": 2.0}, "`steps` is 2.0"), ({"init": 3}, "`init` is 3. Use text"), ({"lr": 1e38}, "up to 1000"),
+    ({"lr": 10 ** 400}, "Use a smaller number"),
     ({"style": True, "templates": "x"}, "`style` and `templates`"),
     ({"stop": "DVAR"}, "`stop` is 'DVAR'. Use never or dvar"), ({"crop": "round"}, "`crop` is 'round'"),
     ({"preset": "fast"}, "`preset` is 'fast'. Use default or paper"), ({"preset": []}, "`preset` is []"),
@@ -52,6 +55,12 @@ def test_values_without_meaning_are_refused(given, message):
     with pytest.raises(InputError) as error:
         InversionConfig(**given)
     assert message in str(error.value) and "--" not in str(error.value)
+
+
+def test_numbers_of_numpy_and_paths_become_plain():
+    config = InversionConfig(seed=np.int64(3), lr=np.float32(0.5), regularize=1, init=Path("runs/fox"))
+    assert [(type(value), value) for value in (config.seed, config.lr, config.regularize, config.init)] == [
+        (int, 3), (float, 0.5), (float, 1.0), (str, "runs/fox")]
 
 
 def test_the_largest_seed_is_one():

@@ -15,6 +15,7 @@ import pickle
 import random
 import struct
 import sys
+import tracemalloc
 import warnings
 import zipfile
 
@@ -25,6 +26,7 @@ from torch._utils import _rebuild_tensor_v2
 import weights
 from helpers import DATA
 from ldm import InputError, LDMConfig
+from textinv import formats
 from weights import pickles
 from weights.files import open_tensors
 
@@ -353,9 +355,77 @@ def test_tensors_beyond_their_storage(tmp_path, records, storages, change):
 # ---- damage
 
 def test_memo_of_any_size(tmp_path):
-    """Two bytes of a damaged index would have the unpickler fill gigabytes."""
-    for put in (b"r" + struct.pack("<I", 2 ** 28), b"p268435456\n", b"p-1\n"):
-        assert "pickle cannot be read" in read(tmp_path / "x.ckpt", b"\x80\x02}" + put + b".")
+    """Two bytes of a damaged index would have the unpickler in C fill gigabytes."""
+    for put in (b"r" + struct.pack("<I", 2 ** 28), b"p268435456\n"):
+        assert "holds no dict of tensors" in read(tmp_path / "x.ckpt", b"\x80\x02}" + put + b".")
+    assert "pickle cannot be read" in read(tmp_path / "x.ckpt", b"\x80\x02}p-1\n.")
+
+
+# a tuple in a tuple in ..., and one of so many references to one that to hash it would take for ever
+NESTED = {"deep": b"N" + b"\x85" * 2_000, "wide": b"N" + b"2\x86" * 22}
+HASHED = {"SETITEM": lambda key: b"}" + key + b"Ns",
+          "SETITEMS": lambda key: b"}(" + text("a") + b"N" + key + b"Nu",
+          "DICT": lambda key: b"(" + key + b"Nd", "ADDITEMS": lambda key: b"\x8f(" + key + b"\x90",
+          "FROZENSET": lambda key: b"(" + key + b"\x91",
+          "OrderedDict": lambda key: name("collections", "OrderedDict") + b"]" + key + b"N\x86a\x85R",
+          "OrderedDict's item": lambda key: name("collections", "OrderedDict") + b")R" + key + b"Ns"}
+
+
+@pytest.mark.parametrize("key", NESTED)
+@pytest.mark.parametrize("opcode", HASHED)
+def test_keys_are_plain(tmp_path, opcode, key):
+    """To hash such a key ends the process, or does not end. In a file of words, too."""
+    program = b"\x80\x04" + HASHED[opcode](NESTED[key]) + b"."
+    message = read(tmp_path / "x.ckpt", program)
+    assert "UnpicklingError: a tuple is a key of a dict or in a set" in message
+    with pytest.raises(InputError, match="a tuple is a key"):
+        formats.read(tmp_path / "x.ckpt")
+
+
+def test_keys_that_old_checkpoints_have(tmp_path, compvis, records, storages):
+    """Classes among them: Lightning kept the state of each callback under its own."""
+    keys = [1, 1.5, None, True, b"x", "x" * 1000]
+    junk = b"}" + b"".join(body(key) + b"Ns" for key in keys) + name("lightning", "Checkpoint") + b"Ns"
+    program = b"\x80\x02}" + text("callbacks") + junk + b"s" + text("state_dict") + body(records) + b"s."
+    assert_intact(read(tmp_path / "x.ckpt", program, storages), compvis)
+
+
+def test_numbers_that_python_does_not_print(tmp_path):
+    program = b"\x80\x02}" + pickle.dumps(10 ** 5000, 2)[2:-1] + b"Ns."
+    assert "opcode LONG4" in read(tmp_path / "x.ckpt", program)
+
+
+def test_names_in_messages_are_cropped(tmp_path, records, storages):
+    long = "x" * 10 ** 6
+    for program in (b"}" + text(long) + b"Ns.", b"I" + long.encode() + b"\n."):
+        assert len(read(tmp_path / "x.ckpt", b"\x80\x02" + program)) < 1000
+    assert len(with_one_tensor(tmp_path, records, storages, long)) < 1000
+    read(tmp_path / "x.ckpt", body({"*": Record(long, 0, (1,), (1,))}) + b".")
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        formats.read(tmp_path / "x.ckpt")
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_dict_that_holds_itself(tmp_path):
+    program = b"\x80\x02}q\x00" + text("state_dict") + b"h\x00s."
+    assert "entry 'state_dict' is not a tensor" in read(tmp_path / "x.ckpt", program)
+
+
+@pytest.mark.parametrize("name", ["data.pkl", "byteorder"])
+def test_compressed_entries_are_not_read(tmp_path, name):
+    """A file of kilobytes may hold gigabytes."""
+    entries = {"data.pkl": b"\x80\x02}.", "byteorder": b"little"} | {name: bytes(2 ** 26)}
+    with zipfile.ZipFile(tmp_path / "x.ckpt", "w") as archive:
+        for entry, content in entries.items():
+            archive.writestr(f"model/{entry}", content,
+                             zipfile.ZIP_DEFLATED if entry == name else zipfile.ZIP_STORED)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="x.ckpt: a compressed archive.* Save it again with torch.save"):
+            weights.load(tmp_path / "x.ckpt")
+        assert tracemalloc.get_traced_memory()[1] < 2 ** 24
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("program", [b"", b".", b"N.", b"0.", b"(.", b"}", b"\x80\xff.", b"h\x00.", b"g0\n.",

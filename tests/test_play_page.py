@@ -1,5 +1,6 @@
 """The playground end to end, in a browser: a server of its own, which fails the test if it asks anything of
 another machine."""
+import http.client
 import re
 import signal
 import socket
@@ -139,9 +140,9 @@ def test_mistakes_are_told_in_a_sentence(page, server, tmp_path):
     (tmp_path / "large.png").write_bytes(bytes(50 << 20))
     page.locator("input[type=file]").last.set_input_files(tmp_path / "large.png")
     toast("maximum allowed size")
-    (tmp_path / "word.pt").write_bytes(b"no word")
+    textinv.Concept("<wide>", torch.ones(1, 7)).save(tmp_path / "word.pt")
     page.locator("input[type=file]").last.set_input_files(tmp_path / "word.pt")
-    toast("word.pt: ")
+    toast("word '<wide>' has dimension 7")
     page.get_by_label("Prompts, one a line").fill(" ")
     page.get_by_role("button", name="Generate").click()
     toast("there are 0 prompts")
@@ -158,10 +159,29 @@ def test_a_second_browser_waits_its_turn_and_a_stop_keeps_the_word(browser, serv
     second.get_by_text(re.compile("queue")).first.wait_for()
     second.get_by_role("button", name="Stop").first.click()
     second.get_by_text("Nothing of yours is running").wait_for()
+    third = open_page(browser, server)
+    generate(third, "a photo of a cat")
+    third.get_by_text(re.compile("queue")).first.wait_for()
+    third.get_by_role("button", name="Stop").last.click()
+    third.get_by_text("Stopping").wait_for()
     page.get_by_role("button", name="Stop").first.click()
     assert 0 < learned(page) < 5000
     second.locator("#images img").wait_for()
+    third.get_by_text(re.compile("queue")).first.wait_for(state="detached")
+    assert third.locator("#images img").count() == 0, "it did not start"
     second.close()
+    third.close()
+
+
+def test_other_pages_are_refused(server):
+    host = server.removeprefix("http://").rstrip("/")
+    for method, headers, status in (("GET", {}, 200), ("GET", {"Host": "evil.example"}, 403),
+                                    ("POST", {"Origin": "http://evil.example"}, 403),
+                                    ("POST", {"Origin": f"http://{host}"}, 422)):
+        connection = http.client.HTTPConnection(host)
+        connection.request(method, "/gradio_api/queue/join" if method == "POST" else "/", headers=headers)
+        assert connection.getresponse().status == status, (method, headers)
+        connection.close()
 
 
 def test_a_closed_browser_leaves_its_word_and_blocks_nobody(browser, server, page, words, image_dir):

@@ -79,6 +79,33 @@ def test_a_stop_keeps_what_was_learned_and_only_the_owner_can_stop(studio, image
     assert not studio.stop("me"), "nothing is running"
 
 
+def test_work_that_waits_can_be_stopped(studio, image_dir):
+    work = studio.start(studio.learn(images(image_dir), config(steps=9)), "me")
+    next(work)
+    studio.wait("another")
+    studio.wait("me"), studio.wait("you")
+    assert studio.stop("another") and not studio.has_turn("another") and not studio.stop("another")
+    assert studio.has_turn("you") and not studio.has_turn("you"), "it has started"
+    assert len(list(work)) > 1, "the work that runs is not stopped"
+    assert not studio.has_turn("me") and not studio.stop("me"), "it was running, so it did not wait"
+
+
+def test_after_a_stop_there_is_no_attention(studio):
+    work = studio.start(studio.sample("a cat", Sampling(n=16, steps=1)), "me")
+    next(work)
+    assert studio.stop("me") and list(work) == []
+    assert studio.attend("a cat", Sampling(steps=1)) is None
+    sample(studio, "a cat")
+    assert studio.attend("a cat", Sampling(steps=1)) is not None
+
+
+def test_words_remember_the_vocabulary(own_model, image_dir, tmp_path):
+    studio = Studio(own_model, MODEL, tmp_path / "words", vocab="some/vocab.txt")
+    learn(studio, image_dir, steps=1)
+    own_model.words.remove("*")
+    assert studio.shelf.words["*"].info["vocab"] == "some/vocab.txt"
+
+
 def test_what_was_left_half_done_is_ended_by_what_comes_next(studio, image_dir):
     work = studio.start(studio.learn(images(image_dir), config(steps=1000)), "gone")
     next(work), next(work)

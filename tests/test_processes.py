@@ -150,10 +150,17 @@ def test_alone_without_torchrun(monkeypatch):
 
 
 def test_each_process_has_its_own_accelerator(monkeypatch):
+    """Whatever one of them has recorded; one alone has the one that it asks for."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert [local_device(name) for name in ("cuda", "cpu", "cuda:1")] == ["cuda:3", "cpu", "cuda:1"]
-    monkeypatch.delenv("LOCAL_RANK")
-    assert local_device("cuda") == "cuda"
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert [local_device(name) for name in ("cuda", "cpu", "cuda:0")] == ["cuda:3", "cpu", "cuda:3"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(InputError, match="more processes than this machine has GPUs, 3"):
+        local_device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert [local_device(name) for name in ("cuda", "cuda:1")] == ["cuda", "cuda:1"]
 
 
 def test_a_lost_connection_is_one_line(monkeypatch):

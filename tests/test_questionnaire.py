@@ -54,8 +54,8 @@ def suite(tmp_path):
     return tmp_path
 
 
-def main(suite, *argv):
-    return evaluate.main(["--questionnaire", str(suite / "study.html"), *map(str, argv)])
+def main(suite, *argv, page="study.html"):
+    return evaluate.main(["--questionnaire", str(suite / page), *map(str, argv)])
 
 
 @pytest.fixture
@@ -175,9 +175,24 @@ def test_answers_become_the_figure(page, suite, tmp_path, capsys):
     values = {one["setup"]: one["scores"][LIKENESS]["value"] for one in content["preferences"]}
     assert values == pytest.approx({"ours": 1.0, "2-word": 0.25, "low-lr": 0.25})
     assert content["generated"] == 2
-    assert "| ours | 1.000 (1.000 to 1.000) |" in (suite / "study.answers.md").read_text()
+    assert "| ours | 1.000 | 1.000 |" in (suite / "study.answers.md").read_text()
     figure = (suite / "study.answers.svg").read_text()
     assert figure.count("<circle") == 3 and "GENERATED" in figure and ">ours</text>" in figure
+
+
+def test_one_persons_file_counts_once(page, suite, tmp_path, capsys):
+    """As where a browser has saved it twice."""
+    made = study.read_key(page)
+    files = [generated_answers(tmp_path / name, made, SETUPS) for name in ("a.json", "a (1).json")]
+    assert main(suite, "--answers", *files) == 0
+    said = capsys.readouterr()
+    assert "files of answers: 1," in said.out and "a (1).json: the same answers as" in said.err
+
+
+def test_the_pages_folder_is_made(suite):
+    assert main(suite, "--out", suite / "suite", "--examples", suite / "things", "--setups",
+                ",".join(SETUPS), page="new/study.html") == 0
+    assert study.read_key(suite / "new/study.html").questions
 
 
 def refused(capsys, suite, *argv):

@@ -2,6 +2,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -174,6 +175,14 @@ def test_first_and_last_layers_are_adamws():
             "vision_model.embeddings.patch_embedding.weight",
             "text_model.embeddings.token_embedding.weight"} <= adamw
     assert all("encoder.layers" in names[id(p)] for p in matrices) and matrices
+
+
+def test_one_of_several_processes_saves_and_measures(workshop, monkeypatch, blobs):
+    monkeypatch.setattr(clip, "Training", lambda *args, **options: SimpleNamespace(
+        rank=1, run=lambda *args: iter(())))
+    monkeypatch.setattr(clip, "averaged_weights", None)         # not called
+    assert clip.main(["--minutes", "1", "--artwork", str(blobs.folder)]) == 0
+    assert not judge.FOLDER.exists()
 
 
 def test_out_of_order(workshop, capsys, blobs):

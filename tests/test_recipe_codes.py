@@ -69,6 +69,16 @@ def test_mirrored_is_the_code_of_the_mirror_image(narrow):
     assert torch.cosine_similarity(code(x), code(mirror(x))).mean() < 0.9          # it does something
 
 
+@pytest.mark.parametrize("width, exactly", [(20, True), (21, False)])
+def test_mirrored_is_of_sprites_of_even_width(narrow, width, exactly):
+    """One of odd width lies a pixel beside the middle, and so does its mirror image."""
+    sprite = Image.new("RGBA", (width, codes.SIDE))
+    ImageDraw.Draw(sprite).rectangle((0, 0, 7, 20), fill=(200, 90, 30))
+    pixels = codes.sprite_pixels(sprite)[None]
+    other = codes.sprite_pixels(sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT))[None]
+    assert np.array_equal(mirror(pixels), other) == exactly
+
+
 def test_mirrored_is_as_near_as_the_variance_held(narrow):
     x = spectrum(40, noise=0.02)
     code, held = codes.fit(x, 0.0)
@@ -172,6 +182,8 @@ def test_the_stage(workshop, monkeypatch, capsys):
     before = codes.FILE.read_bytes()
     assert "Move it away" in refused() and codes.FILE.read_bytes() == before
     codes.FILE.unlink()
+    assert "Run python -m recipe.restore" in refused() and not codes.FILE.exists()      # codes are shipped
+    monkeypatch.setattr(codes, "SHIPPED", workshop / "none")
     assert "recipe.artwork" in refused_with(capsys, "--artwork", "nowhere")
     rng = np.random.default_rng(0)
     monkeypatch.setattr(codes, "training_sprites", lambda artwork, rng: spectrum(230, 120))

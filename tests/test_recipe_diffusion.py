@@ -140,23 +140,45 @@ class Halves(nn.Module):
     """An autoencoder whose posterior is the image's mean in each place, with the standard deviation
     0.25."""
 
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(2, 2), nn.Linear(2, 2)
+        for part in self.children():
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+        self.encoded = 0
+
     def encode(self, x):
+        self.encoded += len(x)
         mean = nn.functional.avg_pool2d(x, 4).mean(dim=1, keepdim=True).expand(-1, 4, -1, -1)
         return dataclasses.make_dataclass("Posterior", ["mean", "std"])(mean, torch.full_like(mean, 0.25))
 
 
-def test_latents_are_written_once_and_fit_their_images(workshop):
+def test_latents_are_written_once_and_fit_their_images_and_encoder(workshop):
     pixels = np.random.default_rng(0).integers(0, 256, (230, 64, 64, 3), np.uint8)
-    latents = diffusion.read_latents(pixels, Halves(), "cpu")
+    coder = Halves()
+    latents = diffusion.read_latents(pixels, coder, "cpu")
     assert latents.shape == (230, 2, 4, 16, 16) and latents.dtype == np.float16
     expected = (pixels.reshape(230, 16, 4, 16, 4, 3).mean((2, 4, 5)) / 127.5 - 1)
     assert latents[:, 0, 3] == pytest.approx(expected, abs=0.01) and (latents[:, 1] == 0.25).all()
-    assert np.array_equal(diffusion.read_latents(pixels, None, "cpu"), latents)     # without an encoder
-    with pytest.raises(InputError, match="latents.npy belongs to other images. Delete it"):
-        diffusion.read_latents(pixels[:100], None, "cpu")
+
+    def encoded(pixels):
+        coder.encoded = 0
+        found = diffusion.read_latents(pixels, coder, "cpu")
+        assert found.shape == (len(pixels), 2, 4, 16, 16)
+        return coder.encoded
+
+    coder.decoder.weight.data += 1                  # no latent depends on it
+    assert encoded(pixels) == 0
+    pixels[3, 5, 7] ^= 1
+    assert encoded(pixels) == 230 and encoded(pixels) == 0 and encoded(pixels[:100]) == 100
+    coder.encoder.weight.data[0, 0] += 1
+    assert encoded(pixels) == 230
+    diffusion.DIGEST.unlink()                       # then nothing is known of the file
+    assert encoded(pixels) == 230 and encoded(pixels) == 0
     diffusion.LATENTS.write_bytes(b"")
     with pytest.raises(InputError, match="latents.npy is damaged. Delete it"):
-        diffusion.read_latents(pixels, None, "cpu")
+        diffusion.read_latents(pixels, coder, "cpu")
 
 
 def test_each_process_encodes_its_share(workshop, monkeypatch):

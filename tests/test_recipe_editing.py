@@ -49,6 +49,24 @@ def taught(monkeypatch, own_model):
     return own_model, asked
 
 
+@pytest.fixture
+def composed(monkeypatch):
+    """The list of scenes of real images, which are white."""
+    scenes = []
+    monkeypatch.setattr(editing, "draw", lambda rng, scene, artwork: scenes.append(scene) or np.full(
+        (64, 64, 3), 255, np.uint8))
+    return scenes
+
+
+class White:
+    """Finds everything in a white image, and nothing in any other."""
+
+    def probabilities(self, x):
+        white = (x == 1).flatten(1).all(dim=1, keepdim=True)
+        return {head: white.float() - 0.1 * torch.arange(len(names)) * ~white
+                for head, names in NAMES.items()}
+
+
 @pytest.fixture(scope="module")
 def judge():
     torch.manual_seed(0)
@@ -63,30 +81,74 @@ def test_what_the_judge_finds():
     assert bench.found("object", "fox", rank=2)(gray(0, 1, 2)).tolist() == [True, True, False]
 
 
+def test_a_thing_of_a_pair_is_looked_for_in_parts():
+    """The judge is shown enlarged squares, and sees what is in their middle."""
+    class Middle:
+        def probabilities(self, x):
+            assert x.shape[1:] == (3, 64, 64)
+            p = torch.zeros(len(x), len(NAMES["object"]))
+            p[:, INDEX["object"]["fox"]] = (x[:, 0, 32, 32] + 1) / 2
+            return {"object": p}
+
+    image = Image.new("RGB", (128, 128))            # of another model: its squares are twice as large
+    image.paste((255, 255, 255), (68, 56, 112, 72))
+    find = Bench(None, Middle()).found_in_a_part("fox")
+    assert find([image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), Image.new("RGB", (64, 64))]
+                ).tolist() == [True, True, False]
+    assert not Bench(None, Middle()).found("object", "fox")([image]).any()
+
+
 def test_a_category_has_its_members_and_all_else():
     says = Judge({"object": {"car": 0.5, "bus": 0.3, "cat": 0.2}})
     p = category_classifier(says, ("bus", "car", "train"))(gray(0, 0))
     torch.testing.assert_close(p, torch.tensor([[0.3, 0.5, 0.0, 0.2]] * 2))
 
 
-def test_pairs_are_composed_of_words(taught, judge):
+def test_pairs_are_composed_of_words(taught, composed):
     model, asked = taught
-    lines, page = editing.compositions(Bench(model, judge, 2, ("fox", "mushroom", "panda")))
+    lines, page = editing.compositions(Bench(model, White(), 2, ("fox", "mushroom", "panda"), "artwork"))
     assert [config.placeholder for _, config in asked] == ["<fox>", "<mushroom>", "<panda>"]
     assert [config.init for _, config in asked] == ["wolf", HELD_OUT["mushroom"].init, HELD_OUT["panda"].init]
     assert [line.split(":")[0] for line in lines] == [
         "a photo of a <fox> next to a <mushroom>", "a photo of a <fox> next to a <panda>",
         "a photo of a <mushroom> next to a <panda>", "all 3 prompts"]
-    assert "n = 6)" in lines[-1] and len(model.words) == 0 and page.width > page.height / 4
+    assert len(model.words) == 0 and page.width > page.height / 4
+    # next to what is found, what can be: in real images of the same pairs
+    none, all_of_them = "0% (0% to 66%, n = 2)", "100% (34% to 100%, n = 2)"
+    assert lines[0].endswith(f">: fox {none}, mushroom {none}, all {none}; "
+                             f"real: fox {all_of_them}, mushroom {all_of_them}, all {all_of_them}")
+    assert lines[-1] == "all 3 prompts: 0% (0% to 39%, n = 6); real: 100% (61% to 100%, n = 6)"
+    assert [scene.objects for scene in composed[::2]] == [("fox", "mushroom"), ("fox", "panda"),
+                                                          ("mushroom", "panda")]
+    assert {scene.relation for scene in composed} == {"next to"} and len(composed) == 6
+    with pytest.raises(InputError, match="Run python -m recipe.artwork"):
+        editing.compositions(Bench(model, White(), 2, ("fox", "mushroom")))
 
 
-def test_things_are_shown_in_learned_styles(taught, judge):
+def test_things_are_shown_in_learned_styles(taught, composed):
     model, asked = taught
-    lines, _ = editing.styles(Bench(model, judge, 2, ("fox",)))
+    lines, _ = editing.styles(Bench(model, White(), 2, ("fox",), "artwork"))
     assert [config.style for _, config in asked] == [True, False] * len(shots.STYLES)
     assert len(lines) == len(shots.STYLES) + 1 and len(model.words) == 0
     assert lines[0].startswith("a painting of a <fox> in the style of <style>: fox ")
     assert all(style in line for style, line in zip(shots.STYLES, lines, strict=False))
+    assert all("all 0% (0% to 66%, n = 2); real: fox 100% (" in line for line in lines[:-1])
+    assert [scene.effect or scene.style for scene in composed[::2]] == list(shots.STYLES)
+    assert {scene.objects for scene in composed} == {("fox",)}
+
+
+def test_a_thing_under_a_filter_is_one_of_the_first_ten(taught, composed):
+    """p >= 0.5 would leave out most of what is there."""
+    class Unsure:
+        def probabilities(self, x):
+            p = {head: torch.zeros(len(x), len(names)) for head, names in NAMES.items()}
+            p["object"][:, :9] = 0.05
+            p["object"][:, INDEX["object"]["fox"]] = 0.04                   # the tenth
+            p["object"][:, INDEX["object"]["mushroom"]] = 0.03
+            return p | {"style": p["style"] + 0.5}
+
+    lines, _ = editing.styles(Bench(taught[0], Unsure(), 1, ("fox", "mushroom"), "artwork"))
+    assert all(("all 100%" in line) == ("<fox>" in line) for line in lines[:-1])
 
 
 def test_a_fairer_word_is_learned_from_one_image_of_each(taught, judge, blobs):
@@ -95,7 +157,8 @@ def test_a_fairer_word_is_learned_from_one_image_of_each(taught, judge, blobs):
     for category, (names, config) in zip(CATEGORIES, asked, strict=True):
         assert names == sorted(name for name, thing in SEEN.items() if thing.kind == category)
         assert config.init == category and config.placeholder == f"<{category}>"
-    assert len(lines) == 2 * len(CATEGORIES) and all(" bits (" in line for line in lines)
+    assert len(lines) == 2 * len(CATEGORIES)
+    assert all(" bits (" in line and "n = 16)" in line for line in lines)       # four times as many images
     assert [line.split(":")[0] for line in lines[2:4]] == ["a photo of a vehicle", "a photo of a <vehicle>"]
     with pytest.raises(InputError, match="Run python -m recipe.artwork"):
         editing.bias(Bench(model, judge))
@@ -121,12 +184,14 @@ def test_baselines_are_judged_like_the_word(taught, judge, monkeypatch):
         editing.baselines(Bench(model, judge, 3, ("fox",)))
 
 
-def test_the_command(taught, judge, tmp_path, monkeypatch, capsys):
+def test_the_command(taught, judge, blobs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(resnet, "load", lambda **options: judge)
     monkeypatch.setattr(editing.weights, "load", lambda source, device: taught[0])
-    assert editing.main(["compositions", "--quick", "--out", str(tmp_path / "new")]) == 0
+    assert editing.main(["compositions", "--quick", "--artwork", str(blobs.folder), "--out",
+                         str(tmp_path / "new")]) == 0
     assert "a photo of a <fox> next to a <mushroom>: fox " in (tmp_path / "new/compositions.md").read_text()
     with Image.open(tmp_path / "new/compositions.png") as page:
         assert np.asarray(page).any()
     assert "all 1 prompts" in capsys.readouterr().out
-    assert editing.main(["bias", "--artwork", str(tmp_path / "nowhere")]) == 2
+    for experiment in ("compositions", "styles", "bias"):
+        assert editing.main([experiment, "--artwork", str(tmp_path / "nowhere")]) == 2

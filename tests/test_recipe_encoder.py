@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ldm import InputError
-from recipe import codes, encoder
+from recipe import codes, data, encoder
 from recipe.training import Training
 
 
@@ -40,6 +40,24 @@ def test_sprites_that_are_pictured_often_are_drawn_seldom():
     root = 2 ** -0.5
     torch.testing.assert_close(encoder.rarity(coded), torch.tensor([0.5, root, 0.5, 1, 0.5, 0.5, root],
                                                                    dtype=torch.float64))
+
+
+def test_training_draws_by_rarity(workshop, monkeypatch):
+    """Of 100 images 81 are of one sprite. It is drawn in 9 of 9 + 19 cases."""
+    coded = np.zeros((100, 3, codes.WIDTH), np.float16)
+    coded[np.arange(100), 0, [0] * 81 + list(range(1, 20))] = 1
+    drawn = []
+    monkeypatch.setattr(encoder.data, "read", lambda name: data.ImageSet(np.zeros(100), coded, []))
+    monkeypatch.setattr(encoder.autoencoder, "load", lambda: (None, 0.0))
+    latents = np.ones((100, 2, 4, 4, 4), np.float16)
+    monkeypatch.setattr(encoder.diffusion, "read_latents", lambda *args: latents)
+    monkeypatch.setattr(encoder, "cosine", lambda v, code: drawn.append(code) or v.sum(dim=1))
+    monkeypatch.setattr(encoder, "own_cosine", lambda *args: 0.0)
+    monkeypatch.setattr(Training, "run", lambda self, minutes, lr, loss_of_batch, **options: (
+        self.save() or loss_of_batch(self.generator) for _ in range(2)))
+    assert encoder.main(["--batch", "500", "--dtype", "float32"]) == 0
+    often = torch.cat(drawn)[:, 0].mean().item()
+    assert len(drawn) == 2 and often == pytest.approx(9 / 28, abs=0.06)
 
 
 def test_a_new_one_has_the_norm_of_the_codes():

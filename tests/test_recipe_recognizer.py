@@ -165,6 +165,18 @@ def test_the_best_temperature_is_that_by_which_the_logits_were_too_large(tempera
     assert recognizer.best_temperature(p, right).item() == pytest.approx(temperature, rel=0.05)
 
 
+def test_a_temperature_is_fitted_to_the_logits_themselves(judge, blobs, work):
+    """And not to what the one in the checkpoint, which was restored, has made of them."""
+    found = []
+    for before in (1.0, 2.0):
+        judge.temperature.fill_(before)
+        recognizer.CHECKPOINT.unlink(missing_ok=True)
+        recognizer.Training(judge, recognizer.CHECKPOINT, outer=(judge.stem, judge.heads)).save()
+        assert recognizer.main(["--minutes", "0", "--images", "20", "--artwork", str(blobs.folder)]) == 0
+        found.append(recognizer.load(recognizer.WEIGHTS).temperature)
+    assert torch.equal(*found)
+
+
 def test_calibration_error_by_hand():
     # 0.9 is right once of twice, 0.6 twice of twice: (2 x |0.5 - 0.9| + 2 x |1 - 0.6|) / 4
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
@@ -244,7 +256,7 @@ def test_the_table_counts_right_answers():
 def test_trained_calibrated_written_and_measured(blobs, work, capsys):
     folder = ["--artwork", str(blobs.folder)]
     assert recognizer.main(["--minutes", "0", *folder]) == 2
-    assert "Run python -m recipe.recognizer first" in capsys.readouterr().err
+    assert "there is nothing to measure" in capsys.readouterr().err
     assert recognizer.main(["--minutes", "0.01", "--batch", "8", "--images", "30", *folder]) == 0
     out = capsys.readouterr().out
     for name in ("ordinary views", "ordinary views, softened", "all looks and filters", "held-out objects",

@@ -1,13 +1,38 @@
 """The way back from weights/tiny to checkpoints that can be trained on, and what shipping changes."""
+import contextlib
+import resource
+
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
+import textinv
 import weights
+from ldm import InputError
 from recipe import autoencoder, codes, diffusion, encoder, resnet, restore, ship, vocabulary
 from recipe.training import Training, averaged_weights
 from textinv.initialization import vocabulary_norm
 
 TINY = weights.TINY.parent
+
+
+@pytest.fixture
+def workshop(workshop, monkeypatch):
+    """One whose codes are its own: none are shipped."""
+    monkeypatch.setattr(codes, "SHIPPED", workshop / "none/codes.safetensors")
+    return workshop
+
+
+@contextlib.contextmanager
+def room_for(size):
+    """Files can be no larger, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_what_is_shipped_can_be_trained_on(workshop, capsys):
@@ -31,6 +56,25 @@ def test_what_is_shipped_can_be_trained_on(workshop, capsys):
     assert diffusion.CHECKPOINT.read_bytes() == before
 
 
+def test_other_codes_and_other_sizes_are_refused(workshop, own_model, monkeypatch, capsys):
+    def refused(*argv):
+        assert restore.main(list(argv)) == 2 and not any(path.exists() for path in restore.CHECKPOINTS)
+        message, = capsys.readouterr().err.splitlines()
+        return message
+
+    weights.save(own_model, workshop / "model.safetensors")
+    assert "the model has other sizes than recipe/sizes.py" in refused("--folder", str(workshop))
+    shipped = {name: tensor.half() for name, tensor in load_file(codes.FILE).items()}
+    monkeypatch.setattr(codes, "SHIPPED", workshop / "shipped.safetensors")
+    save_file(shipped | {"object.mean": shipped["object.mean"] + 1}, codes.SHIPPED)
+    before = codes.FILE.read_bytes()
+    assert f"{codes.FILE} holds other codes than {codes.SHIPPED}" in refused("--folder", str(TINY))
+    assert codes.FILE.read_bytes() == before
+    codes.read.cache_clear()
+    save_file(shipped, codes.SHIPPED)                   # the same in half precision
+    assert restore.main(["--folder", str(TINY)]) == 0 and codes.FILE.read_bytes() == before
+
+
 def test_the_training_that_is_not_done_is_of_this_world():
     """Its names are those of the vocabulary, so they keep what they have learned, and its codes are there."""
     model = weights.load(restore.UNFINISHED / "model.safetensors")
@@ -44,7 +88,9 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     restore.restore(TINY)
     state = torch.load(diffusion.CHECKPOINT, weights_only=True)
     learned = vocabulary.tokens().index("cat")
-    state["averaged"]["weights"]["text_encoder.token_emb.weight"][learned] += 1
+    table = state["averaged"]["weights"]["text_encoder.token_emb.weight"]
+    table[learned] += 1
+    table *= 0.9                                    # words drift in training; codes keep their norm
     torch.save(state, diffusion.CHECKPOINT)
     torch.manual_seed(0)
     reader, judge = encoder.new_encoder(), resnet.Recognizer()
@@ -57,6 +103,7 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     listed = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
     assert len(set(listed)) == len(listed) and str(folder / "model.safetensors") in listed
     before, known = diffusion.load("cpu")[0], codes.FILE.read_bytes()
+    code = codes.read()["object"](torch.rand(1, 4096).numpy())
     for path in workshop.glob("recipe-work/*.*"):
         if path.name != vocabulary.OUT.name:
             path.unlink()
@@ -66,7 +113,9 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     assert restore.main(["--folder", str(folder)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
     after = diffusion.load("cpu")[0]
-    prompts = ["a photo of a cat", "a penguin on the beach"]
+    prompts = ["a photo of a cat", "a penguin on the beach", "a <object> next to a cat"]
+    for model in (before, after):
+        textinv.patch(model, textinv.Concept("<object>", code))
     assert (after.context(prompts) - before.context(prompts)).abs().max() < 0.01
     theirs = before.text_encoder.token_emb.weight[learned]
     torch.testing.assert_close(after.text_encoder.token_emb.weight[learned], theirs, rtol=1e-2, atol=1e-2)
@@ -77,6 +126,31 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     again.load_state_dict(averaged_weights(resnet.CHECKPOINT, "")[0])
     for head, logits in again(x).items():
         torch.testing.assert_close(logits, judge(x)[head], rtol=1e-2, atol=1e-2)
+
+
+def test_a_full_disk_leaves_what_was_shipped(workshop, monkeypatch, capsys):
+    restore.restore(TINY)
+    monkeypatch.setattr(weights, "save", lambda model, path: None)      # it would be the first to be refused
+    folder = workshop / "folder"
+    folder.mkdir()
+    (folder / "codes.safetensors").write_bytes(b"before")
+    with room_for(100_000):
+        assert ship.main(["--folder", str(folder), "--own", str(folder)]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert "codes.safetensors: cannot be written" in error
+    assert (folder / "codes.safetensors").read_bytes() == b"before"
+
+
+def test_samples_appear_whole_or_not_at_all(tmp_path):
+    class Model:
+        def generate(self, prompts, **options):
+            return [Image.effect_noise((64, 64), 200).convert("RGB") for _ in prompts]
+
+    with room_for(10_000), pytest.raises(InputError, match="samples.png: cannot be written"):
+        diffusion.sheet(Model(), tmp_path / "samples.png")
+    assert list(tmp_path.iterdir()) == []
+    diffusion.sheet(Model(), tmp_path / "samples.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
 
 
 def test_words_without_a_code_mean_what_they_did(workshop):

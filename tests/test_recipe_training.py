@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ldm import InputError
-from recipe import training
+from recipe import autoencoder, clip, diffusion, encoder, recognizer, training
 from recipe.training import Averaged, Training, averaged_weights
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +117,40 @@ def test_it_saves_now_and_then_and_at_the_end(tmp_path, monkeypatch):
     assert len(saved) >= 5 and saved[-1] == one.step and saved[0] <= 4
     assert all(later - earlier in (2, 3) for earlier, later in zip(saved, saved[1:-1], strict=False))
     assert one.minutes == pytest.approx(10 * training.CHECKPOINT_SECONDS / 60, rel=0.1)
+
+
+def test_a_step_without_finite_gradients_is_left_out(tmp_path):
+    one, seen = Training(network(), tmp_path / "x.pt"), []
+    factors = [1, *[float("nan"), float("inf")] * 4, float("nan")] * 3          # nine times in a row
+
+    def loss_of_batch(generator):
+        seen.append(torch.cat([p.detach().flatten() for p in one.module.parameters()]))
+        return factors[len(seen) - 1] * noise_loss(one.module, generator)
+
+    steps = one.run(5, 0.01, loss_of_batch, warm_up=1)
+    assert [next(steps) for _ in range(3)] == [1, 2, 3] and one.averaged.steps == 3
+    assert len(seen) == 21 and len({tuple(some.tolist()) for some in seen}) == 3
+    assert all(tensor.isfinite().all() for tensor in [*seen, *one.module.parameters()])
+
+
+def test_no_finite_gradients_at_all_are_the_end_and_the_checkpoint_stays(tmp_path):
+    one = Training(network(), tmp_path / "x.pt")
+    run(one, 2)
+    before = (tmp_path / "x.pt").read_bytes()
+    with pytest.raises(InputError, match="10 times in a row after step 2. .*x.pt is as it was. Use a"):
+        list(one.run(5, 0.01, lambda generator: float("nan") * noise_loss(one.module, generator)))
+    assert (tmp_path / "x.pt").read_bytes() == before
+    assert all(tensor.isfinite().all() for tensor in one.averaged.weights.values())
+
+
+@pytest.mark.parametrize("stage", [autoencoder, diffusion, encoder, clip, recognizer])
+@pytest.mark.parametrize(("options", "message"), [
+    (["--batch", "0"], "--batch is 0"), (["--minutes", "0"], "--minutes is 0: there is nothing to measure"),
+    (["--minutes", "-1"], "there is nothing to measure")])
+def test_batches_without_images_and_nothing_to_measure_are_refused(stage, options, message, workshop, capsys):
+    assert stage.main(options) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert message in error and not list(workshop.glob("recipe-work/*.pt"))
 
 
 def test_no_time_is_no_step(tmp_path):

@@ -3,21 +3,26 @@ nothing of what it is given."""
 import html.parser
 import json
 import math
+import os
 import re
 import shutil
+import signal
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
 import textinv
+import train
 import weights
 from helpers.runs import MODEL, measure, train_word, write_images
 from textinv.commands.report import main
 from textinv.inside.vocabulary import map_vocabulary, read_path
-from textinv.reporting import charts, images, report
+from textinv.reporting import charts, images, keep, measured, report
 from textinv.reporting.keep import read_maps
-from textinv.running.folder import read_metrics
+from textinv.running.folder import RunFolder, read_metrics
+from textinv.running.run import Run
 
 EMPTY = {"meta", "img", "br", "path", "use", "rect", "stop", "line", "circle", "polyline"}
 
@@ -79,7 +84,8 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
     photo, beach = ["a photo of {}"] * 4, ["a photo of {} on the beach"] * 4
     draws, init = ([prompt.format(word) for prompt in photo + beach] for word in ("*", "cat"))
     assert images_of(tags) == ["0.png", "1.png", "2.png", *draws, *draws, *init, "step 0", "step 2",
-                               "where the tokens look"]
+                               "step 3", "where the tokens look"]
+    assert "after step" not in tags.text, "the last preview is of the word as it is"
     losses = json.loads((learned / "comparison.json").read_text())["losses"]
     assert losses.keys() == {"*", "cat", "no prompt"}
     for line in (*(f"{loss:.4f}" for loss in losses.values()), "fits the images", "PSNR"):
@@ -171,6 +177,43 @@ def test_without_what_the_end_of_a_run_adds(learned):
         (learned / name).unlink()
 
 
+def test_without_the_evaluation_loss_all_else_is_there(image_dir, tmp_path):
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--steps", "1",
+                      "--preview-every", "9", "--eval-every", "0") == 0
+    tags = parsed(tmp_path / "run")
+    assert {"step 0", "step 1", "a photo of cat", "where the tokens look"} <= set(images_of(tags))
+    assert "PSNR" in tags.text and "At step 1 the word nearest to v is" in tags.text
+    assert json.loads((tmp_path / "run/comparison.json").read_text())["losses"] == {}
+
+
+def test_a_run_that_converges_has_come_to_its_end(image_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "converged", lambda self: self.inversion.step == 2)
+    monkeypatch.setattr(Run, "previews", lambda self, *, phrase=None: Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(keep, "attend", lambda *_, **__: None)
+    monkeypatch.setattr(keep, "sheet", lambda *_, **__: Image.new("RGB", (1, 1)))
+    assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--eval-every", "1",
+                      "--preview-every", "9") == 0
+    assert {path.name for path in (tmp_path / "run/previews").iterdir()} == {
+        "step-000000.png", "step-000002.png", "init.png", "attention.png"}
+    assert "after step" not in parsed(tmp_path / "run").text
+
+
+def test_a_run_that_went_on_shows_nothing_of_the_word_as_it_was(learned, monkeypatch):
+    def log(self, progress, lr, good=RunFolder.log):
+        good(self, progress, lr)
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "log", log)
+    with pytest.raises(SystemExit):
+        train.main(["--resume", "--out", str(learned), "--steps", "9"])
+    tags = parsed(learned)
+    assert "in 5 of 9 steps" in tags.text and "after step 4" in tags.text
+    assert "Next to" not in tags.text and "Where the word looks" not in tags.text
+    assert not [name for name in ("comparison.json", "map.json", "previews/init.png",
+                                  "previews/attention.png") if (learned / name).exists()]
+
+
 def test_the_map_is_the_one_of_the_runs_own_path(learned):
     word = textinv.Concept.load(learned)
     path, steps = read_path(learned, word)
@@ -190,7 +233,23 @@ def test_many_previews_are_thinned_out_but_for_their_ends(learned):
     tags = parsed(learned)
     shown = [name for name in images_of(tags) if name.startswith("step ")]
     assert len(shown) == 12 and shown[0] == "step 0" and shown[-1] == "step 98"
-    assert "12 of 50 previews" in tags.text
+    assert "12 of 51 previews" in tags.text
+
+
+def test_what_is_no_preview_is_passed_over(learned):
+    shutil.copy(learned / "previews/step-000000.png", learned / "previews/step-000000 (1).png")
+    shutil.copy(learned / "previews/step-000000.png", learned / "previews/step-x.png")
+    assert [name for name in images_of(parsed(learned)) if name.startswith("step ")] == [
+        "step 0", "step 2", "step 3"]
+
+
+@pytest.mark.parametrize("name", ["step-000000", "step-000003", "init", "attention"])
+def test_a_damaged_preview_is_named(learned, name, capsys):
+    path = learned / f"previews/{name}.png"
+    path.write_bytes(path.read_bytes()[:200])
+    assert main([str(learned)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: damaged (") and error.count("\n") == 1
 
 
 def test_what_is_gone_is_named(learned):
@@ -202,6 +261,29 @@ def test_what_is_gone_is_named(learned):
     assert images_of(tags)[0] == "0.png" and "step 0" not in images_of(tags)
     assert tags.text.count("can no longer be read") == 2
     assert "No previews were made" in tags.text
+
+
+def test_images_are_found_from_every_folder(image_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train_word("--images", image_dir.name, "--init", "cat", "--out", "run") == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    tags = parsed(Path("../run"))
+    assert images_of(tags)[:3] == ["0.png", "1.png", "2.png"] and "no longer" not in tags.text
+    assert train.main(["--resume", "--out", "../run", "--steps", "4"]) == 0
+
+
+def test_records_that_name_images_as_typed_are_resumed(image_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train_word("--images", image_dir.name, "--init", "cat", "--out", "run") == 0
+    record = Path("run/config.json")
+    record.write_text(record.read_text().replace(f"{tmp_path}/", ""))
+    assert train.main(["--resume", "--out", "run", "--steps", "4"]) == 0
+    assert json.loads(record.read_text())["images"] == str(image_dir)
+
+
+def test_the_command_to_measure_it_can_be_pasted():
+    assert "--concept &#x27;a b&#x27;<" in measured.evaluation(Path("a b"), "")
 
 
 def test_images_are_shown_upright_and_on_white(tmp_path):
@@ -223,7 +305,9 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
     assert f"{figures['results']['*']['reconstruction']['value']:.3f}" in tags.text
     assert {"training images", "a photo of * on the moon"} <= set(images_of(tags))
     assert "training images" in tags.text and "Not measured yet" not in tags.text
-    of_before = {name: value for name, value in figures.items() if name != "sheet"}
+    (learned / "evaluation/evaluation.json").write_text(json.dumps({**figures, "concept": "0" * 16}))
+    assert "Not measured since the run went on" in parsed(learned).text
+    of_before = {name: value for name, value in figures.items() if name not in ("sheet", "concept")}
     (learned / "evaluation/evaluation.json").write_text(json.dumps(of_before))
     assert "training images; then images of each prompt" in images_of(parsed(learned)), "an earlier version"
     (learned / "evaluation/evaluation.json").write_text("{}")
@@ -240,7 +324,7 @@ def test_it_says_what_the_word_started_from(init, words):
 
 
 def test_a_preview_of_another_size_is_shown_as_it_is(learned):
-    Image.new("RGB", (1, 1)).save(learned / "previews/step-000002.png")
+    Image.new("RGB", (1, 1)).save(learned / "previews/step-000003.png")
     assert "a photo of *, a photo of * on the beach" in images_of(parsed(learned))
 
 

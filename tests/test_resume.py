@@ -226,7 +226,7 @@ def test_other_settings_are_named(whole, argv, message, capsys):
     assert message in error and "what may change: --images, --out, --device" in error
 
 
-def marked(self, word=None):
+def marked(self, phrase=None):
     """In the place of the images that a preview takes seconds for: one pixel that tells the word."""
     value = int(textinv.concept.fingerprint(self.inversion.concept())[:6], 16)
     return Image.new("RGB", (1, 1), (value >> 16, value >> 8 & 255, value & 255))

@@ -91,6 +91,22 @@ def test_a_damaged_state_is_replaced_by_the_one_before(whole, damage, reason, tm
     assert_same_run(whole, out)
 
 
+def test_the_damaged_state_never_takes_the_place_of_the_good_one(whole, tmp_path, monkeypatch, capsys):
+    """The next save breaks off where the state that is there has become the one before."""
+    out = shutil.copytree(whole, tmp_path / "out")
+    truncated(out / STATE)
+
+    def killed(*_):
+        raise InputError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("weights.files.os.fsync", killed)
+        assert resume(out) == 2
+    capsys.readouterr()
+    assert resume(out) == 0
+    assert_same_run(whole, out)
+
+
 def test_no_flipped_bit_is_believed(whole):
     content = (whole / STATE).read_bytes()
     for place in range(0, len(content), 23):

@@ -27,7 +27,7 @@ def test_train_writes_the_runs_folder(image_dir, tmp_path, capsys):
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()) == [
         ".lock", "best.safetensors", "comparison.json", "concept.safetensors", "config.json", "map.json",
         "metrics.jsonl", "previews/attention.png", "previews/init.png", "previews/step-000000.png",
-        "previews/step-000002.png", "report.html", "state.safetensors"]
+        "previews/step-000002.png", "previews/step-000003.png", "report.html", "state.safetensors"]
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics] == [1, 2, 3]
     usual = {"step", "loss", "grad_norm", "v_norm", "cosine", "skipped", "lr"}
@@ -110,7 +110,7 @@ def test_auto_dtype_is_recorded_and_kept(has_it, dtype, image_dir, tmp_path, mon
     assert concept.info["dtype"] == dtype and json.loads((out / "config.json").read_text())["dtype"] == dtype
     assert not torch.equal(concept.vectors, torch.tensor(concept.info["init_vectors"]))
     monkeypatch.setattr(options, "cpu_has_fast_bfloat16", lambda: not has_it)
-    assert train.main(["--resume", "--out", str(out), "--steps", "3"]) == 0
+    assert train.main(["--resume", "--out", str(out), "--steps", "3", "--dtype", "auto"]) == 0
     assert f"frozen model on cpu, {dtype}" in capsys.readouterr().out
     assert textinv.Concept.load(out).info["dtype"] == dtype
 

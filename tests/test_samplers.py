@@ -44,11 +44,11 @@ def test_ddim_sigma_is_the_originals(compvis):
     assert_close(torch.cat(sigmas).float(), compvis[1]["ddim.sigmas10.eta1"], 1e-5)
 
 
-@pytest.mark.parametrize("steps, count", [(1, 1), (2, 2), (30, 31), (333, 333), (500, 500), (501, 999),
-                                          (1000, 999)])
+@pytest.mark.parametrize("steps, count", [(1, 1), (2, 2), (30, 31), (50, 50), (333, 333), (400, 500),
+                                          (500, 500), (501, 999), (1000, 999)])
 def test_ddim_timesteps_stay_inside_the_schedule(steps, count):
     pairs = ddim_timesteps(1000, steps)
-    assert len(pairs) == count
+    assert len(pairs) == count == math.ceil(999 / (1000 // steps))
     assert all(0 <= t_prev < t < 1000 for t, t_prev in pairs)
     assert [t_prev for _, t_prev in pairs] == [t for t, _ in pairs[1:]] + [0]
 
@@ -143,6 +143,18 @@ def test_first_solver_step_is_ddim():
     assert_close(second, z_prev, 1e-12)               # nothing to extrapolate if the prediction has not moved
 
 
+def test_last_solver_step_may_reach_the_clean_latent():
+    """The half log-SNR is infinite there: whatever came before, the step is DDIM's; no step begins there."""
+    z, eps_hat, last_z0 = torch.randn(3, 1, 4, 4, dtype=torch.float64,
+                                      generator=torch.Generator().manual_seed(3)).unbind()
+    for last in (None, (last_z0, 201)):
+        z_prev, z0 = dpm_solver_step(ALPHAS, z, eps_hat, 1, -1, last)
+        assert_close(z_prev, ddim_step(ALPHAS, z, eps_hat, 1, -1), 1e-12)
+        assert torch.equal(z0, z_prev)
+    with pytest.raises(InputError, match="`t` is -1, but there is no step from the clean latent"):
+        dpm_solver_step(ALPHAS, z, eps_hat, -1, 1)
+
+
 def test_second_solver_step_with_unequal_strides():
     """900 -> 700 -> 650. A prediction that is linear in the half log-SNR is extrapolated to the middle of the
     step, whatever the strides: the update is then algorithm 2's with D = z0 at lambda_t + h / 2, in numpy."""
@@ -213,6 +225,11 @@ def test_steps_whose_noise_has_no_meaning_are_refused(eta, t, t_prev):
     z = torch.zeros(1)
     with pytest.raises(InputError, match=f"`eta` is {eta} in a step from t = {t} to {t_prev}"):
         ddim_step(ALPHAS, z, z, t, t_prev, eta, z)
+
+
+def test_a_random_step_needs_its_noise():
+    with pytest.raises(InputError, match="`eta` is 0.5, but there is no noise. Give `noise`, or eta 0"):
+        ddim_step(ALPHAS, torch.zeros(1), torch.zeros(1), 601, 501, 0.5)
 
 
 @pytest.mark.parametrize("sampler", [ddim, ddpm, dpm_solver])

@@ -74,7 +74,7 @@ def test_points_are_means_over_things():
     assert (found["reconstruction"].low, found["reconstruction"].high) == pytest.approx((0.2, 0.2))
     assert found["editability"].value == pytest.approx((-0.1 - 0.1) / 2)
     table = points.table(RESULTS)
-    assert "| a | 0.550 (0.300 to 0.800) |" in table and "| b | 0.200 (0.200 to 0.200) |" in table
+    assert "| a | 0.550 (0.300 to 0.800) |" in table and "| b | 0.200 |" in table
 
 
 def test_of_one_thing_the_seeds_are_resampled():
@@ -82,11 +82,29 @@ def test_of_one_thing_the_seeds_are_resampled():
     assert a.count == 2 and (a.reconstruction.low, a.reconstruction.high) == pytest.approx((0.2, 0.4))
 
 
+def test_images_of_one_thing_count_for_each_seed():
+    """They are measured once; the difference is that of the points, and its interval is that of the seeds."""
+    results = [result("a", "x", 0, 0.2), result("image only", "x", 0, 0.6), result("a", "x", 1, 0.4),
+               result("a", "x", 2, 0.9)]
+    found = points.differences(results)["image only"]["reconstruction"]
+    assert found.value == pytest.approx(0.1) and found.low < 0 < found.high
+    assert points.points(results)[1].reconstruction.value == pytest.approx(0.6)
+    other_way = points.differences([results[1], *results[:1], *results[2:]])["a"]["reconstruction"]
+    assert other_way.value == pytest.approx(-0.1)
+
+
+def test_no_interval_where_there_is_none_to_tell():
+    for values in ([0.5], [0.5] * 9):
+        assert str(points.interval(torch.tensor(values))) == "0.500"
+    assert str(points.interval(torch.tensor([0.4, 0.6]))) == "0.500 (0.400 to 0.600)"
+
+
 THINGS = [Thing(name, None, "cat", {}) for name in "xyzuv"]
 
 
 def test_expected_time_is_arithmetic():
     cells = [Cell("", Setup(kind=kind), THINGS[0], 0) for kind in (WORD, WORD, PROMPT, IMAGES)]
+    cells.append(Cell("", Setup(kind=PROMPT), THINGS[1], 0))        # whose images are the other thing's
     sizes = Sizes(1, 1, train_steps=100, n=4, steps=20)
     # 2 words of 100 steps; 3 cells of 7 prompts, 4 images of 20 steps
     assert expected_seconds(cells, sizes, Seconds(0.5, 0.01, 0.1)) == pytest.approx(
@@ -246,6 +264,8 @@ def test_results_of_something_else_are_refused(command, tmp_path, capsys, exampl
     few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
     assert main(*few) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "suite/cells").iterdir()}
+    Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "mask.png")
+    mask = (tmp_path / "mask.png").read_bytes()
     error = refused(capsys, *few, "--train-steps", 3)
     assert "has results of another model or other settings (train_steps was 2, not 3)" in error
     other = tmp_path / "model"
@@ -256,11 +276,26 @@ def test_results_of_something_else_are_refused(command, tmp_path, capsys, exampl
     assert "(model was " in refused(capsys, *few, "--weights", other)
     assert "(n was 2, not 8)" in refused(capsys, *[text for i, text in enumerate(few)
                                                    if "-n" not in (text, few[i - 1])])
+    for name, content in (("fox/0.txt", b"my *"), ("fox/0.mask.png", mask)):
+        (examples / name).write_bytes(content)
+        assert "ours-fox-0.json: was measured with another model, other images" in refused(capsys, *few)
+        (examples / name).unlink()
     Image.new("RGB", (64, 64), "red").save(examples / "fox/0.png")
     assert "ours-fox-0.json: was measured with another model, other images" in refused(capsys, *few)
     assert {path: path.read_bytes() for path in (tmp_path / "suite/cells").iterdir()} == before
     (tmp_path / "suite/suite.json").write_text("{}")
     assert "suite.json: damaged" in refused(capsys, *few)
+
+
+def test_what_is_mistyped_leaves_the_folder_free(command, tmp_path, capsys):
+    """Too many steps of sampling, which no word is learned for; and a plan by which nothing was measured."""
+    few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
+    assert "--steps is 5000" in refused(capsys, *few, "--steps", 5000)
+    assert not (tmp_path / "suite/words").exists()
+    plan = suites.Plan("figure10", "model", "float32", "clip", train_steps=9, n=9, batch=9, steps=9,
+                       guidance=9.0)
+    suites.begin(tmp_path / "suite", plan, QUICK[0])
+    assert main(*few) == 0
 
 
 def test_figure_12_counts_images(command, tmp_path, capsys, monkeypatch):
@@ -296,7 +331,11 @@ def test_wrong_options_are_one_line(argv, message, capsys):
 
 @pytest.mark.parametrize("argv", [["--suite", "figure10", "--baseline"], ["--concept", "runs/fox", "--quick"],
                                   ["--suite", "figure12", "--prompts", "x.txt"],
-                                  ["--questionnaire", "x.html", "--images", "x"]])
+                                  ["--questionnaire", "x.html", "--images", "x"],
+                                  ["--questionnaire", "x.html", "--seeds", "7"],
+                                  ["--concept", "runs/fox", "--answers", "a.json"],
+                                  ["--suite", "figure10", "--answers", "a.json"],
+                                  ["--concept", "runs/fox", "--train-steps", "9"]])
 def test_options_of_another_task_are_refused(argv, capsys):
     assert f"{argv[2]} does not go with {argv[0]}. Drop it." in refused(capsys, *argv)
 

@@ -5,6 +5,7 @@ against the original code; the full-size model is built and loaded without its m
 import json
 import math
 import resource
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ from helpers.weight_files import (
     sparse_file,
     write,
 )
-from ldm import LatentDiffusion, LDMConfig
+from ldm import DiffusionConfig, LatentDiffusion, LDMConfig, NoiseSchedule
 from weights import huggingface
 from weights.vocabularies import read_vocabulary
 
@@ -46,12 +47,12 @@ PROMPTS = ["a photo of a cat", "Na\u00efve D\u00c9J\u00c0-vu, \u00e5\u0301 cafe\
 
 def companions_of_a_model():
     """What checkpoints of this family hold beside the model and the schedule."""
-    return {"scale_factor": torch.tensor(0.18215), "logvar": torch.zeros(1000),
+    return {"scale_factor": torch.tensor(0.18215, dtype=torch.float64), "logvar": torch.zeros(1000),
             "model_ema.decay": torch.tensor(0.9999),
             "model_ema.num_updates": torch.tensor(7), "first_stage_model.loss.logvar": torch.tensor(0.),
             "first_stage_model.loss.discriminator.main.0.weight": torch.ones(2, 3),
             "model_ema.diffusion_modelout2bias": torch.ones(4),
-            "betas": torch.zeros(1000), "posterior_mean_coef2": torch.zeros(1000)}
+            "betas": NoiseSchedule(DiffusionConfig()).betas, "posterior_mean_coef2": torch.zeros(1000)}
 
 
 @pytest.mark.parametrize("companions", [False, True], ids=["bare", "with companions"])
@@ -79,6 +80,43 @@ def test_original_layout_of_parameters_and_shared_storage(tmp_path, compvis, ori
     state[key] = torch.nn.Parameter(original[key].t().contiguous().t(), requires_grad=True)
     torch.save(state, tmp_path / "model.pt")
     assert_same(weights.load(tmp_path / "model.pt"), compvis[0])
+
+
+def test_the_scale_of_the_latents_is_the_files(tmp_path, compvis, original):
+    """Training that measures it keeps it next to the weights."""
+    save_file(original | {"scale_factor": torch.tensor(0.25)}, tmp_path / "model.safetensors")
+    config, usual = weights.load(tmp_path / "model.safetensors").config, compvis[0].config
+    assert config == replace(usual, diffusion=replace(usual.diffusion, scale_factor=0.25))
+
+
+SCHEDULE = NoiseSchedule(DiffusionConfig())
+
+
+def rescaled(alphas_cumprod):
+    """To a signal of zero at the last timestep (Lin et al. 2023, arXiv 2305.08891, algorithm 1)."""
+    roots = alphas_cumprod.double().sqrt()
+    return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
+
+
+@pytest.mark.parametrize("key, values", [
+    ("alphas_cumprod", rescaled(SCHEDULE.alphas_cumprod)), ("alphas_cumprod", torch.zeros(1000)),
+    ("alphas_cumprod", torch.full((1000,), math.nan)), ("alphas_cumprod", SCHEDULE.alphas_cumprod[:500]),
+    ("betas", NoiseSchedule(DiffusionConfig(beta_end=0.02)).betas),
+    ("betas", torch.linspace(1e-4, 0.02, 1000)),
+    ("betas", NoiseSchedule(DiffusionConfig(timesteps=500)).betas)])
+def test_another_noise_schedule_is_refused(tmp_path, original, key, values):
+    tensors = {name: tensor for name, tensor in original.items() if name.startswith((UNET, TEXT, VAE))}
+    save_file(tensors | {key: values.clone()}, tmp_path / "model.safetensors")
+    message = error_of(weights.load, tmp_path / "model.safetensors")
+    assert f"noise schedule ({key} [{len(values)}]) is not that of the public models" in message
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("key", ["alphas_cumprod", "betas"])
+def test_merging_rounds_the_noise_schedule(tmp_path, compvis, original, key, dtype):
+    tensors = {name: tensor for name, tensor in original.items() if name.startswith((UNET, TEXT, VAE))}
+    save_file(tensors | {key: getattr(SCHEDULE, key).to(dtype)}, tmp_path / "model.safetensors")
+    assert_same(weights.load(tmp_path / "model.safetensors"), compvis[0])
 
 
 def to_bin(folder):
@@ -248,6 +286,25 @@ def test_save_keeps_the_config(tmp_path):
     assert_same(again, model)
     assert torch.equal(again.schedule.alphas_cumprod, model.schedule.alphas_cumprod)
     assert "as `vocab`" in error_of(again.tokenizer, ["a cat"])         # it had none, and still has none
+
+
+@pytest.mark.parametrize("channels", [4, 5, 7, 8, 9])
+def test_save_with_latents_of_any_number_of_channels(tmp_path, channels):
+    """Some are the channels of other models' UNets, whose latents have 4."""
+    config = small_config()
+    config = replace(config, autoencoder=replace(config.autoencoder, embed_dim=channels),
+                     unet=replace(config.unet, in_channels=channels, out_channels=channels))
+    model = LatentDiffusion(config)
+    weights.save(model, tmp_path / "model.safetensors")
+    assert_same(weights.load(tmp_path / "model.safetensors"), model)
+
+
+def test_save_with_a_vocabulary_that_cannot_be_read(tmp_path):
+    """Named by the user, it must not be lost in silence."""
+    model = weights.load(CKPT, vocab=tmp_path / "nowhere.txt")
+    message = error_of(weights.save, model, tmp_path / "model.safetensors")
+    assert "nowhere.txt: there is no such file" in message
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_save_in_vain_leaves_the_old_file(tmp_path, compvis):

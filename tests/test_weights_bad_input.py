@@ -32,7 +32,9 @@ from helpers.weight_files import (
     write,
 )
 from ldm import DiffusionConfig, InputError, LatentDiffusion
+from weights.files import TensorFile, open_tensors
 from weights.filling import blank_model
+from weights.pickles import LazyTensor
 
 
 @pytest.mark.parametrize("content, cure", [
@@ -206,6 +208,24 @@ def test_nan_and_infinity(tmp_path, original, dtype, value):
         assert f"tensor {key} " in message and "NaN or infinity" in message
 
 
+def test_nan_in_float8(tmp_path, original):
+    """Of this dtype torch itself cannot say what is finite."""
+    key = UNET + "out.0.weight"
+    tensors = original | {key: torch.full((32,), float("nan")).to(torch.float8_e4m3fn)}
+    message = error_of(weights.load, saved(tensors, tmp_path / "model.safetensors"))
+    assert f"tensor {key} holds NaN or infinity" in message
+
+
+def test_a_tensor_that_does_not_fit_the_memory(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    lazy = {key: LazyTensor(tensor.shape, fail) for key, tensor in open_tensors(CKPT).tensors.items()
+            if "." in key}
+    monkeypatch.setattr(weights, "open_tensors", lambda _: TensorFile(lazy))
+    assert "does not fit the memory of cpu. Use dtype bfloat16" in error_of(weights.load, CKPT)
+
+
 def test_overflow_of_float16(tmp_path, original):
     key = TEXT + "norm.weight"
     tensors = {k: v.float() for k, v in original.items()}
@@ -227,6 +247,14 @@ def test_no_vocabulary_offline(cache, tmp_path):
     place = snapshot(cache, "google-bert/bert-base-uncased")
     shutil.copy(FOLDER / "tokenizer/vocab.txt", place)
     assert model.tokenizer(["a cat"]).shape == (1, 9)               # asked again, it looks again
+
+
+def test_a_damaged_vocabulary_in_the_cache_is_named(cache, tmp_path):
+    """It is there, and need not be downloaded."""
+    weights.save(LatentDiffusion(small_config(vocab_size=30522)), tmp_path / "model.safetensors")
+    path = write(snapshot(cache, "google-bert/bert-base-uncased") / "vocab.txt", b"\xff")
+    assert f"vocabulary {path}: cannot be read" in error_of(
+        weights.load(tmp_path / "model.safetensors").tokenizer, ["a cat"])
 
 
 def vocab_of(tokens):
@@ -288,13 +316,14 @@ def test_folder_lacking_a_file(folder, lost):
     ("unet", dict(block_out_channels=[]), "config|levels"),
     ("unet", dict(block_out_channels="many"), "config|levels"),
     ("unet", dict(block_out_channels=[32.5, 64]), "config|divide"),
-    ("unet", dict(norm_num_groups=0), "config"),
+    ("unet", dict(norm_num_groups=0), "its 0 norm_groups do not divide"),
     ("unet", dict(layers_per_block=[1, 2]), "config|differ"),
     ("unet", dict(layers_per_block="1"), "config"),
     ("unet", dict(layers_per_block=2), "does not fit the model"),
     ("unet", dict(in_channels=-4), "config|in_channels"),
     ("vqvae", dict(latent_channels=None), "config|embed_dim"),
     ("vqvae", dict(scaling_factor="big"), "config|scaling_factor"),
+    ("vqvae", dict(scaling_factor=0), "scale_factor is 0"),
     ("vqvae", dict(norm_num_groups=48), "norm_groups"),
     ("bert", dict(d_model=65), "must be equal"),
     ("bert", dict(encoder_layers=3), "lacks bert/model.layers.2"),
@@ -372,8 +401,10 @@ def test_folder_with_an_unknown_tensor(folder):
 
 
 def test_dtype_and_device():
-    assert "Use torch.float32, torch.bfloat16 or torch.float16" in error_of(weights.load, CKPT,
-                                                                            dtype=torch.int64)
+    for dtype in (torch.int64, torch.float8_e4m3fn, torch.complex64, "float32"):
+        message = error_of(weights.load, CKPT, dtype=dtype)
+        assert "Use torch.float32, torch.bfloat16 or torch.float16" in message
+    assert weights.load(CKPT, dtype=torch.float64).dtype == torch.float64
     for device in ("cuda:99", "nonsense"):
         assert "Use 'cpu'" in error_of(weights.load, CKPT, device=device)
 

@@ -49,7 +49,8 @@ def with_positions(value):
 
 
 def with_strays(tensors):
-    return tensors | {"cond_stage_model.logit_scale": torch.ones(()), "scale_factor": torch.tensor(0.18215),
+    return tensors | {"cond_stage_model.logit_scale": torch.ones(()),
+                      "scale_factor": torch.tensor(0.18215, dtype=torch.float64),
                       "cond_stage_model.transformer.text_projection.weight": torch.ones(3, 3),
                       "cond_stage_model.text_projection": torch.ones(3, 3), "logvar": torch.zeros(1000),
                       "model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7).int()}
@@ -117,6 +118,7 @@ def test_the_averaged_weights_are_preferred(tmp_path, sd1, original, capsys):
     model = weights.load(tmp_path / "full.safetensors")
     said = capsys.readouterr().err
     assert "full.safetensors" in said and "running average" in said and said.count("\n") == 1
+    assert "If this is a merge, drop the keys model_ema.*" in said
     for key, value in sd1[0].state_dict().items():
         expected = value if not key.startswith("unet.") else original[key.replace("unet.", UNET, 1)] + 1
         assert torch.equal(model.state_dict()[key], expected.float())
@@ -344,7 +346,8 @@ def test_order_of_preference(sd_folder, sd1_hf):
     ("unet", dict(encoder_hid_dim=768), "not supported"),
     ("unet", dict(time_cond_proj_dim=256), "not supported"),
     ("unet", dict(dual_cross_attention=True), "not supported"),
-    ("unet", dict(in_channels=9), "an inpainting model: its UNet takes 9 channels"),
+    ("unet", dict(in_channels=9), "an inpainting model: its UNet takes 9 channels instead of 4"),
+    ("vae", dict(latent_channels=9), "unet.in_channels is 4, but autoencoder.embed_dim is 9"),
     ("unet", dict(attention_head_dim=[8, 4, 8]), "unet.heads has 3 entries"),
     ("unet", dict(attention_head_dim=[8, 7]), "unet.channels has 64, which its 7 heads do not divide"),
     ("vae", dict(shift_factor=0.1), "not supported"), ("vae", dict(latent_channels=16), "must be equal"),
@@ -364,6 +367,12 @@ def test_configs_of_other_models(sd_folder, sub, changes, complaint):
     edit_json(path, **changes)
     message = error_of(weights.load, sd_folder)
     assert str(sd_folder) in message and re.search(complaint, message), message
+
+
+def test_latents_of_nine_channels_are_not_an_inpainting_model(sd_folder):
+    edit_json(sd_folder / "unet/config.json", in_channels=9)
+    edit_json(sd_folder / "vae/config.json", latent_channels=9)
+    assert "has the wrong shape" in error_of(weights.load, sd_folder)       # of the model with four
 
 
 @pytest.mark.parametrize("index, kind", [
@@ -419,18 +428,44 @@ def test_a_missing_file_is_named(sd_folder, lost):
 
 # ---- the hub, and vocabularies
 
-@pytest.mark.parametrize("change", [
-    lambda folder: None, all_of_2022, files(".fp16"), vocabulary_files_of_old],
-    ids=["of today", "of 2022", "fp16 only", "vocab.json"])
-def test_hub_id_from_the_cache(cache, sd_folder, sd1_hf, change):
-    change(sd_folder)
+MAP = "tokenizer/special_tokens_map.json"
+
+
+def to_cache(cache, folder, absent=(MAP,)):
+    """As the hub's library leaves it, which notes what it has found absent."""
     place = snapshot(cache, "org/name")
     place.rmdir()
-    sd_folder.rename(place)
+    folder.rename(place)
+    for name in absent:
+        note = place.parents[1] / ".no_exist" / place.name / name
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.touch()
+
+
+@pytest.mark.parametrize("change, absent", [
+    (lambda folder: None, [MAP]), (all_of_2022, []), (files(".fp16"), [MAP]), (vocabulary_files_of_old, [])],
+    ids=["of today", "of 2022", "fp16 only", "vocab.json"])
+def test_hub_id_from_the_cache(cache, sd_folder, sd1_hf, change, absent):
+    change(sd_folder)
+    to_cache(cache, sd_folder, absent)
     model = weights.load("org/name")
     assert_same(model, sd1_hf[0])
     prompts = json.loads((DATA / "sd1-hf-tiny/prompts.json").read_text())
     assert torch.equal(model.tokenizer(prompts), sd1_hf[1]["tokenizer.ids"])
+
+
+def test_without_the_file_of_the_padding_there_is_no_model(cache, sd_folder):
+    """In Stable Diffusion 2 the file behind it says another."""
+    to_cache(cache, sd_folder, absent=[])
+    message = error_of(weights.load, "org/name")
+    assert f"{MAP} is not in the local cache" in message and "offline" in message
+
+
+def test_a_padding_without_its_token_is_none(cache, sd_folder, sd1_hf):
+    """What the other file says counts."""
+    (sd_folder / MAP).write_text('{"pad_token": {"lstrip": false}}')
+    to_cache(cache, sd_folder, absent=[])
+    assert_same(weights.load("org/name"), sd1_hf[0])
 
 
 def test_what_is_fetched_of_a_repository(monkeypatch, sd_folder):
@@ -440,7 +475,7 @@ def test_what_is_fetched_of_a_repository(monkeypatch, sd_folder):
     def fetch(repo, names):
         name = next((name for name in names if (sd_folder / name).is_file()), None)
         if name is None:
-            raise weights.InputError("none")
+            raise weights.hub.Absent("none")
         fetched.append(name)
         return sd_folder / name
 
@@ -460,9 +495,7 @@ def test_another_model_is_refused_before_its_weights_are_fetched(cache, sd_folde
     edit_json(sd_folder / sub, **changes)
     for file in [*sd_folder.rglob("*.safetensors"), *sd_folder.rglob("vocab*")]:
         file.unlink()                       # whatever is asked for now would have to be downloaded
-    place = snapshot(cache, "org/name")
-    place.rmdir()
-    sd_folder.rename(place)
+    to_cache(cache, sd_folder)
     assert f"this is {kind}" in error_of(weights.load, "org/name")
 
 

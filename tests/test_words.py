@@ -107,6 +107,15 @@ def test_exchanged_vectors_are_forgotten(words):
     assert torch.equal(words.rows(), rows) and words.ids("<b>") == [102]
 
 
+def test_a_word_is_hidden_for_a_while(words):
+    rows = words.rows()
+    with pytest.raises(KeyError), words.without("<A>"):
+        assert "<a>" not in words and words.split("<a>") == [("<a>", [])] and words.ids("<b>") == [100]
+        assert torch.equal(words.rows(), rows[2:])
+        raise KeyError
+    assert list(words) == ["<a>", "<b>", "<c>"] and torch.equal(words.rows(), rows)
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda words: words.add("<A>", vectors(1)), "already learned a word '<a>'"),
     (lambda words: words.add("", vectors(1)), "empty"),

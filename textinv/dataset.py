@@ -4,6 +4,7 @@ original one.
 """
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -93,18 +94,19 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
         return ids
 
     templates = read_templates(config.templates) if config.templates else STYLE if config.style else OBJECT
-    for template in templates:
+    said = list(templates) if any(image.caption is None for image in images) else []
+    for template in said + [f"{{}} with {image_word('*', 0)}"] * config.per_image:
         if set(own) & set(model.tokenizer.tokenize(template.replace("{}", " "))):
             raise InputError(f"`placeholder` {word!r} is a word of the prompts ({template!r}). Use another, "
                              "such as <cat>.")
 
+    @functools.cache                    # most images share these, and a warning is given once
     def of_templates(image: int | None) -> Tensor:
         return ids_of([template.replace("{}", word) for template in templates],
                       [f"template {template!r}" for template in templates], is_own=bool(config.templates),
                       image=image)
 
     numbers = range(len(images)) if config.per_image else [None] * len(images)
-    shared = of_templates(None)
     return [ids_of([image.caption], [f"the caption of {image.path}"], is_own=True, image=i)
-            if image.caption is not None else shared if i is None else of_templates(i)
+            if image.caption is not None else of_templates(i)
             for i, image in zip(numbers, images, strict=True)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
 
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis"}     # how such files call themselves
 ANIMATED = ("GIF", "PNG", "WEBP")       # formats of which only the first frame is looked at
@@ -27,6 +27,11 @@ def read_rgb(path: str | Path) -> Image.Image:
     """An image file in RGB, upright and on white.
     Raises whatever a decoder makes of a file that it cannot read; `reason` puts that in words."""
     return to_rgb(decode(Path(path))[0])[0]
+
+
+def read_mask(path: str | Path) -> Image.Image:
+    """An image file as how white it is, upright; see `to_mask`. Raises as `read_rgb`."""
+    return to_mask(decode(Path(path))[0])
 
 
 def decode(path: Path) -> tuple[Image.Image, int]:
@@ -47,15 +52,20 @@ def decode(path: Path) -> tuple[Image.Image, int]:
             raise ValueError("EPS files are programs, which are not run (convert it to PNG)")
         width, height = image.size
         factor = _reduction(width, height)
+        orientation = _orientation(image)
         image.draft(None, (width // factor, height // factor))      # only JPEG can be reduced while decoding
         image.load()
-        try:
-            orientation = image.getexif().get(ORIENTATION, 1)
-        except Exception:                   # broken EXIF data around good pixels
-            orientation = 1
-    if image.width == width and factor > 1:
+    if max(image.size) == max(width, height) and factor > 1:
         image = _reduce(image, factor)
-    return (image.transpose(TURN[orientation]) if orientation in TURN else image), orientation
+    turn = TURN.get(_orientation(image))        # of a TIFF none: Pillow turns it while decoding
+    return (image if turn is None else image.transpose(turn)), orientation
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:                       # broken EXIF data around good pixels
+        return 1
 
 
 def _read_heic() -> None:
@@ -87,9 +97,9 @@ def _reduction(width: int, height: int) -> int:
 
 
 def _reduce(image: Image.Image, factor: int) -> Image.Image:
-    """The mean of each factor x factor pixels, in a mode that Pillow can average; 16 bits it cannot."""
+    """The mean of each factor x factor pixels, in a mode that Pillow can average."""
     if image.mode.startswith("I;16"):
-        return image
+        return image.convert("I").reduce(factor).convert("I;16")
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode in ("1", "P"):
@@ -114,6 +124,12 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     if opacity is not None:
         rgb = Image.composite(rgb, Image.new("RGB", rgb.size, "white"), opacity)
     return rgb, opacity
+
+
+def to_mask(image: Image.Image) -> Image.Image:
+    """An image of any mode -> how white it is as L: gray, times alpha if it has any."""
+    gray, opacity = without_alpha(image).convert("L"), alpha(image)
+    return gray if opacity is None else ImageChops.multiply(gray, opacity)
 
 
 def without_alpha(image: Image.Image) -> Image.Image:

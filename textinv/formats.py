@@ -18,6 +18,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,12 @@ import torch
 from torch import Tensor, nn
 
 from ldm import InputError
+from ldm.errors import first_line
 from weights.files import atomic_write, is_zip, open_tensors
 from weights.pickles import LazyTensor, Parameters, read_checkpoint
 
 _INFO = "textinv.info"                          # metadata of native files: {placeholder: info} in JSON
+_LORA = re.compile(r"^lora_\w+\.|lora[._](up|down|A|B)\.")      # keys of the layers that one changes
 _MAX_NUMBERS = 2 ** 24                          # in one file. A strided tensor's shape can claim any memory
 
 # keys with a meaning of their own in some layout: a word of that name could not be read back
@@ -86,7 +89,7 @@ def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any
     if "clip_l" in content or "clip_g" in content:
         raise InputError(f"{path}: a word of Stable Diffusion XL or 3, which have several text encoders. "
                          "Use one made for Stable Diffusion 1 or 2, or learn it from its images.")
-    if any("lora_" in str(key) for key in content):
+    if _INFO not in metadata and any(_LORA.search(str(key)) for key in content):
         raise InputError(f"{path}: this is a LoRA, which changes a model's layers and holds no word. Use "
                          "a file of textual inversion.")
     try:
@@ -130,7 +133,7 @@ def _word(placeholder: str, lazy: LazyTensor, info: dict, path: Path) -> Word:
         raise InputError(f"{path}: {error}") from error
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: word {ascii(placeholder[:100])} cannot be read ({type(error).__name__}: "
-                         f"{str(error).splitlines()[0]}): download it again") from error
+                         f"{first_line(error)[:200]}): download it again") from error
 
 
 def _not_words(path: Path, why: str) -> InputError:

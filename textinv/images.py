@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange, reduce
-from PIL import Image, ImageChops
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ldm import InputError
-from textinv.decoding import TURN, alpha, decode, is_flat, one_line, reason, to_rgb, without_alpha
+from textinv.decoding import TURN, decode, is_flat, one_line, reason, to_mask, to_rgb
 
 MAX_FILES = 1000        # they are all held in memory
 CROPS = ("center", "stretch", "random")
@@ -151,7 +151,7 @@ def _companion(path: Path, ending: str) -> Path:
 
 def _read_caption(path: Path, warn: Callable[[str], None]) -> str | None:
     file = _companion(path, ".txt")
-    if not file.exists():
+    if not os.path.exists(file):            # unlike Path.exists, False for names that no file can have
         return None
     try:
         caption = file.read_text("utf-8-sig").strip()     # Windows' editors write a byte order mark
@@ -164,18 +164,16 @@ def _read_caption(path: Path, warn: Callable[[str], None]) -> str | None:
 
 
 def _find_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Image | None:
-    """The mask file next to the image, as L: gray, times alpha if it has any. It lies on the image as one
-    sees it; if only the size before EXIF's turn fits, it was made from raw pixels and is turned likewise."""
+    """The mask file next to the image, as L. It lies on the image as one sees it; if only the size before
+    EXIF's turn fits, it was made from raw pixels and is turned likewise."""
     file = _companion(path, ".mask.png")
-    if not file.exists():
+    if not os.path.exists(file):
         return None
     try:
         image, own_orientation = decode(file)
-        mask, opacity = without_alpha(image).convert("L"), alpha(image)
+        mask = to_mask(image)
     except Exception as error:
         raise InputError(f"{file}: this mask cannot be read, {reason(error)}") from None
-    if opacity is not None:
-        mask = ImageChops.multiply(mask, opacity)
     if mask.size != size and own_orientation not in TURN and orientation in TURN:
         mask = mask.transpose(TURN[orientation])
     if mask.size != size:

@@ -61,6 +61,9 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     ids = model.tokenizer.tokenize(init)
     if not ids:
         raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
+    if len(ids) > (room := model.tokenizer.length - 2):
+        raise InputError(f"`init` has {len(ids)} tokens, but a prompt of this model has room for {room}. Use "
+                         "a word or two.")
     words = {i for word, i in model.tokenizer.whole_words.items() if any(map(str.isalnum, word))}
     if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
         raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
@@ -77,6 +80,11 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
 def names_file(init: str) -> bool:
     """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
     return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
+
+
+def has_init_words(init: str) -> bool:
+    """Whether init is words, and neither a file, nor what the images or a generator give."""
+    return init not in ("", "random", "auto") and not names_file(init)
 
 
 def vocabulary_norm(model: LatentDiffusion) -> float:

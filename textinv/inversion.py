@@ -172,7 +172,7 @@ class Inversion:
             self.skipped += not finite
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             yield self._progress(loss, grad_norm, not finite)
-            if self.skipped_in_a_row == MAX_SKIPPED:
+            if self.skipped_in_a_row >= MAX_SKIPPED:
                 raise InputError(f"{MAX_SKIPPED} steps in a row, to step {step}, gave no finite gradient. "
                                  "The last good word is kept: use `dtype` float32 or a smaller `lr`.")
 

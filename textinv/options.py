@@ -8,6 +8,7 @@ import functools
 import math
 import numbers
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +32,8 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "int": (numbers.Integral, "a whole number"), "float": (numbers.Real, "a number"),
     "bool": (bool, "true or false"), "str": ((str, os.PathLike), "text")}
 
+_PLAIN: dict[str, Callable[[Any], Any]] = {"int": int, "float": float, "str": os.fspath}
+
 T = TypeVar("T")
 
 
@@ -48,8 +51,8 @@ def option(default: Any, help: str, *, minimum: float | None = None, maximum: fl
 
 
 def check(options: Any) -> None:
-    """Raises InputError if a field of an options dataclass has a value of another type, beyond its limits,
-    not finite, or none of its choices."""
+    """Makes the fields of an options dataclass plain values (of NumPy's numbers, and of paths). Raises
+    InputError if one has another type, is beyond its limits, not finite, or none of its choices."""
     for field in dataclasses.fields(options):
         value: Any = getattr(options, field.name)
         minimum, maximum, choices = (field.metadata[rule] for rule in ("minimum", "maximum", "choices"))
@@ -59,6 +62,11 @@ def check(options: Any) -> None:
         kind, wanted = _KINDS.get(name, (object, ""))
         if not isinstance(value, kind) or name in ("int", "float") and isinstance(value, bool):
             raise InputError(f"`{field.name}` is {value!r:.50}. Use {wanted}.")
+        if name in _PLAIN:
+            try:
+                object.__setattr__(options, field.name, _PLAIN[name](value))
+            except OverflowError:
+                raise InputError(f"`{field.name}` is {value!r:.50}... Use a smaller number.") from None
         if choices is not None and value not in choices:
             raise InputError(f"`{field.name}` is {value!r}. Use {' or '.join(choices)}.")
         if minimum is not None and (value == math.inf or not minimum <= value <= maximum):

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from ldm import InputError, LatentDiffusion, LDMConfig
-from ldm.errors import first_line
+from ldm.errors import NoVocabulary, first_line
 from weights import compvis, hub, huggingface, huggingface_names
 from weights.files import atomic_write, open_tensors
 from weights.filling import blank_model, fill, naming
@@ -43,7 +43,7 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
     Raises InputError, one line with its cure, on anything that is not such a source or does not fit.
     """
     device = _check_device(device)
-    if not dtype.is_floating_point:
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         raise InputError(f"dtype is {dtype}. Use torch.float32, torch.bfloat16 or torch.float16.")
     path = _locate(source)
     model = (_load_folder if path.is_dir() else _load_file)(path, device, dtype, vocab)
@@ -56,14 +56,14 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
     where the model has one, the vocabulary in its metadata. Learned words are not part of it. The file
     appears whole or not at all.
 
-    Raises InputError if the file cannot be written.
+    Raises InputError if the file cannot be written, or a vocabulary that was named cannot be read.
     """
     path = Path(path)
     metadata = {"format": "pt", "ldm.config": json.dumps(model.config.to_dict())}
     try:
         metadata["ldm.tokenizer"] = model.tokenizer.backend.to_str()
-    except InputError:
-        pass                            # a model without a vocabulary is saved, and loaded, without one
+    except NoVocabulary:
+        pass                            # such a model is saved, and loaded, without one
     tensors = {compvis.file_key(key, model.config): tensor.detach().cpu().contiguous()
                for key, tensor in model.state_dict().items()}
     with atomic_write(path) as file:
@@ -94,8 +94,8 @@ def _load_file(path: Path, device: torch.device, dtype: torch.dtype,
     text = file.metadata.get("ldm.config")
     with naming(path):
         tensors, note = compvis.canonical(file.tensors)
-    model = blank_model(lambda: compvis.infer_config({key: tensor.shape for key, tensor in tensors.items()})
-                        if text is None else LDMConfig.from_dict(json.loads(text)), tensors, path)
+    model = blank_model(lambda: compvis.infer_config(tensors, file.tensors) if text is None
+                        else LDMConfig.from_dict(json.loads(text)), tensors, path)
     fill(model, tensors, compvis.file_key, path, device=device, dtype=dtype)
     if note is not None:
         print(f"{path}: {note}", file=sys.stderr)

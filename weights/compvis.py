@@ -1,10 +1,14 @@
 """The layout of the original checkpoints (CompVis/latent-diffusion, Stable Diffusion 1): three prefixes,
-which leave our own names, and keys that are not weights. The architecture is read from the shapes.
+which leave our own names, and keys that are not weights. The architecture is read from the shapes; of the
+other keys the scale of the latents is read, and the noise schedule compared.
 """
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
+
+from torch import Tensor
 
 from ldm import (
     AutoencoderConfig,
@@ -12,6 +16,7 @@ from ldm import (
     DiffusionConfig,
     InputError,
     LDMConfig,
+    NoiseSchedule,
     TextConfig,
     UNetConfig,
 )
@@ -27,7 +32,7 @@ PREFIXES = {"unet": _UNET, "autoencoder": "first_stage_model.", "text_encoder": 
 IGNORED = {
     r"betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])":
-        "the schedule is computed anew, in float64",
+        "the schedule is compared, and computed anew, in float64",
     r"scale_factor": "part of DiffusionConfig",
     r"model_ema\..*": "a running average of the UNet; where it is complete, it was taken before",
     r"first_stage_model\.loss\..*": "discriminator and perceptual network of the autoencoder's training",
@@ -44,9 +49,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], str | None]:
     """The weights among the tensors of a file, under the names of the official files, and a note for the user
     if there is something to say. Raises InputError, naming the kind, on a file of another model."""
-    first = tensors.get(_UNET + "input_blocks.0.0.weight")
-    if first is not None and len(first.shape) == 4:         # before the names, which SD 2's variants share
-        refuse_by_channels(first.shape[1])
+    channels, latent = (tensors[key].shape[1] if key in tensors and len(tensors[key].shape) > 1 else 4
+                        for key in (_UNET + "input_blocks.0.0.weight",
+                                    "first_stage_model.post_quant_conv.weight"))
+    refuse_by_channels(channels, latent)                    # before the names, which SD 2's variants share
     refuse_by_keys(tensors)
     averages = {key: _average_key(key) for key in tensors if key.startswith(_UNET)}
     is_averaged = len(averages) > 0 and all(average in tensors for average in averages.values())
@@ -60,7 +66,8 @@ def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor],
     if not is_averaged:
         return weights, None
     return (weights | {key: tensors[average] for key, average in averages.items()},
-            "took the running average of the UNet's weights, which this file holds next to the last ones")
+            "took the running average of the UNet's weights, which this file holds next to the last ones. If "
+            "this is a merge, drop the keys model_ema.*: the average is that of one of the merged models.")
 
 
 def _average_key(key: str) -> str:
@@ -75,17 +82,40 @@ def file_key(key: str, config: LDMConfig) -> str:
     return PREFIXES[part] + _CLIP * is_clip + rest
 
 
-def infer_config(shapes: Shapes) -> LDMConfig:
-    """The architecture of the tensors of a file. What shapes cannot say is as in the public models:
-    8 heads in the UNet, CLIP's of 64 channels each, its quick GELU, 32 norm groups, the schedule and the size
-    of the latents. Raises InputError naming the tensor that is not there."""
+def infer_config(tensors: Mapping[str, LazyTensor], file: Mapping[str, LazyTensor]) -> LDMConfig:
+    """The architecture of the weights that `canonical` found in a file. What they do not say is as in the
+    public models: 8 heads in the UNet, CLIP's of 64 channels each, its quick GELU, 32 norm groups, the
+    schedule and the size of the latents. Raises InputError naming the tensor that is not there, or if the
+    schedule is another."""
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    diffusion = _diffusion(file)
     try:
         is_clip = any(key.startswith(_TEXT + _CLIP) for key in shapes)
         return LDMConfig(autoencoder=_autoencoder(shapes), unet=_unet(shapes),
                          text=_clip_text(shapes) if is_clip else _text(shapes),
-                         diffusion=DiffusionConfig(latent_size=64 if is_clip else 32))
+                         diffusion=dataclasses.replace(diffusion, latent_size=64 if is_clip else 32))
     except KeyError as error:
         raise InputError(f"lacks {error.args[0]}. {READ}.") from error
+
+
+def _diffusion(file: Mapping[str, LazyTensor]) -> DiffusionConfig:
+    """The public models' process, with the scale of the latents where the training of the file measured it.
+    Raises InputError if the file has another noise schedule; one that training did not write has none."""
+    config = DiffusionConfig()
+    if "scale_factor" in file:
+        config = dataclasses.replace(config, scale_factor=float(file["scale_factor"].read()))
+    key = next((key for key in ("alphas_cumprod", "betas") if key in file), None)
+    if key is not None and not (file[key].shape == (config.timesteps,) and _is_usual(key, file[key].read())):
+        raise InputError(f"its noise schedule ({key} {list(file[key].shape)[:9]}) is not that of the public "
+                         f"models: another kind of model, which is not supported. {READ}.")
+    return config
+
+
+def _is_usual(key: str, values: Tensor) -> bool:                                                 # T -> bool
+    """Merging tools leave the schedule in half precision; another is off by more than a hundredth."""
+    alphas_cumprod = values.double() if key == "alphas_cumprod" else (1 - values.double()).cumprod(dim=0)
+    usual = NoiseSchedule(DiffusionConfig()).alphas_cumprod
+    return bool((alphas_cumprod - usual).abs().max() < 0.01)
 
 
 def _count(shapes: Shapes, pattern: str) -> int:

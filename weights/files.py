@@ -12,7 +12,7 @@ from pathlib import Path
 import safetensors
 
 from ldm import InputError
-from weights.pickles import LazyTensor, read_checkpoint
+from weights.pickles import LazyTensor, read_checkpoint, unreadable
 
 ZIP = b"PK"             # how a zip archive begins
 
@@ -28,7 +28,8 @@ def open_tensors(path: Path) -> TensorFile:
     """The tensors of a .safetensors file or a torch checkpoint; what the bytes say counts,
     not the file's name.
 
-    Raises InputError if the file is missing, an HTML page, truncated, damaged or of another format.
+    Raises InputError if the file is missing, an HTML page, truncated, damaged, too large for the memory or of
+    another format.
     """
     head = _read_head(path)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
@@ -99,7 +100,7 @@ def _new_file_mode(partial: Path) -> int:
     threads."""
     probe = partial.with_name(partial.name + ".mode")
     try:
-        probe.open("xb").close()
+        probe.open("wb").close()            # one may be left of a process that was killed here
         return probe.stat().st_mode
     finally:
         probe.unlink(missing_ok=True)
@@ -119,9 +120,8 @@ def _read_head(path: Path) -> bytes:
 def _open_safetensors(path: Path) -> TensorFile:
     try:
         file = safetensors.safe_open(path, framework="pt")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}). "
-                         "Download it again.") from error
+    except (safetensors.SafetensorError, OSError, MemoryError, RuntimeError) as error:  # the last are torch's
+        raise unreadable(path, error) from error
     return TensorFile({name: LazyTensor(tuple(file.get_slice(name).get_shape()),
                                         lambda name=name: file.get_tensor(name))
                        for name in file.keys()}, file.metadata() or {})
@@ -131,13 +131,14 @@ def _state_dict(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put
     another, or of the whole if it has none."""
     content = read_checkpoint(path)
-    while isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for _ in range(8):                          # not for ever: a pickle can put a dict into itself
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path}: holds no dict of tensors. Give a checkpoint of a model.")
     unexpected = [str(name) for name, value in content.items()
                  if not (isinstance(name, str) and isinstance(value, LazyTensor))]
     if unexpected:
-        raise InputError(f"{path}: entry {unexpected[0]!r} is not a tensor ({len(unexpected)} such). "
-                         "Give a checkpoint of a model.")
+        raise InputError(f"{path}: entry {ascii(unexpected[0][:100])} is not a tensor ({len(unexpected)} "
+                         "such). Give a checkpoint of a model.")
     return content

@@ -11,10 +11,18 @@ from pathlib import Path
 import tokenizers
 
 from ldm import CLIPTextConfig, CLIPTokenizer, InputError, TextConfig, Tokenizer
-from ldm.errors import first_line
+from ldm.errors import NoVocabulary, first_line
 from ldm.tokenizer import BaseTokenizer, Vocabulary
 from weights.filling import naming
-from weights.huggingface import LATENT_DIFFUSION, STABLE_DIFFUSION, check_kind, read_config, weight_files
+from weights.huggingface import (
+    LATENT_DIFFUSION,
+    PADDING_FILES,
+    STABLE_DIFFUSION,
+    check_kind,
+    pad_token,
+    read_config,
+    weight_files,
+)
 from weights.vocabularies import read_vocabulary
 
 # where the vocabulary of a checkpoint is that holds none, the number of its tokens, and its files
@@ -22,11 +30,15 @@ VOCABULARIES = {Tokenizer: ("google-bert/bert-base-uncased", 30522, ("vocab.txt"
                 CLIPTokenizer: ("openai/clip-vit-large-patch14", 49408, ("vocab.json", "merges.txt"))}
 
 
+class Absent(InputError):
+    """The repository has no such file."""
+
+
 def download_file(repo: str, names: Sequence[str]) -> Path:
     """The local path of the first of `names` that is cached, or else that the repository holds, downloaded.
     The cache comes first: what has been downloaded once loads at once, with or without a network.
 
-    Raises InputError if there is none of them, or neither network nor a cached copy.
+    Raises Absent if there is none of them, and InputError if there is neither network nor a cached copy.
     """
     # here: the import costs more than loading the tiny model
     from huggingface_hub import errors, hf_hub_download
@@ -40,8 +52,9 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
             return Path(hf_hub_download(repo, name, local_files_only=only_cached))
         except errors.LocalEntryNotFoundError as error:
             if not only_cached:
-                raise InputError(f"{repo}: not in the local cache, and the hub cannot be reached (offline?). "
-                                 "Connect and try again, or give the path of a checkpoint.") from error
+                raise InputError(f"{repo}: {name} is not in the local cache, and the hub cannot be reached "
+                                 "(offline?). Connect and try again, or give the path of a checkpoint."
+                                 ) from error
         except errors.EntryNotFoundError:
             pass                                        # another name may be there
         except errors.GatedRepoError as error:
@@ -53,8 +66,8 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
         except Exception as error:                      # time-outs, broken connections, full disks
             raise InputError(f"{repo}: download of {name} failed ({first_line(error)}). "
                              "Try again.") from error
-    raise InputError(f"{repo}: holds none of {', '.join(names)}. "
-                     "Give a repository of a text-to-image latent diffusion model.")
+    raise Absent(f"{repo}: holds none of {', '.join(names)}. "
+                 "Give a repository of a text-to-image latent diffusion model.")
 
 
 @cache
@@ -76,9 +89,7 @@ def download_folder(repo: str) -> Path:
         download_file(repo, [f"{sub}/config.json"])
     if folders is STABLE_DIFFUSION:
         download_file(repo, ["scheduler/scheduler_config.json"])
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            with contextlib.suppress(InputError):       # they say the padding where it is not the usual one
-                download_file(repo, [f"tokenizer/{name}"])
+        _download_padding(repo)
     read_config(folder)
     for part, sub in folders.items():
         download_file(repo, [f"{sub}/{name}" for name in weight_files(part)])
@@ -87,6 +98,18 @@ def download_folder(repo: str) -> Path:
     elif download_file(repo, ["tokenizer/vocab.json", "tokenizer/tokenizer.json"]).name == "vocab.json":
         download_file(repo, ["tokenizer/merges.txt"])
     return folder
+
+
+def _download_padding(repo: str) -> None:
+    """The files that say the padding, until one does: a repository may lack either. What was found absent is
+    not asked for again."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    for name in (f"tokenizer/{name}" for name in PADDING_FILES):
+        if try_to_load_from_cache(repo, name) is not _CACHED_NO_EXIST:
+            with contextlib.suppress(Absent):
+                if pad_token(download_file(repo, [name])) is not None:
+                    return
 
 
 def find_vocabulary(vocab: str | Path | None, config: TextConfig | CLIPTextConfig) -> Vocabulary:
@@ -101,10 +124,12 @@ def find_vocabulary(vocab: str | Path | None, config: TextConfig | CLIPTextConfi
 def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenizers.Tokenizer:
     repo, its_size, files = VOCABULARIES[kind]
     if vocab_size != its_size:
-        raise InputError(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
-                         f"those of {repo}. Give the path of its {files[0]} as `vocab`.")
+        raise NoVocabulary(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
+                           f"those of {repo}. Give the path of its {files[0]} as `vocab`.")
     try:
-        return read_vocabulary([download_file(repo, [name]) for name in files][0], kind)
+        path, *_ = [download_file(repo, [name]) for name in files]
     except InputError as error:
-        raise InputError(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor can "
-                         f"be downloaded (offline?). Give the path of its {files[0]} as `vocab`.") from error
+        raise NoVocabulary(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor "
+                           "can be downloaded (offline?). Give the path of its "
+                           f"{files[0]} as `vocab`.") from error
+    return read_vocabulary(path, kind)

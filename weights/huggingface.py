@@ -43,6 +43,7 @@ _FACTS = {
     "scheduler": {"beta_schedule": "scaled_linear", "beta_start": DiffusionConfig.beta_start,
                   "beta_end": DiffusionConfig.beta_end, "num_train_timesteps": DiffusionConfig.timesteps,
                   "trained_betas": None, "rescale_betas_zero_snr": False}}
+PADDING_FILES = ("special_tokens_map.json", "tokenizer_config.json")
 _PREDICTIONS = {"epsilon": "eps", "v_prediction": "v"}
 
 
@@ -68,7 +69,7 @@ def read_config(folder: Path) -> LDMConfig:
     folders = folders_of(folder)
     unet, vae, text = (_read_part(folder / name / "config.json") for name in folders.values())
     try:
-        refuse_by_channels(unet["in_channels"])
+        refuse_by_channels(unet["in_channels"], vae["latent_channels"])
         latent_size = int(unet["sample_size"])
         scale_factor = float(vae.get("scaling_factor", DiffusionConfig.scale_factor))
         if folders is STABLE_DIFFUSION:
@@ -135,12 +136,16 @@ def _clip_config(text: dict[str, Any], folder: Path) -> CLIPTextConfig:
 def _padding(folder: Path) -> str:
     """The token behind a prompt's end. In Stable Diffusion 2 the two files differ: special_tokens_map.json is
     right. pad_token_id of the text encoder's config is wrong nearly everywhere."""
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        path = folder / "tokenizer" / name
-        token = _read_json(path).get("pad_token") if path.is_file() else None
-        if token is not None:
-            return str(token["content"] if isinstance(token, dict) else token)
-    return END
+    files = [folder / "tokenizer" / name for name in PADDING_FILES]
+    return next((token for path in files if path.is_file() and (token := pad_token(path)) is not None), END)
+
+
+def pad_token(path: Path) -> str | None:
+    """The token behind a prompt's end by one of PADDING_FILES, if it names one. Raises InputError if the file
+    is not JSON."""
+    token = _read_json(path).get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    return None if token is None else str(token)
 
 
 def _prediction(scheduler: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""What became of every tensor of a checkpoint: it is in the model, bit for bit at the model's precision, or
+"""What became of the tensors of a checkpoint: each is in the model, bit for bit at the model's precision, or
 was left out for a reason. Reads the source again, so it says what loading did and not what loading meant to
-do.
+do. Of a folder it reads the files that loading reads, without the position_ids of older versions.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from weights.files import open_tensors
 
 @dataclass(frozen=True)
 class Inventory:
-    """All tensors of a checkpoint and of a model loaded from it."""
+    """The tensors of a checkpoint and of a model loaded from it."""
     equal: int                      # tensors of the model that are those of the source
     different: list[str]            # tensors of the model that are not, or are not in the source
     left_out: dict[str, int]        # why -> how many tensors of the source

@@ -59,11 +59,12 @@ def refuse_by_keys(keys: Collection[str]) -> None:
         raise InputError(f"this is {kind}. {READ}.")
 
 
-def refuse_by_channels(channels: int) -> None:
-    """Raises InputError if the UNet takes as many channels as another model's."""
-    if channels in _BY_CHANNELS:
+def refuse_by_channels(channels: int, latent: int) -> None:
+    """Raises InputError if the UNet takes more channels than the latents have, and as many as another
+    model's."""
+    if channels != latent and channels in _BY_CHANNELS:
         raise InputError(f"this is {_BY_CHANNELS[channels]}: its UNet takes {channels} channels instead of "
-                         f"4. {READ}.")
+                         f"{latent}. {READ}.")
 
 
 def refuse_by_index(index: Mapping[str, Any]) -> None:

@@ -3,7 +3,8 @@
 A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions
 by which torch rebuilds a tensor, and dicts; every other name becomes an inert placeholder that swallows
 whatever the program does to it, and nothing that it can name or build is changed by it. Nothing is imported
-on the file's behalf. Tensors are described, and mapped from the file only when they are read.
+on the file's behalf. Keys of dicts are plain. Tensors are described, and mapped from the file only when they
+are read.
 """
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ import mmap
 import pickle
 import pickletools
 import struct
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ldm import InputError
+from ldm.errors import first_line
 
 
 class Unchangeable:
@@ -35,7 +38,7 @@ class Unchangeable:
 
 @dataclass(frozen=True)
 class LazyTensor(Unchangeable):
-    """A tensor of a file, not read yet. `read()` maps it: use it or copy it, never write to it."""
+    """A tensor of a file, not read yet. `read()` maps it: use it or copy it; a write ends the process."""
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
 
@@ -68,6 +71,10 @@ class Dict(dict):
     a pickle could shadow methods with them."""
     __slots__ = ()
 
+    def __init__(self, items=()):
+        _check_keys(key for key, _ in items)
+        super().__init__(items)
+
     def __setstate__(self, state): pass
 
 
@@ -93,8 +100,32 @@ _DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat1
            "BoolStorage": torch.bool}
 
 
-class Unpickler(pickle.Unpickler):
-    """Builds containers, plain values and LazyTensors. `storage_bytes(key)` maps the bytes of a storage."""
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Refuses keys that are not plain: to hash tuples in tuples takes all of the stack, or, where they share
+    their items, for ever."""
+    for key in keys:
+        if not isinstance(key, (str, bytes, int, float, type(None), type, Inert)):
+            raise pickle.UnpicklingError(f"a {type(key).__name__} is a key of a dict or in a set")
+
+
+def _checked(opcode: bytes, keys: slice) -> Callable[[Any], None]:
+    """Python's own code for an opcode, after a check of the keys, which are in that part of the stack."""
+    load = pickle._Unpickler.dispatch[opcode[0]]
+
+    def load_checked(unpickler: Any) -> None:
+        _check_keys(unpickler.stack[keys])
+        load(unpickler)
+    return load_checked
+
+
+class Unpickler(pickle._Unpickler):
+    """Builds containers, plain values and LazyTensors. `storage_bytes(key)` maps the bytes of a storage.
+    Its base is the one that Python has in Python: in the one in C no opcode can be changed."""
+    dispatch = pickle._Unpickler.dispatch | {
+        opcode[0]: _checked(opcode, keys)
+        for opcode, keys in ((pickle.SETITEM, slice(-2, -1)), (pickle.SETITEMS, slice(None, None, 2)),
+                             (pickle.DICT, slice(None, None, 2)), (pickle.ADDITEMS, slice(None)),
+                             (pickle.FROZENSET, slice(None)))}
 
     def __init__(self, file: io.BytesIO, storage_bytes: Callable[[str], memoryview]):
         super().__init__(file)
@@ -133,7 +164,9 @@ class Unpickler(pickle.Unpickler):
         def read() -> Tensor:
             if 0 in size:
                 return torch.empty(size, dtype=storage.dtype)
-            flat = torch.frombuffer(self._storage_bytes(storage.key), dtype=storage.dtype)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given buffer is not writable")
+                flat = torch.frombuffer(self._storage_bytes(storage.key), dtype=storage.dtype)
             return flat.as_strided(size, stride, offset)     # raises RuntimeError outside the storage
         return LazyTensor(tuple(size), read)
 
@@ -141,7 +174,7 @@ class Unpickler(pickle.Unpickler):
 def read_checkpoint(path: Path) -> Any:
     """What the pickle of a torch zip holds, with LazyTensors in the place of tensors and Inert
     objects in the place of everything that is not plain. Raises InputError if the file is truncated,
-    damaged or not such a zip."""
+    damaged, too large for the memory or not such a zip."""
     try:
         archive = zipfile.ZipFile(path)
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -150,10 +183,15 @@ def read_checkpoint(path: Path) -> Any:
         if root is None:
             raise InputError(f"{path}: a zip archive without data.pkl, not a torch checkpoint. Give a file "
                              "that torch.save has written.")
+        # a compressed entry cannot be mapped, and may be of any size when it is read
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+            raise InputError(f"{path}: a compressed archive, which cannot be mapped. Save it again with "
+                             "torch.save.")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise InputError(f"{path}: written on a big-endian machine. Save it again on another.")
         with path.open("rb") as file:
-            buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            # to map it writable, even as a copy, Linux wants memory for all of it
+            buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
         def storage_bytes(key: str) -> memoryview:
             return _entry_bytes(buffer, entries[f"{root}data/{key}"])
@@ -164,26 +202,33 @@ def read_checkpoint(path: Path) -> Any:
     except InputError:
         raise
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise InputError(f"{path}: truncated or damaged ({path.stat().st_size:,} bytes; {error}). "
-                         "Download it again.") from error
+        raise unreadable(path, error) from error
     except Exception as error:  # a hostile pickle can make the unpickler raise nearly anything
-        raise InputError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error}). "
+        why = f"{type(error).__name__}: {first_line(error)[:200]}"
+        raise InputError(f"{path}: its pickle cannot be read ({why}). "
                          "Download it again from a source that you trust.") from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """The error of a file that cannot be opened: there is too little memory, or it is damaged."""
+    size = f"{path.stat().st_size:,} bytes"
+    if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
+        return InputError(f"{path}: there is too little memory to map its {size}. Close other programs, or "
+                          "use a smaller file.")
+    return InputError(f"{path}: truncated or damaged ({size}; {first_line(error)[:200]}). "
+                      "Download it again.")
 
 
 def _check_opcodes(program: bytes) -> None:
     """Refuses what the unpickler would do on its own: names from this process's registry of extensions, past
-    find_class, and a memo of any size that the file asks for."""
-    for opcode, argument, _ in pickletools.genops(program):
-        if opcode.name.startswith("EXT") or "PUT" in opcode.name and (argument or 0) > len(program):
-            raise pickle.UnpicklingError(f"opcode {opcode.name} {argument} has no place in a checkpoint")
+    find_class. And numbers of more digits than Python prints."""
+    for opcode, _, _ in pickletools.genops(program):
+        if opcode.name.startswith("EXT") or opcode.name == "LONG4":
+            raise pickle.UnpicklingError(f"opcode {opcode.name} has no place in a checkpoint")
 
 
 def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
     """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
-    if entry.compress_type != zipfile.ZIP_STORED:
-        raise InputError("this checkpoint is a compressed archive, which cannot be mapped. Save it again "
-                         "with torch.save.")
     header = buffer[entry.header_offset:entry.header_offset + 30]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise ValueError("a storage is not where the archive's directory says")

@@ -1,11 +1,11 @@
 """Vocabularies: BERT's from vocab.txt or tokenizer.json, CLIP's from vocab.json with merges.txt or from
-tokenizer.json. Whichever is asked for, the other is recognized and named.
+tokenizer.json. Whichever is asked for, the other is recognized and named. Of a tokenizer.json the tokens and
+merges are read, and nothing else: it may ask for any part of the library, and some of these end the process.
 """
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import tokenizers
 
@@ -14,6 +14,7 @@ from ldm.clip_tokenizer import byte_pair_encoding
 from ldm.errors import first_line
 from ldm.tokenizer import BaseTokenizer, word_piece
 
+_MODELS = {Tokenizer: "WordPiece", CLIPTokenizer: "BPE"}
 FILES = {Tokenizer: ("vocab.txt", "tokenizer.json"), CLIPTokenizer: ("vocab.json", "tokenizer.json")}
 
 
@@ -40,7 +41,9 @@ def parse_vocabulary(text: str, name: str, kind: type[BaseTokenizer]) -> tokeniz
     """The tokenizer that `weights.save` wrote as text.
     Raises InputError if it is damaged, or of another kind."""
     try:
-        backend = tokenizers.Tokenizer.from_str(text)
+        backend = _from_json(text, name, kind)
+    except InputError:
+        raise
     except Exception as error:                          # the library raises plain Exception
         raise InputError(f"{name}: its vocabulary cannot be read ({first_line(error)}). "
                          "Download it again.") from error
@@ -51,19 +54,15 @@ def _read_bert(path: Path) -> tokenizers.Tokenizer:
     if path.suffix != ".json":
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         return word_piece({line: i for i, line in enumerate(lines)})
-    _tokens(path, Tokenizer, "BERT")
-    return tokenizers.Tokenizer.from_file(str(path))
+    return _from_json(path.read_text(encoding="utf-8"), str(path), Tokenizer)
 
 
 def _read_clip(path: Path) -> tokenizers.Tokenizer:
-    """One tokenizer from either file: a tokenizer.json adds padding, truncation and words of its own."""
     if path.suffix != ".json":
         its = "BERT's, but this model needs CLIP's" if "[CLS]" in path.read_text("utf-8") else "not JSON"
         raise InputError(f"vocabulary {path}: is {its}. Give {CLIPTokenizer.needs}.")
-    model, tokens = _tokens(path, CLIPTokenizer, "CLIP")
-    merges = _read_merges(path.with_name("merges.txt")) if model is None else model["merges"]
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
-    return byte_pair_encoding(tokens, [(first, second) for first, second in pairs])
+    text = path.read_text(encoding="utf-8")
+    return _from_json(text, str(path), CLIPTokenizer, path.with_name("merges.txt"))
 
 
 def _read_merges(path: Path) -> list[str]:
@@ -74,13 +73,21 @@ def _read_merges(path: Path) -> list[str]:
     return [line.strip() for line in lines[lines[0].startswith("#version"):] if line.strip()]
 
 
-def _tokens(path: Path, kind: type[BaseTokenizer], name: str) -> tuple[dict[str, Any] | None, dict[str, int]]:
-    """The model of a tokenizer.json and its tokens with their ids; of a vocab.json, None and the tokens.
+def _from_json(text: str, name: str, kind: type[BaseTokenizer],
+               merges_file: Path | None = None) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json, or of a vocab.json with its file of merges.
     Raises InputError if it lacks a mark of its kind."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(text)
     model = content.get("model") if isinstance(content.get("model"), dict) else None
     tokens = dict((model or {"vocab": content})["vocab"])
     if missing := [mark for mark in kind.marks if mark not in tokens]:
-        raise InputError(f"vocabulary {path}: lacks {', '.join(missing)}, so it is not {name}'s. "
+        its = "BERT" if kind is Tokenizer else "CLIP"
+        raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}, so it is not {its}'s. "
                          f"Give {kind.needs}.")
-    return model, tokens
+    if model is not None and model.get("type", _MODELS[kind]) != _MODELS[kind]:
+        raise ValueError(f"its model is not a {_MODELS[kind]}")
+    if kind is Tokenizer:
+        return word_piece(tokens)
+    merges = _read_merges(merges_file) if model is None and merges_file else content["model"]["merges"]
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return byte_pair_encoding(tokens, [(first, second) for first, second in pairs])

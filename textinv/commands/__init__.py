@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -13,6 +14,8 @@ from ldm import InputError
 from textinv.decoding import one_line
 from textinv.images import speaks
 from textinv.running.processes import ProcessDied
+
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)   # of what takes no more text
 
 
 def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
@@ -34,10 +37,11 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
             _discard_output()
             return 141
         except OSError as error:
-            if error.filename is None:
+            name = f"{error.filename}: " if error.filename is not None else ""
+            if not name and error.errno in UNWRITTEN:       # files that are written are named
                 _discard_output()
-            return _report(f"{error.filename or 'standard output'}: {error.strerror or error}. "
-                           "Check the name and the free space.")
+                name = "standard output: "
+            return _report(f"{name}{error.strerror or error}. Check the name and the free space.")
         except (MemoryError, RuntimeError) as error:        # torch has several, of no type of their own
             if not isinstance(error, MemoryError) and not re.search("out of memory|t allocate", str(error)):
                 raise

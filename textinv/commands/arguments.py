@@ -18,6 +18,7 @@ from textinv.evaluation.evaluate import PUBLIC_CLIP, SMALL_CLIP
 from textinv.options import MAX_SEED, check, option
 from textinv.running.options import resolve_device, resolve_dtype
 from weights import clip
+from weights.files import file_to_write
 
 
 class Parser(argparse.ArgumentParser):
@@ -101,6 +102,16 @@ def load_clip(source: str | None, weights_source: str, device: str | torch.devic
     """The CLIP of --clip, by default the one that goes with the weights. Raises InputError."""
     default = SMALL_CLIP if weights_source == "tiny" else PUBLIC_CLIP
     return clip.load(os.path.expanduser(source) if source else default, str(device))
+
+
+def new_file(text: str) -> Path:
+    """The file that an option names, to be written anew. Raises InputError where there is something of that
+    name, so that nothing is replaced, or where no file can be written."""
+    path = Path(os.path.expanduser(text))
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists already. Give another name, or remove it.")
+    file_to_write(path)
+    return path
 
 
 def value(**rules: Any) -> Any:

@@ -6,8 +6,8 @@ to image.
 """
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldm import InputError
 from textinv.commands import command
@@ -16,7 +16,9 @@ from textinv.commands.arguments import (
     SamplingOptions,
     add_model_options,
     add_sampling_options,
+    new_file,
 )
+from textinv.commands.sample import next_free_path
 from textinv.commands.words import add_concept_option, load_with_words, warn_of_prompts
 from textinv.grids import png_path, save_png
 from textinv.inside.attention import attend
@@ -32,14 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--over-steps", type=int, default=0, metavar="ROWS",
                         help="rows, each of a part of the sampler's steps; 0 for one row, the mean over all "
                              "(default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE.png", help="the image to write (default: a name made of the "
-                        "prompt, in samples/)")
+    parser.add_argument("--out", metavar="FILE.png", help="the image to write, a new file (default: one in "
+                        "samples/, named after the prompt)")
     add_sampling_options(parser)
     add_model_options(parser, "those that the first word was learned on, or tiny")
     options = parser.parse_args(argv)
     SamplingOptions(n=1, batch=1, seed=options.seed, steps=options.steps, guidance=options.guidance)
-    slug = re.sub(r"[^a-z0-9]+", "-", options.prompt.lower()).strip("-")[:60] or "prompt"
-    out = png_path(options.out or f"samples/{slug}-attention.png")
+    out = png_path(str(next_free_path(Path("samples"), options.prompt, "-attention") if options.out is None
+                       else new_file(options.out)))
     if options.over_steps < 0:
         raise InputError(f"`over_steps` is {options.over_steps}. Use 0 or more.")
     model, *_ = load_with_words(options)

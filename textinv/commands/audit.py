@@ -5,13 +5,11 @@ The exit status is 0 if every check passes, 1 if one fails, and 2 if the audit c
 """
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from textinv.commands import command
-from textinv.commands.arguments import Parser, add_model_options, load_model
+from textinv.commands.arguments import Parser, add_model_options, load_model, new_file
 from textinv.inside.audit import audit
 from textinv.inside.audit_page import audit_page
 from textinv.inside.audit_text import audit_text
@@ -33,14 +31,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--html", metavar="FILE.html", help="also write a page, with images")
     add_model_options(parser, "tiny")
     options = parser.parse_args(argv)
+    page = None if options.html is None else new_file(options.html)
     source = options.weights or "tiny"
     model = load_model(source, options.vocab, options.dtype, options.device)
     found = audit(model, options.images, init=options.init, placeholder=options.placeholder,
                   batch=options.batch, seed=options.seed, source=source,
                   progress=lambda line: print(line, file=sys.stderr))
     print(audit_text(found))
-    if options.html is not None:
-        page = Path(os.path.expanduser(options.html))
+    if page is not None:
         write_page(page, audit_page(found, model))
         print(page)
     if not found.passed:

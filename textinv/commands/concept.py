@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import weights
 from ldm import InputError, LatentDiffusion
 from textinv import formats
 from textinv.commands import command
-from textinv.commands.arguments import Parser, load_model, model_of
+from textinv.commands.arguments import Parser, load_model, model_of, new_file
 from textinv.concept import Concept, find_words, save_all
 from textinv.initialization import nearest_words
 from textinv.inside.map_page import map_page, summary
@@ -67,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = p.parse_args(argv)
     if (args.export is None) != (args.out is None):
         raise InputError("`export` FORMAT and `out` PATH go together.")
+    refuse_unused(args)
     if not args.files and not args.vocabulary:
         p.error("no FILE given")
     concepts_of = {name: find_words(name)[1] for name in args.files}
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.merge is not None or args.export is not None:
         return
     if args.map is not None:
-        _write_map(Path(os.path.expanduser(args.map)), args)
+        _write_map(args)
         return
     model = None if args.weights is None else _load(args, concepts)
     if args.vocabulary:
@@ -88,12 +87,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(name, *(show(concept, model) for concept in words), sep="\n")
 
 
+def refuse_unused(args: argparse.Namespace) -> None:
+    """Raises InputError where an option would be dropped silently."""
+    given = [name for name in ("merge", "export", "map", "vocabulary", "weights", "vocab")
+             if getattr(args, name) not in (None, False)]
+    task = given[0] if given else ""
+    goes_with = {"merge": {"export"}, "export": set(), "map": {"weights", "vocab"}}
+    if task in goes_with and (others := [name for name in given[1:] if name not in goes_with[task]]):
+        raise InputError(f"`{others[0]}` does not go with `{task}`. Drop it.")
+    if args.vocab is not None and args.weights is None and args.map is None:
+        raise InputError("`vocab` is the vocabulary of `weights`. Give that too, or drop it.")
+
+
 def _load(args: argparse.Namespace, words: Sequence[Concept]) -> LatentDiffusion:
     source, vocab = model_of(args, words)
     return load_model(source, vocab, "float32", "cpu")
 
 
-def _write_map(out: Path, args: argparse.Namespace) -> None:
+def _write_map(args: argparse.Namespace) -> None:
+    out = new_file(args.map)
     found = [(path, word) for path, words in map(find_words, args.files) for word in words]
     if len(found) != 1:
         raise InputError(f"`map` shows one word, but there are {len(found)}. Give one file or folder.")
@@ -106,8 +118,6 @@ def _write_map(out: Path, args: argparse.Namespace) -> None:
 
 
 def _write(path: str, concepts: Sequence[Concept], format: str) -> None:
-    path = os.path.expanduser(path)
-    if os.path.lexists(path):
-        raise InputError(f"{path} exists already. Give another name, or remove it.")
-    save_all(path, concepts, format)
-    print(f"{path}: {', '.join(word.placeholder for word in formats.read(path))} ({format})")
+    out = new_file(path)
+    save_all(out, concepts, format)
+    print(f"{out}: {', '.join(word.placeholder for word in formats.read(out))} ({format})")

@@ -35,11 +35,16 @@ from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere,
 from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
+from textinv.initialization import has_init_words
 from textinv.prompts import read_templates
 from textinv.reporting import report
 from textinv.running.folder import read_record
 
 SHOWN = 8               # images at most in a row of the sheet
+# task -> the options of the others
+FOREIGN = {"concept": ("quick", "setups", "things", "seeds", "train_steps", "examples", "answers"),
+           "suite": ("images", "prompts", "baseline", "answers"),
+           "questionnaire": ("images", "prompts", "baseline", "things", "seeds", "train_steps")}
 
 
 def parser(n: int = 64) -> argparse.ArgumentParser:
@@ -73,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(given) != 1:
         parser().error("give --concept, a word to measure, or --suite, a figure of the paper, or "
                        "--questionnaire, one of them")
-    for name in (("quick", "setups", "things") if options.concept else ("images", "prompts", "baseline")):
-        if getattr(options, name):
+    for name in FOREIGN[given[0]]:
+        if getattr(options, name) != parser().get_default(name):
             raise InputError(f"`{name}` does not go with `{given[0]}`. Drop it.")
     tasks[given[0]](options)
 
@@ -101,12 +106,12 @@ def measure_word(options: argparse.Namespace) -> None:
     out = (Path(os.path.expanduser(options.out)) if options.out else
            (path if path.is_dir() else path.with_suffix("")) / "evaluation")
 
+    teach(model, path, concept)
     hashes: dict[str, str | None] = {concept.placeholder: fingerprint(concept)}
     if options.baseline:
         hashes[plain_words(model, concept)] = None
     results, hash_of_model = {}, model_hash(model)
     sheet: dict[str, Sequence[Image.Image]] = {"training images": training[:SHOWN]}
-    teach(model, path, concept)
     for word, word_hash in hashes.items():
         spec = SampleSpec("", word_hash, hash_of_model, str(model.dtype).removeprefix("torch."),
                           steps=options.steps, guidance=options.guidance, seed=options.seed)
@@ -116,16 +121,21 @@ def measure_word(options: argparse.Namespace) -> None:
         sheet |= {prompt: images[:SHOWN] for prompt, images in generated.items()}
     unpatch(model, concept.placeholder)
     ceiling = mean_pairwise_similarity(evaluator.images(training))
-    print(write(out, results, ceiling=ceiling, options=vars(options), sheet=sheet), end="")
+    print(write(out, results, concept=fingerprint(concept), ceiling=ceiling, options=vars(options),
+                sheet=sheet), end="")
     print(out / "evaluation.png")
     if (path / "report.html").exists() and not options.out:
         print(report.write(path))
 
 
 def plain_words(model: LatentDiffusion, concept: Concept) -> str:
-    """The init word. Raises InputError where the word did not start from one."""
+    """The init word of a word that the model knows. Raises InputError where it did not start from one, or
+    the prompts cannot tell them apart."""
     init = concept.info.get("init", "")
-    if not init or model.tokenizer.unknown_words(init) or init == "random":
+    if not has_init_words(init) or model.tokenizer.unknown_words(init):
         raise InputError(f"`baseline`: the word started from {init or 'nothing that its file tells'!r}, "
-                         "not from words. Drop the option.")
+                         "not from words of this model. Drop the option.")
+    if any(ids for _, ids in model.words.split(init)):
+        raise InputError(f"`baseline`: {concept.placeholder!r} stands for the learned word, and is in "
+                         f"{init!r}, the init word. Give it another name: PATH=NAME as `concept`.")
     return init

@@ -5,13 +5,16 @@ It serves this machine alone, unless --host says otherwise, and needs no network
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import ipaddress
 import os
+import signal
 import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ldm import InputError
@@ -49,8 +52,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError('the playground needs gradio. Run pip install -e ".[play]".') from error
     source = options.weights or "tiny"
     studio = Studio(load_model(source, options.vocab, options.dtype, options.device), source,
-                    Path(os.path.expanduser(options.words)))
-    with tempfile.TemporaryDirectory(prefix="textinv-play-") as folder:
+                    Path(os.path.expanduser(options.words)), vocab=options.vocab)
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="textinv-play-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder              # what is uploaded goes away with the page
         blocks = page.build(studio, Path(folder) / "exports")
         address = page.launch(blocks, options.host, options.port, opens=options.open)
@@ -61,6 +64,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             threading.Event().wait()
         finally:
             blocks.close(verbose=False)
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Context manager: SIGTERM and SIGHUP, a closed terminal's, end the block as Ctrl-C does, so that all of
+    it is cleaned up. One that is ignored, as under nohup, stays so."""
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)              # as a shell says it
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, end) for number in numbers
+              if signal.getsignal(number) is not signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_free(host: str, port: int) -> None:

@@ -1,17 +1,19 @@
-"""The recipe of an image: all that it depends on, as the command line says it, and as each PNG carries it."""
+"""The recipe of an image: all that it depends on, as the command line says it, and as each PNG of `textinv
+sample` carries it.
+"""
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm import InputError
+from ldm import InputError, LatentDiffusion
 from ldm.samplers import SAMPLERS
 from textinv.commands.arguments import SamplingOptions, model_of, value
-from textinv.concept import find_words, fingerprint
+from textinv.concept import Concept, find_words, fingerprint, model_hash
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
 from textinv.options import option
@@ -35,6 +37,7 @@ class Recipe(SamplingOptions):
     index: int | None = option(None, "", minimum=0)
     kept: list[int] | None = option(None, "")                # the best, best first
     tuned: dict[str, str] | None = option(None, "")          # path and hash of a delta
+    model: str | None = option(None, "")                     # the hash of the weights; older PNGs lack it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,15 +47,19 @@ class Recipe(SamplingOptions):
         if not isinstance(self.concepts, list):
             raise InputError(f"`concepts` is {self.concepts!r}. Give a list.")
         for entry in self.concepts:
-            if not (isinstance(entry, dict) and isinstance(entry.get("strength", 1.0), (int, float)) and all(
-                    isinstance(entry.get(name), str) for name in ("path", "placeholder", "hash"))):
+            if not (isinstance(entry, dict)
+                    and isinstance(strength := entry.get("strength", 1.0), (int, float))
+                    and -1000 <= strength <= 1000
+                    and all(isinstance(entry.get(name), str) for name in ("path", "placeholder", "hash"))):
                 raise InputError(f"`concept` {entry!r} does not describe a word. Give the file of one.")
         count = len(self.prompts) * self.n
         if self.index is not None and self.index >= count:
             raise InputError(f"`index` is {self.index} of {count} images. Give a smaller one.")
         if self.kept is not None and not (isinstance(self.kept, list) and self.kept and all(
-                isinstance(i, int) and 0 <= i < count for i in self.kept)):
-            raise InputError(f"`kept` is {self.kept!r} of {count} images. Give the places of some.")
+                isinstance(i, int) and 0 <= i < count for i in self.kept)
+                and len(set(self.kept)) == len(self.kept) and len(self.kept) % len(self.prompts) == 0):
+            raise InputError(f"`kept` is {self.kept!r} of {count} images. Give the places of some, as many "
+                             "for each prompt.")
         if self.tuned is not None and not (isinstance(self.tuned, dict) and all(
                 isinstance(self.tuned.get(name), str) for name in ("path", "hash"))):
             raise InputError(f"`tuned` {self.tuned!r} does not describe a delta. Give the file of one.")
@@ -70,13 +77,9 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     prompts = [*options.text, *(read_prompts(options.prompts) if options.prompts else [])]
     if not prompts:
         raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
-    concepts, learned = [], []
-    for text in options.concept:
-        path, words = find_words(text)
-        for concept in words:
-            learned.append(concept)
-            concepts.append({"path": text if len(words) == 1 else f"{path}:{concept.placeholder}",
-                             "placeholder": concept.placeholder, "hash": fingerprint(concept)})
+    learned = list(words_by_path(options.concept))
+    concepts = [{"path": path, "placeholder": word.placeholder, "hash": fingerprint(word)}
+                for path, word in learned]
     names = [entry["placeholder"].lower() for entry in concepts]
     if twice := [entry for entry in concepts if names.count(entry["placeholder"].lower()) > 1]:
         raise InputError(f"two words are called {twice[1]['placeholder']!r}. Give one another name: "
@@ -86,9 +89,17 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
               if hasattr(options, field.name)}
     dtype = resolve_dtype(options.dtype, resolve_device(options.device))
     tuned = options.tuned and {"path": options.tuned, "hash": Delta.load(options.tuned).fingerprint}
-    source, vocab = model_of(options, learned)
+    source, vocab = model_of(options, (word for _, word in learned))
     return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source, "vocab": vocab,
                      "strength": strength, "dtype": dtype, "tuned": tuned})
+
+
+def words_by_path(texts: Sequence[str]) -> Iterator[tuple[str, Concept]]:
+    """Each word that `find_words` finds, and a text that names it alone. Raises InputError."""
+    for text in texts:
+        path, words = find_words(text)
+        for word in words:
+            yield text if len(words) == 1 else f"{path}:{word.placeholder}", word
 
 
 def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float:
@@ -112,22 +123,43 @@ def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float
 
 
 def recipe_from_png(options: argparse.Namespace) -> Recipe:
-    """The recipe that the PNG of --from carries. It may be a stranger's, so every value is checked, and it
-    alone makes nothing else than the embedded model be loaded. Raises InputError."""
+    """The recipe that the PNG of --from carries, its words where --concept has them now. It may be a
+    stranger's, and alone makes nothing else than the embedded model be loaded. Raises InputError."""
     path = Path(os.path.expanduser(options.source))
-    given = read_recipe(path)
-    try:
-        recipe = Recipe(**given)
-    except (TypeError, InputError) as error:
-        why = str(error) if isinstance(error, InputError) else "it is of another version"
-        raise InputError(f"{path}: its recipe cannot be used ({why.removesuffix('.')}). Give a PNG that this "
-                         "version has written.") from error
+    recipe = read_whole_recipe(path)
+    found = {fingerprint(word): text for text, word in words_by_path(options.concept)}
+    if others := found.keys() - {entry["hash"] for entry in recipe.concepts}:
+        raise InputError(f"`concept` {found[min(others)]}: not a word that {path} was made with. Drop it, or "
+                         "give the file as it was.")
+    concepts = [{**entry, "path": found.get(entry["hash"], entry["path"])} for entry in recipe.concepts]
     given = {"weights": options.weights, "vocab": options.vocab}
     for name, default in (("weights", "tiny"), ("vocab", None)):
         if getattr(recipe, name) != default and given[name] is None:
             raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is loaded only "
                              "if you say so. Add that option if you trust it.")
-    return dataclasses.replace(recipe, **{name: one for name, one in given.items() if one is not None})
+    return dataclasses.replace(recipe, concepts=concepts,
+                               **{name: one for name, one in given.items() if one is not None})
+
+
+def read_whole_recipe(path: Path) -> Recipe:
+    """The recipe of a PNG that `textinv sample` has written; a stranger's too, so every value is checked.
+    Raises InputError on any other file."""
+    given = read_recipe(path)
+    try:
+        return Recipe(**given)
+    except (TypeError, OverflowError, InputError) as error:
+        why = "it is of another command or version" if isinstance(error, TypeError) else str(error)
+        raise InputError(f"{path}: its recipe cannot be used ({why.removesuffix('.')}). Give a PNG that this "
+                         "version of textinv sample has written.") from error
+
+
+def with_model(recipe: Recipe, model: LatentDiffusion) -> Recipe:
+    """The recipe with the hash of the model. Raises InputError if it was made with another one."""
+    found = model_hash(model)
+    if recipe.model not in (None, found):
+        raise InputError(f"`weights` {recipe.weights} is another model than the one that the image of `from` "
+                         "was made with. Give that one.")
+    return dataclasses.replace(recipe, model=found)
 
 
 def read_prompts(path: str) -> list[str]:

@@ -29,13 +29,19 @@ from textinv.commands.arguments import (
     load_clip,
     load_model,
 )
-from textinv.commands.recipe import Recipe, recipe_from_options, recipe_from_png
+from textinv.commands.recipe import (
+    Recipe,
+    read_whole_recipe,
+    recipe_from_options,
+    recipe_from_png,
+    with_model,
+)
 from textinv.commands.words import add_concept_option, teach, warn_of_prompts
 from textinv.concept import Concept, at_strength, find_words, fingerprint
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
 from textinv.editing.deltas import Delta, applied
-from textinv.grids import enlarged, grid, png_path, read_recipe, save_png
+from textinv.grids import enlarged, grid, png_path, save_png
 from textinv.images import print_warning, read_images
 from textinv.running.folder import read_record
 
@@ -67,8 +73,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE.png", help="the grid, or the only image; replaces what this "
                    "command wrote there before. A folder: a new file in it (default: a new file in samples/)")
     p.add_argument("--from", dest="source", metavar="FILE.png",
-                   help="repeat this image; all other options but --out and --device are its own, and a "
-                        "model other than tiny must be given as --weights")
+                   help="repeat this image; all other options but --out and --device are its own. A model "
+                        "other than tiny must be given as --weights; --concept says where its words are now")
     return p
 
 
@@ -76,11 +82,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
+    refuse_unused(options)
     recipe = recipe_from_png(options) if options.source else recipe_from_options(options)
     if options.best is not None and not 1 <= options.best <= recipe.n:
         raise InputError(f"`best` is {options.best}. Use 1 to {recipe.n}, the number of images per prompt.")
     out = path_of(options.out, recipe)
     model = load_model(recipe.weights, recipe.vocab, recipe.dtype, options.device)
+    recipe = with_model(recipe, model)
     for path, concept in words_of(recipe):
         teach(model, path, concept)
     warn_of_prompts(model, recipe.prompts)
@@ -89,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with tuned(model, recipe):
             images: Iterable[tuple[int, Image.Image]] = candidates(model, recipe)
-            if options.best is not None and not options.source:
+            if options.best is not None:
                 choose, made = chooser(model, recipe, options), {}
                 try:
                     made.update(images)
@@ -104,6 +112,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     finally:
         for path in written:
             print(path)
+
+
+def refuse_unused(options: argparse.Namespace) -> None:
+    """Raises InputError where an option would be dropped silently."""
+    if options.source and (options.text or options.prompts or options.best is not None):
+        raise InputError("`from` repeats an image with its own prompts, and its own choice of the best. Drop "
+                         "it, or drop PROMPT, `prompts` and `best`.")
+    for name in ("images", "clip"):
+        if getattr(options, name) and options.best is None:
+            raise InputError(f"`{name}` is what `best` compares with. Add that, or drop it.")
 
 
 def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
@@ -199,22 +217,22 @@ def path_of(out: str | None, recipe: Recipe) -> Path:
     files is one that this command has not written."""
     folder = os.path.expanduser(out or "samples")
     if out is None or os.path.isdir(folder):
-        return png_path(str(next_free_path(Path(folder), recipe)))
+        return png_path(str(next_free_path(Path(folder), recipe.prompts[0])))
     path = png_path(out)
     singles = path.parent.glob(f"{glob.escape(path.stem)}-[0-9][0-9][0-9]*.png")
     for file in (path, *(singles if recipe.n * len(recipe.prompts) > 1 else ())):
         if file.is_file():
             try:
-                read_recipe(file)
+                read_whole_recipe(file)
             except InputError as error:
                 raise InputError(f"{file} exists, and this command has not written it. Give another name."
                                  ) from error
     return path
 
 
-def next_free_path(folder: Path, recipe: Recipe) -> Path:
-    """A new file in the folder, named after the first prompt; its single images are new as well."""
-    slug = re.sub(r"[^a-z0-9]+", "-", recipe.prompts[0].lower()).strip("-")[:60] or "sample"
+def next_free_path(folder: Path, prompt: str, ending: str = "") -> Path:
+    """A new file in the folder, named after a prompt; its single images are new as well."""
+    slug = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "sample") + ending
     names = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(2)))
     return next(path for name in names if not (path := folder / f"{name}.png").exists()
                 and not any(folder.glob(f"{name}-[0-9][0-9][0-9]*.png")))

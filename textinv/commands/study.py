@@ -18,7 +18,7 @@ from textinv.evaluation import questionnaire as study
 from textinv.evaluation.cells import read_results
 from textinv.evaluation.setups import SUITES, pick, read_things
 from textinv.evaluation.suites import read_plan
-from textinv.images import read_images
+from textinv.images import print_warning, read_images
 from textinv.inside.figures import Mark, cross_chart
 from textinv.inside.page import write_page
 from textinv.inside.questionnaire_page import questionnaire_page
@@ -63,7 +63,13 @@ def count_answers(options: argparse.Namespace) -> None:
     """Count answers and draw them. Raises InputError."""
     page = Path(os.path.expanduser(options.questionnaire))
     made = study.read_key(page)
-    answers = [study.read_answers(Path(os.path.expanduser(path)), made) for path in options.answers]
+    answers: list[study.Answers] = []
+    for path in options.answers:
+        one = study.read_answers(Path(os.path.expanduser(path)), made)
+        if twice := [known.path for known in answers if known.rankings == one.rankings]:
+            print_warning(f"{path}: the same answers as {twice[0]}, so it is not counted")
+        else:
+            answers.append(one)
     found = study.preferences(made, answers)
     generated = sum(one.generated for one in answers)
     counts = {kind: sum(name.startswith(kind) for one in answers for name in one.rankings)

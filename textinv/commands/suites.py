@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm.samplers import ddim_timesteps
 from textinv.commands.arguments import load_clip, load_model, value
 from textinv.concept import model_hash
 from textinv.evaluation import points, suites
@@ -65,6 +66,7 @@ def run_suite(options: argparse.Namespace) -> None:
     folder, source = suite_folder(options, options.suite), options.weights or "tiny"
     model = load_model(source, options.vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
+    ddim_timesteps(model.schedule.timesteps, options.steps)     # raises on too many: before a word is learned
     plan = Plan(options.suite, model_hash(model), str(model.dtype).removeprefix("torch."),
                 suites.clip_hash(evaluator), train_steps=options.train_steps, n=options.n,
                 batch=options.batch, steps=options.steps, guidance=options.guidance)

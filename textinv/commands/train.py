@@ -21,7 +21,7 @@ from textinv.initialization import norm_problem
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
 from textinv.reporting import report
-from textinv.reporting.keep import keep
+from textinv.reporting.keep import discard, keep
 from textinv.running.comparison import WARNING, compare
 from textinv.running.folder import RUN_FILE, ReadOnlyFolder, RunFolder
 from textinv.running.options import RunOptions, resolve_device, resolve_dtype, resumed, split
@@ -34,9 +34,10 @@ from textinv.running.usage import program, sample_commands
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; its options are the fields of RunOptions and InversionConfig."""
     config, options = parse(argv)
-    device = local_device(resolve_device(options.device))
-    # the run's record says what was used
+    device = resolve_device(options.device)
+    # the run's record says what was used, by all of its processes
     options = dataclasses.replace(options, device=device, dtype=resolve_dtype(options.dtype, device))
+    device = local_device(device)
     processes = init_processes(device)
     writes = processes.rank == 0            # and speaks
     folder = (RunFolder(options.folder, resume=options.resume, tensorboard=options.tensorboard) if writes
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         note, inversion = run.open(), run.inversion
         if writes:
             print(*map(dashed, [*run.notes(), note]), sep="\n")
+            if not run.ended():
+                discard(folder.path)
         with (stop_on_signals(inversion) as signals,
               tqdm(initial=inversion.step, total=config.steps, unit="step", dynamic_ncols=True,
                    disable=not writes) as bar):
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                                 cos=f"{progress.cosine:.2f}", lr=f"{inversion.lr:g}", refresh=False)
         evaluation = run.evaluation
         losses = (compare(evaluation, config.init)
-                  if evaluation is not None and evaluation.losses and not inversion.stopped else {})
+                  if evaluation is not None and evaluation.losses and run.ended() else {})
         if writes:
             print_summary(run, losses)
     if signals:
@@ -111,6 +114,7 @@ def print_summary(run: Run, losses: dict[str, float]) -> None:
         print(f"warning: {problem}. Use a lower --lr, or --fix-norm.")
     if losses:
         print_comparison(losses, config.placeholder)
+    if run.ended():
         keep(run, losses)
     print(path / RUN_FILE, report.write(path), "use it:", sep="\n")
     for line in sample_commands(path, config.placeholder, config.style):

@@ -76,11 +76,15 @@ BASELINES: dict[str, Callable[[Subject, str, int, int], Tensor]] = {
 
 
 @torch.no_grad()
-def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8,
-                    seed: int = 0) -> list[Image.Image]:
-    """n images of a prompt with {} for the learned thing, by one of BASELINES; all at once, from one seed."""
-    z = BASELINES[name](subject, template, n, seed)
-    return to_images(subject.model.decode(z.to(subject.model.dtype)))
+def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8, seed: int = 0,
+                    batch: int = 8) -> list[Image.Image]:
+    """n images of a prompt with {} for the learned thing, by one of BASELINES: each batch all at once, from
+    the seed of its first image."""
+    images = []
+    for start in range(0, n, batch):
+        z = BASELINES[name](subject, template, min(batch, n - start), seed + start)
+        images += to_images(subject.model.decode(z.to(subject.model.dtype)))
+    return images
 
 
 @torch.no_grad()
@@ -89,4 +93,4 @@ def _text_with_word(subject: Subject, template: str) -> Tensor:
 
 
 def _text(subject: Subject, template: str) -> Tensor:
-    return subject.evaluator.texts([template.format(subject.category)])
+    return subject.evaluator.texts([template.replace("{}", subject.category)])

@@ -4,25 +4,32 @@ shows that was learned in its place from a small balanced set of images. The wor
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
+from textinv.editing.compositions import Z, share
 from textinv.editing.sheets import Row, sheet
 
 Classifier = Callable[[Sequence[Image.Image]], Tensor]      # n images -> probabilities of k classes (n k)
-RESAMPLES = 1000
 
 
 def entropy(p: Tensor) -> Tensor:
-    """-sum p log2 p over the last axis (... k), in bits: 0 where all is one class, log2 k where all k are as
+    """sum p log2 1/p over the last axis (... k), in bits: 0 where all is one class, log2 k where all k are as
     frequent."""
-    return -torch.xlogy(p, p).sum(dim=-1) / torch.log(torch.tensor(2.0, dtype=p.dtype))
+    return torch.xlogy(p, 1 / p).sum(dim=-1) / math.log(2)
+
+
+def corrected_entropy(counts: Tensor) -> Tensor:
+    """The entropy of what was counted (... k), in bits, plus what it is too small by on average, to first
+    order (Miller 1955): (classes seen - 1) / 2n nats."""
+    n = counts.sum(dim=-1).clamp(min=1)
+    return entropy(counts / n[..., None]) + ((counts > 0).sum(dim=-1) - 1) / (2 * n * math.log(2))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,26 +46,29 @@ class Distribution:
         """k, of sum 1."""
         return torch.bincount(self.labels, minlength=len(self.classes)).double() / len(self.labels)
 
-    @property
-    def entropy(self) -> float:
-        """Of the shares, in bits."""
-        return entropy(self.shares).item()
-
-    def interval(self) -> tuple[float, float]:
-        """A 95 % interval of the entropy: percentiles of bootstrap samples of the images."""
-        generator = torch.Generator().manual_seed(0)
-        rows = torch.randint(len(self.labels), (RESAMPLES, len(self.labels)), generator=generator)
-        shares = F.one_hot(self.labels[rows], len(self.classes)).double().mean(dim=1)
-        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = torch.quantile(entropy(shares), ends).tolist()
-        return low, high
+    def entropy(self) -> tuple[float, float, float]:
+        """The entropy, in bits, of all images that the prompt might give, and its 95 % interval: the
+        jackknife (Efron and Stein 1981) of `corrected_entropy`. In simulations the interval of 128 images
+        held the true entropy in 91 to 100 %, that of 32 in 61 to 99 %: these say little of rare classes."""
+        n, top = len(self.labels), math.log2(len(self.classes))
+        counts = torch.bincount(self.labels, minlength=len(self.classes)).double()
+        seen = counts > 0
+        without_one = corrected_entropy(counts - torch.eye(len(counts), dtype=counts.dtype)[seen])
+        odds = counts[seen] / n
+        mean = (odds * without_one).sum()
+        value = (n * corrected_entropy(counts) - (n - 1) * mean).item()
+        error = Z * ((n - 1) * odds * (without_one - mean).square()).sum().sqrt().item()
+        value, low, high = (min(max(0.0, end), top) for end in (value, value - error, value + error))
+        return value, low, high
 
     def __str__(self) -> str:
-        """The prompt, the entropy, and the classes that appear, most frequent first."""
-        order = self.shares.argsort(descending=True, stable=True).tolist()
-        listed = ", ".join(f"{self.classes[i]} {self.shares[i]:.0%}" for i in order if self.shares[i] > 0)
-        low, high = self.interval()
-        return f"{self.prompt}: {self.entropy:.2f} bits ({low:.2f} to {high:.2f}); {listed}"
+        """The prompt, the classes that appear, the most frequent one first and with its interval, and the
+        entropy."""
+        first, *others = self.shares.argsort(descending=True, stable=True).tolist()
+        listed = "".join(f", {self.classes[i]} {self.shares[i]:.0%}" for i in others if self.shares[i] > 0)
+        value, low, high = self.entropy()
+        return (f"{self.prompt}: {self.classes[first]} {share(self.labels == first)}{listed}; "
+                f"{value:.2f} bits ({low:.2f} to {high:.2f})")
 
 
 def distribution(model: LatentDiffusion, prompt: str, classify: Classifier, classes: Sequence[str], *,

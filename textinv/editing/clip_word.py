@@ -36,10 +36,12 @@ def category_vectors(evaluator: Clip, category: str) -> Tensor:
 def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Tensor:
     """n templates, each with one {} for the word -> (n d) unit vectors, differentiable in the word's vectors.
     Raises InputError where the word is cut off."""
-    texts = [template.format(word.category) for template in templates]
+    texts = [template.replace("{}", word.category) for template in templates]
     tokens = evaluator.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     own = _ids(evaluator, word.category)
-    starts = [_find(row, own) for row in tokens["input_ids"].tolist()]
+    before = [len(_ids(evaluator, template.partition("{}")[0])) for template in templates]
+    starts = [_find(row, own, first) for row, first in
+              zip(tokens["input_ids"].tolist(), before, strict=True)]
     if None in starts:
         raise InputError(f"{texts[starts.index(None)]!r} lacks {word.category!r}, or is too long for CLIP. "
                          "Use a shorter prompt with one {} for the word.")
@@ -87,6 +89,6 @@ def _ids(evaluator: Clip, text: str) -> list[int]:
     return evaluator.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _find(row: list[int], part: list[int]) -> int | None:
-    """Where `part` begins in `row`."""
-    return next((i for i in range(len(row) - len(part) + 1) if row[i:i + len(part)] == part), None)
+def _find(row: list[int], part: list[int], first: int) -> int | None:
+    """Where `part` begins in `row`, from place `first`."""
+    return next((i for i in range(first, len(row) - len(part) + 1) if row[i:i + len(part)] == part), None)

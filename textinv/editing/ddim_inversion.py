@@ -68,6 +68,10 @@ def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, promp
     if eta != 0:
         raise InputError(f"eta is {eta}, but inversion needs a sampler that adds no noise on the way. "
                          "Use eta 0.")
+    if wrong := [guidance for guidance in guidances if not -1000 <= guidance <= 1000]:
+        raise InputError(f"`guidance` is {wrong[0]}. Use -1000 to 1000.")
+    if not 0 <= refine <= 100:
+        raise InputError(f"`refine` is {refine}. Use 0 to 100.")
     z0 = encode(model, to_x(image, image_size(model)))
     c = model.context([source])
     z_T = invert_latents(model, z0, c, steps=steps, refine=refine)

@@ -17,13 +17,12 @@ def clip_classifier(evaluator: Clip, texts: Sequence[str]) -> Callable[[Sequence
     return lambda images: (scale * evaluator.images(images) @ embedded.T).softmax(dim=1)
 
 
-def clip_judge(evaluator: Clip, text: str, others: Sequence[str],
-               rank: int = 1) -> Callable[[Sequence[Image.Image]], Tensor]:
-    """n images -> n booleans: whether the text is among the `rank` that are nearest to the image, of itself
-    and the others. For an image of two things rank 2."""
-    classify = clip_classifier(evaluator, [text, *(other for other in others if other != text)])
+def clip_judge(evaluator: Clip, text: str,
+               others: Sequence[str]) -> Callable[[Sequence[Image.Image]], Tensor]:
+    """n images -> n booleans: whether none of the other texts is nearer to the image."""
+    classify = clip_classifier(evaluator, [text, *others])
 
     def found(images: Sequence[Image.Image]) -> Tensor:
         p = classify(images)
-        return (p > p[:, :1]).sum(dim=1) < rank
+        return (p <= p[:, :1]).all(dim=1)
     return found

@@ -97,7 +97,7 @@ class Bench:
     def key(self, cell: Cell) -> str:
         """The hash of all that a cell's result depends on."""
         thing = {"init": cell.thing.init, "captions": dict(cell.thing.captions),
-                 "images": [image.sha256 for image in self.images(cell.thing)]}
+                 "images": [_content(image) for image in self.images(cell.thing)]}
         setup = {**asdict(cell.setup), "options": dict(cell.setup.options)}
         content = json.dumps([asdict(self.plan), setup, thing, cell.seed], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -183,3 +183,10 @@ class Bench:
         options: dict[str, Any] = {**cell.setup.options, "init": cell.thing.init, "seed": cell.seed,
                                    "steps": self.plan.train_steps, "eval_every": 0}
         return InversionConfig(**options)
+
+
+def _content(image: TrainingImage) -> list[str | None]:
+    """Hashes of the image and its mask, and its caption."""
+    mask = image.views[0].mask
+    return [image.sha256, None if mask is None else hashlib.sha256(mask.numpy().tobytes()).hexdigest(),
+            image.caption]

@@ -116,13 +116,13 @@ def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: Sample
             {template.replace("{}", word): images for template, images in generated.items()})
 
 
-def write(out: Path, results: dict[str, Scores], *, ceiling: float | None, options: dict[str, Any],
-          sheet: Mapping[str, Sequence[Image.Image]]) -> str:
-    """Write evaluation.json, .md and .png, the sheet's rows by their titles; returns the table in
-    Markdown."""
+def write(out: Path, results: dict[str, Scores], *, concept: str, ceiling: float | None,
+          options: dict[str, Any], sheet: Mapping[str, Sequence[Image.Image]]) -> str:
+    """Write evaluation.json, .md and .png, the sheet's rows by their titles; returns the table in Markdown.
+    concept: the fingerprint of the word."""
     save_png(titled(sheet), out / "evaluation.png")
     rows = table_rows(results, ceiling)
-    content = {"results": {word: asdict(one) for word, one in results.items()},
+    content = {"concept": concept, "results": {word: asdict(one) for word, one in results.items()},
                "training_similarity": ceiling, "table": rows, "sheet": list(sheet), "options": options}
     for name, text in (("evaluation.json", json.dumps(content, indent=2) + "\n"),
                        ("evaluation.md", markdown(rows))):

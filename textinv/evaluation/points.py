@@ -60,16 +60,21 @@ def points(results: Sequence[Result]) -> list[Point]:
 
 
 def differences(results: Sequence[Result]) -> dict[str, dict[str, Score]]:
-    """Of each other setup minus the first, thing by thing (or seed by seed): the mean and its interval."""
+    """Of each other setup minus the first, thing by thing (or seed by seed): the mean and its interval. The
+    training images of one thing are measured once, and count for every seed."""
     first, *others = dict.fromkeys(result.setup for result in results)
     found: dict[str, dict[str, Score]] = {}
     for name in others:
         found[name] = {}
         for number in NUMBERS:
             base, own = by_unit(results, first, number), by_unit(results, name, number)
-            both = [own[unit] - base[unit] for unit in own if unit in base]
+            both = [_of(own, unit) - _of(base, unit) for unit in max(own, base, key=len)]
             found[name][number] = interval(torch.tensor(both))
     return found
+
+
+def _of(values: Mapping[str | int, float], unit: str | int) -> float:
+    return values[unit] if len(values) > 1 else next(iter(values.values()))
 
 
 def table(results: Sequence[Result]) -> str:

@@ -96,6 +96,7 @@ def key_path(page: Path) -> Path:
 def write_key(page: Path, questionnaire: Questionnaire) -> None:
     """Write the key next to the page. Raises InputError."""
     with atomic_write(key_path(page)) as partial:
+        partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({"hash": questionnaire.hash, **asdict(questionnaire)}, indent=2) + "\n",
                            encoding="utf-8")
 

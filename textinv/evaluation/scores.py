@@ -21,13 +21,15 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """A cosine with its 95 % bootstrap interval."""
+    """A cosine with its 95 % bootstrap interval. Where there is one value alone, or all are the same, there
+    is none to tell: low and high are equal."""
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+        interval = f" ({self.low:.3f} to {self.high:.3f})" if self.high - self.low > 1e-9 else ""
+        return f"{self.value:.3f}{interval}"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def resampled(generated: Tensor, seed: int) -> Tensor:
 
 def score(value: float, samples: Tensor) -> Score:
     """A value with the interval that its bootstrap samples (RESAMPLES) give."""
-    low, high = torch.quantile(samples.double(), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.quantile(samples.cpu().double(), ends).tolist()
     return Score(value, low, high)
 
 

@@ -22,7 +22,7 @@ import torch
 from ldm import InputError, LatentDiffusion
 from textinv.evaluation.cells import Bench, Cell, Plan, Result
 from textinv.evaluation.evaluate import EDITS
-from textinv.evaluation.setups import IMAGES, WORD, Suite, Thing
+from textinv.evaluation.setups import IMAGES, PROMPT, WORD, Suite, Thing
 from textinv.inversion import Progress
 from textinv.options import InversionConfig
 from textinv.running.run import invert
@@ -66,9 +66,10 @@ def cells_of(suite: Suite, names: Sequence[str], things: Sequence[Thing], seeds:
 
 
 def expected_seconds(cells: Sequence[Cell], sizes: Sizes, seconds: Seconds) -> float:
-    """How long cells will take."""
+    """How long cells will take. All things share the images of the prompts alone."""
     trained = sum(cell.setup.kind == WORD for cell in cells)
-    generated = sum(cell.setup.kind != IMAGES for cell in cells)
+    generated = sum(cell.setup.kind not in (IMAGES, PROMPT) for cell in cells)
+    generated += len({(cell.name, cell.seed) for cell in cells if cell.setup.kind == PROMPT})
     return (trained * sizes.train_steps * seconds.train_step
             + generated * PROMPTS * sizes.n * (sizes.steps * seconds.sample_step + seconds.image))
 
@@ -120,10 +121,12 @@ def read_sizes(folder: Path) -> Sizes | None:
 
 
 def begin(folder: Path, plan: Plan, sizes: Sizes) -> None:
-    """Write suite.json, or check that the one that is there is of the same plan. More things or seeds may be
-    measured in the same folder. Raises InputError where anything else differs."""
+    """Write suite.json, or check that the one that is there is of the same plan, if anything was measured by
+    it. More things or seeds may be measured in the same folder. Raises InputError where anything else
+    differs."""
     known = _read_suite(folder)
-    before = {} if known is None else asdict(known["plan"])
+    is_measured = any(any((folder / name).glob("*")) for name in ("cells", "words"))
+    before = asdict(known["plan"]) if known is not None and is_measured else {}
     if differ := [f"{name} was {before[name]}, not {value}" for name, value in asdict(plan).items()
                   if before and value != before[name]]:
         raise InputError(f"{folder}: has results of another model or other settings ({'; '.join(differ)}). "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ldm import LatentDiffusion
+from ldm import InputError, LatentDiffusion
 from textinv.inside import checks
 from textinv.inside.checks import Check
 from textinv.inside.stages import Stage, Teller
@@ -44,13 +44,15 @@ def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, 
     progress: called with a line now and then.
     Raises InputError on whatever the images or the init word lack.
     """
+    if model.device.type == "mps":
+        raise InputError("the audit computes in float64, which mps does not have. Use `device` cpu.")
     config = InversionConfig(init=init, placeholder=placeholder, batch=batch, seed=seed, steps=1, flip=False,
                              eval_every=0)
     size = sum(parameter.numel() for parameter in model.parameters())
     progress("reading every tensor of the model")
     digests = checks.digests(model)
     with torch.no_grad():
-        context = model.context([placeholder])
+        context, words = model.context([placeholder]), len(model.words)
     with Run(model, images, config) as run:
         model.autoencoder.to(model.device)
         start, told = run.inversion.state(), []
@@ -66,7 +68,7 @@ def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, 
         for check in _of_the_step(run, step, large=size > LARGE):
             progress(f"{'ok' if check.passed else 'FAILED':6} {check.claim}")
             done.append(check)
-    done += [checks.repeats(first, timed), checks.forgotten(model, placeholder, context),
+    done += [checks.repeats(first, timed), checks.forgotten(model, placeholder, context, words),
              checks.frozen(model, digests)]
     if source is not None:
         progress("comparing the model with its checkpoint")
@@ -80,7 +82,7 @@ def _of_the_step(run: Run, step: Step, *, large: bool) -> Iterator[Check]:
     yield checks.is_the_loops(inversion, step)
     yield checks.prompts_are_the_batch(step)
     yield checks.gradient_at_eps_hat(step)
-    yield checks.gradient_at_v(step, model.text_encoder.vocab_size)
+    yield checks.gradient_at_v(step, model.words.ids(run.config.placeholder))
     yield from checks.gradient_in_float64(inversion, step, directions=2 if large else 8)
     yield checks.adamw(inversion, step)
     yield checks.only_v_is_trained(inversion)

@@ -42,7 +42,7 @@ class Stage:
     high: float | None
     norm: float | None
     bytes: int
-    milliseconds: float             # until the device has finished
+    milliseconds: float             # until a CUDA device has finished
     flops: int                      # multiplications and additions of products, convolutions and attention
     note: str
     digest: str                     # of the value, bit for bit

@@ -59,7 +59,9 @@ def tell_step(run: Run, tell: Teller) -> Step:
     model, dataset, v = inversion.model, inversion.dataset, inversion.v
     text, unet, T = model.text_encoder, model.unet, model.schedule.timesteps
 
-    views = torch.randint(len(dataset.mean), (config.batch,), generator=step_generator(config.seed, 0, 1))
+    generator = step_generator(config.seed, 0, 1)           # as `sample_batch` is given: views, then prompts
+    views = torch.randint(len(dataset.mean), (config.batch,), generator=generator)
+    choice = torch.rand(config.batch, generator=generator)
     image = run.images[int(views[0])]
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     x = tell("x", "image in [-1, 1]", f"{TI}, section 3", read_images,
@@ -78,7 +80,7 @@ def tell_step(run: Run, tell: Teller) -> Step:
                note=f"t = {batch.t.tolist()}")
 
     prompts = tell("prompt", "a template with the word", f"{TI}, appendix D", tokenize_prompts,
-                   lambda: _texts(run, batch), note=lambda texts: texts[0])
+                   lambda: _texts(run, views, choice), note=lambda texts: texts[0])
     ids = tell("ids", "[CLS] text [SEP] [PAD] ...", f"{TI}, figure 2", model.tokenizer.__call__,
                lambda: model.tokenizer(prompts), note=lambda ids: _spliced(ids, text.vocab_size))
     rows = tell("v", "the vectors being learned", f"{TI}, equation 2", model.words.replaced,
@@ -144,13 +146,13 @@ def _loss(target: Tensor, batch: Batch, eps_hat: Tensor) -> Tensor:
     return (error if batch.loss_weights is None else batch.loss_weights * error).mean()
 
 
-def _texts(run: Run, batch: Batch) -> list[str]:
-    """The prompts whose ids the batch holds."""
-    texts = [template.replace("{}", run.config.placeholder) for template in OBJECT]
-    texts += [image.caption for image in run.images if image.caption is not None]
-    known = {tuple(ids): text for text, ids in
-             zip(texts, run.inversion.model.tokenizer(texts).tolist(), strict=True)}
-    return [known[tuple(ids)] for ids in batch.ids.tolist()]
+def _texts(run: Run, views: Tensor, choice: Tensor) -> list[str]:
+    """The prompts of images (b) of which `choice` (b) in [0, 1) picks one each."""
+    captions = [run.images[i].caption for i in views.tolist()]
+    texts = [[template.replace("{}", run.config.placeholder) for template in OBJECT] if caption is None
+             else [caption] for caption in captions]
+    places = (choice * torch.tensor([len(own) for own in texts])).long().tolist()
+    return [own[i] for own, i in zip(texts, places, strict=True)]
 
 
 def _spliced(ids: Tensor, vocab_size: int) -> str:

@@ -4,22 +4,22 @@ Nothing is asked of or told to anyone else: no analytics, no share link, no run 
 """
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import torch
 from gradio.themes import Default
+from starlette.middleware import Middleware
 
 from ldm import InputError
 from ldm.samplers import SAMPLERS
 from textinv.formats import FORMATS
 from textinv.inside import svg
 from textinv.options import MAX_SEED, InversionConfig
+from textinv.play.guard import OwnPagesOnly
+from textinv.play.messages import sentences, text
 from textinv.play.studio import Learning, Sampling, Studio
 from textinv.reporting.charts import curves
 
@@ -61,7 +61,8 @@ def launch(blocks: gr.Blocks, host: str, port: int, *, opens: bool) -> str:
     """Serve the page from other threads; returns its address. Raises OSError if the port is in use."""
     blocks.launch(server_name=host, server_port=port, inbrowser=opens, share=False, quiet=True,
                   prevent_thread_lock=True, max_file_size=MAX_UPLOAD, footer_links=[], run_history=False,
-                  enable_monitoring=False, ssr_mode=False, theme=THEME, css=CSS)
+                  enable_monitoring=False, ssr_mode=False, theme=THEME, css=CSS,
+                  app_kwargs={"middleware": [Middleware(OwnPagesOnly, host=host)]})
     return str(blocks.local_url)
 
 
@@ -79,40 +80,40 @@ def _learning(studio: Studio) -> gr.State:
         vectors = gr.Slider(1, 8, 1, step=1, label="Vectors", info="more hold more detail")
         style = gr.Checkbox(label="A style, not a thing")
         seed = _seed()
-    with gr.Row():
-        begin, stop = gr.Button("Learn", variant="primary"), gr.Button("Stop")
+    begun = _begin_and_stop(studio, "Learn")
     told = gr.HTML(elem_id="learning")
     preview = gr.Image(**_SHOWN)
     charts = gr.HTML()
     learned = gr.State("")          # the last word and its steps
 
     def look(paths: Sequence[str] | None) -> tuple[Any, str]:
-        with _sentences():
+        with sentences():
             if not paths:
                 return gr.Image(visible=False), ""
             studio.notes.clear()
-            return gr.Image(studio.look_at(paths), visible=True), _text(*studio.notes)
+            return gr.Image(studio.look_at(paths), visible=True), text(*studio.notes)
 
     def learn(request: gr.Request, paths: Sequence[str] | None, init: str, word: str, steps: int,
               vectors: int, style: bool, seed: int | None) -> Iterator[tuple[Any, ...]]:
-        with _sentences():
+        with sentences():
+            if not studio.has_turn(owner := _owner(request, "Learn")):
+                return
             if not paths:
                 raise InputError("there are no images. Drop 3 to 5 of one thing first.")
             config = InversionConfig(init=init.strip() or "auto", placeholder=word.strip(), steps=int(steps),
                                      style=style, vectors=int(vectors), seed=int(seed or 0),
                                      eval_every=max(1, int(steps) // 10))
             made = 0
-            for part in studio.start(studio.learn(paths, config), str(request.session_hash)):
+            for part in studio.start(studio.learn(paths, config), owner):
                 made = len(part.metrics)
-                yield (_text(f"Step {made} of {part.steps}", *studio.notes),
+                yield (text(f"Step {made} of {part.steps}", *studio.notes),
                        gr.skip() if part.preview is None else part.preview, _curves(part), gr.skip())
             done = f"“{config.placeholder}” is learned: {made} of {config.steps} steps."
-            yield _text(done, *studio.notes), gr.skip(), gr.skip(), f"{config.placeholder} {made}"
+            yield text(done, *studio.notes), gr.skip(), gr.skip(), f"{config.placeholder} {made}"
 
     files.change(look, files, [seen, told], **ONE)
-    begin.click(learn, [files, init, word, steps, vectors, style, seed], [told, preview, charts, learned],
-                **ONE)
-    stop.click(_stop(studio), **AT_ANY_TIME)
+    begun.then(learn, [files, init, word, steps, vectors, style, seed], [told, preview, charts, learned],
+               **ONE)
     return learned
 
 
@@ -131,25 +132,25 @@ def _using(studio: Studio) -> None:
         sampler = gr.Dropdown(list(SAMPLERS), value=defaults.sampler, label="Sampler", info=_info("sampler"))
         seed = _seed()
     looks = gr.Checkbox(label="Show where the words of the first prompt look")
-    with gr.Row():
-        begin, stop = gr.Button("Generate", variant="primary"), gr.Button("Stop")
+    begun = _begin_and_stop(studio, "Generate")
     told = gr.HTML(elem_id="using")
     with gr.Row():
         images = gr.Image(**_SHOWN, elem_id="images", min_width=420)
         attention = gr.Image(**_SHOWN, elem_id="attention", min_width=420, visible=False)
 
     def sample(request: gr.Request, prompts: str, looks: bool, *values: Any) -> Iterator[tuple[Any, ...]]:
-        with _sentences():
+        with sentences():
+            if not studio.has_turn(owner := _owner(request, "Generate")):
+                return
             sampling = Sampling(**dict(zip(("n", "strength", "guidance", "sampler", "steps", "seed"), values,
                                            strict=True)))
-            for grid in studio.start(studio.sample(prompts, sampling), str(request.session_hash)):
-                yield _text(*studio.notes), grid, gr.Image(visible=False)
-            if looks:
-                yield gr.skip(), gr.skip(), gr.Image(studio.attend(prompts, sampling), visible=True)
+            for grid in studio.start(studio.sample(prompts, sampling), owner):
+                yield text(*studio.notes), grid, gr.Image(visible=False)
+            if looks and (attended := studio.attend(prompts, sampling)) is not None:
+                yield gr.skip(), gr.skip(), gr.Image(attended, visible=True)
 
-    begin.click(sample, [prompts, looks, n, strength, guidance, sampler, steps, seed],
-                [told, images, attention], **ONE)
-    stop.click(_stop(studio), **AT_ANY_TIME)
+    begun.then(sample, [prompts, looks, n, strength, guidance, sampler, steps, seed],
+               [told, images, attention], **ONE)
 
 
 def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) -> None:
@@ -171,28 +172,28 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
         return gr.Dropdown(known, value=chosen if chosen in known else known[-1] if known else None)
 
     def prepare(word: str | None, format: str) -> Any:
-        with _sentences():
+        with sentences():
             if word not in shelf.words:
                 return gr.DownloadButton("Download", value=None, interactive=False)
             return gr.DownloadButton("Download", value=str(shelf.write(word, format, exports)),
                                      interactive=True)
 
     def read(paths: Sequence[str] | None) -> tuple[Any, str]:
-        with _sentences():
+        with sentences():
             shelf.notes.clear()
             added = [word for path in paths or () for word in shelf.read(path)]
-            return listed(added[-1] if added else None), _text(*(f"“{word}” is here." for word in added),
-                                                               *shelf.notes)
+            return listed(added[-1] if added else None), text(*(f"“{word}” is here." for word in added),
+                                                              *shelf.notes)
 
     def forget(word: str | None) -> tuple[Any, str]:
-        with _sentences():
+        with sentences():
             if word is None:
                 raise InputError("there is no word to remove.")
             shelf.forget(word)
-            return listed(), _text(f"“{word}” is removed. Its file stays in {shelf.folder}.")
+            return listed(), text(f"“{word}” is removed. Its file stays in {shelf.folder}.")
 
     blocks.load(listed, None, words, **ONE)
-    learned.change(lambda text: listed(text.rpartition(" ")[0]), learned, words, **ONE)
+    learned.change(lambda last: listed(last.rpartition(" ")[0]), learned, words, **ONE)
     gr.on([words.change, format.change], prepare, [words, format], download, **ONE)
     files.upload(read, files, [words, told], **ONE)
     remove.click(forget, words, [words, told], **ONE)
@@ -211,35 +212,28 @@ def _info(name: str) -> str:
     return next(field.metadata["help"] for field in dataclasses.fields(Sampling) if field.name == name)
 
 
-def _stop(studio: Studio) -> Any:
+def _begin_and_stop(studio: Studio, label: str) -> Any:
+    """A button of this label, and one that stops what it has begun; returns the event of the first, with
+    which the work waits for its turn."""
+    def wait(request: gr.Request) -> None:
+        studio.wait(_owner(request, label))
+
     def stop(request: gr.Request) -> None:
-        if studio.stop(str(request.session_hash)):
-            gr.Info("Stopping after this part. A word keeps what it has learned.")
-        else:
-            gr.Info("Nothing of yours is running.")
-    return stop
+        gr.Info("Stopping after this part. A word keeps what it has learned."
+                if studio.stop(_owner(request, label)) else "Nothing of yours is running.")
+
+    with gr.Row():
+        begins, stops = gr.Button(label, variant="primary"), gr.Button("Stop")
+    stops.click(stop, **AT_ANY_TIME)
+    return begins.click(wait, **AT_ANY_TIME)
+
+
+def _owner(request: gr.Request, label: str) -> str:
+    """Whose work it is: a browser's, and there one button's."""
+    return f"{label} {request.session_hash}"
 
 
 def _curves(part: Learning) -> str:
     every = max(1, len(part.metrics) // MAX_POINTS)
     lines = [line for i, line in enumerate(part.metrics) if i % every == 0 or "eval_loss" in line]
     return curves(lines, {}, part.word) if lines else ""
-
-
-def _text(*lines: str) -> str:
-    return f'<p class="notes">{html.escape(chr(10).join(lines))}</p>'
-
-
-@contextlib.contextmanager
-def _sentences() -> Iterator[None]:
-    """Context manager: an error that a user can fix is shown as its sentence, without a stack."""
-    try:
-        yield
-    except InputError as error:
-        raise gr.Error(str(error).replace("`", ""), duration=None, print_exception=False) from error
-    except torch.OutOfMemoryError as error:
-        raise gr.Error("The memory ran out. Use fewer images at a time.", duration=None,
-                       print_exception=False) from error
-    except OSError as error:
-        raise gr.Error(f"{error.strerror or error}. Check the free space.", duration=None,
-                       print_exception=False) from error

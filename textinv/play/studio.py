@@ -60,17 +60,29 @@ class Sampling:
 
 
 class Studio:
-    """A model and the words that it knows. Its methods must not run at the same time, but `stop` may be
-    called at any; the errors that a user can fix are InputError.
+    """A model and the words that it knows. Its methods must not run at the same time, but `wait` and `stop`
+    may be called at any; the errors that a user can fix are InputError.
 
-    source: how the model was named, which words say of themselves.
+    source, vocab: how the model and its vocabulary were named, which words say of themselves.
     """
 
-    def __init__(self, model: LatentDiffusion, source: str, folder: Path):
-        self.model, self.source, self.shelf = model, source, Shelf(model, folder)
-        self.notes = self.shelf.notes
+    def __init__(self, model: LatentDiffusion, source: str, folder: Path, *, vocab: str | None = None):
+        self.model, self.shelf = model, Shelf(model, folder)
+        self.notes, self._options = self.shelf.notes, RunOptions(weights=source, vocab=vocab)
         self._work: Generator | None = None     # what is being iterated
         self._owner, self._stopping = "", False
+        self._waiting: set[str] = set()         # owners of work whose turn has not come
+
+    def wait(self, owner: str) -> None:
+        """Note that work of an owner, who has none running, is to start when its turn comes."""
+        if self._work is None or owner != self._owner:
+            self._waiting.add(owner)
+
+    def has_turn(self, owner: str) -> bool:
+        """Whether the owner's work, whose turn has come, is still wanted: it was not stopped."""
+        wanted = owner in self._waiting
+        self._waiting.discard(owner)
+        return wanted
 
     def start(self, work: Generator, owner: str) -> Iterator:
         """Iterate work that belongs to an owner, who alone can stop it. What was left half done, as when a
@@ -86,9 +98,9 @@ class Studio:
                 self._work = None
 
     def stop(self, owner: str) -> bool:
-        """Stop the owner's work after its current part; whether there is any."""
+        """Stop the owner's work after its current part, or before it starts; whether there is any."""
         if self._work is None or owner != self._owner:
-            return False
+            return self.has_turn(owner)
         self._stopping = True
         return True
 
@@ -104,7 +116,7 @@ class Studio:
         self.look_at(paths)
         every, metrics, concept = max(1, config.steps // PREVIEWS), [], None
         try:
-            with Run(self.model, paths, config, options=RunOptions(weights=self.source)) as run:
+            with Run(self.model, paths, config, options=self._options) as run:
                 try:
                     yield Learning(config.placeholder, config.steps, metrics, self._preview(run))
                     for progress in run.learn():
@@ -142,8 +154,10 @@ class Studio:
                 if self._stopping:
                     return
 
-    def attend(self, prompts: str, sampling: Sampling) -> Image.Image:
-        """Where the tokens of the first prompt look in its first image."""
+    def attend(self, prompts: str, sampling: Sampling) -> Image.Image | None:
+        """Where the tokens of the first prompt look in its first image; None after work that was stopped."""
+        if self._stopping:
+            return None
         with self._at_strength(sampling.strength):
             attended = attend(self.model, _lines(prompts)[0], steps=sampling.steps,
                               guidance=sampling.guidance, sampler=sampling.sampler, seed=sampling.seed)

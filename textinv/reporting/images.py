@@ -5,6 +5,7 @@ fewer columns.
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from PIL import Image, ImageOps
 
+from ldm import InputError
 from textinv.concept import Concept
-from textinv.decoding import read_rgb
+from textinv.decoding import read_rgb, reason
 from textinv.grids import bands, cells, is_grid
 from textinv.inside import page
 from textinv.reporting.keep import ATTENTION, INIT_PREVIEW
@@ -25,13 +27,13 @@ BARS = 48               # of a vector's numbers, drawn in its card
 NONE = '<p class="soft">No previews were made.</p>'
 
 
-def story(folder: Path, record: dict[str, Any], concept: Concept) -> str:
-    """The user's images -> the word -> what it draws."""
+def story(folder: Path, record: dict[str, Any], concept: Concept, last: int) -> str:
+    """The user's images -> the word -> what it draws. last: the run's last step."""
     arrow = '<div class="arrow" aria-hidden="true">→</div>'
     return (f'<div class="story"><section><h2>Your images</h2>{inputs(record)}</section>{arrow}'
             f"<section><h2>The word</h2>{card(concept)}</section>{arrow}"
             '<section class="drawn"><h2>What it draws</h2>'
-            f"{drawn(last_preview(folder), record, concept.placeholder)}</section></div>")
+            f"{newest(folder, record, concept.placeholder, last)}</section></div>")
 
 
 def inputs(record: dict[str, Any]) -> str:
@@ -60,13 +62,20 @@ def card(concept: Concept) -> str:
             f"of the model is as it was</span></div>")
 
 
-def drawn(preview: Path | None, record: dict[str, Any], word: str) -> str:
-    """The images of a preview under their prompts."""
-    if preview is None or not preview.exists():
+def newest(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
+    """What the newest preview shows, and after which step, where that is not the last one."""
+    found = previews(folder)
+    if not found:
         return NONE
+    step = max(found)
+    return (f'<p class="soft">after step {step}</p>' * (step != last)
+            + drawn(found[step], record, word))
+
+
+def drawn(preview: Path, record: dict[str, Any], word: str) -> str:
+    """The images of a preview under their prompts."""
     prompts = [prompt.format(word) for prompt in PREVIEW_PROMPTS[bool(record.get("style"))]]
-    with Image.open(preview) as file:
-        sheet = file.convert("RGB")
+    sheet = read(preview)
     if not is_grid(sheet, len(prompts), PREVIEW_COLUMNS):         # of another version: shown as it is
         return image_tag(sheet, ", ".join(prompts))
     rows = bands(sheet, len(prompts))
@@ -76,31 +85,29 @@ def drawn(preview: Path | None, record: dict[str, Any], word: str) -> str:
                    for prompt, row in zip(prompts, rows, strict=True))
 
 
-def pair(folder: Path, record: dict[str, Any], word: str) -> str:
+def pair(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
     """What the word draws next to what its init word draws, from the same seeds; empty where the run has kept
-    none of the latter."""
+    none of the latter. last: the run's last step."""
     if not (folder / INIT_PREVIEW).exists():
         return ""
-    init = str(record.get("init", "?"))
-    sides = ((word, last_preview(folder)), (init, folder / INIT_PREVIEW))
+    sides = (newest(folder, record, word, last),
+             drawn(folder / INIT_PREVIEW, record, str(record.get("init", "?"))))
     return ('<p class="soft">The word, and the word that it started from, in the same prompts with the same '
             'seeds.</p><div class="pair">'
-            + "".join(f"<section>{drawn(preview, record, name)}</section>" for name, preview in sides)
-            + "</div>")
+            + "".join(f"<section>{side}</section>" for side in sides) + "</div>")
 
 
 def growth(folder: Path) -> str:
     """The previews over the steps, evenly chosen where there are many, the first and the last among them."""
-    paths = sorted((folder / "previews").glob("step-*.png"))
-    if not paths:
+    found = list(previews(folder).items())
+    if not found:
         return NONE
-    places = torch.linspace(0, len(paths) - 1, min(MAX_GROWTH, len(paths))).round().long().tolist()
+    places = torch.linspace(0, len(found) - 1, min(MAX_GROWTH, len(found))).round().long().tolist()
     figures = []
-    for path in (paths[i] for i in places):
-        caption = f"step {int(path.stem.removeprefix('step-'))}"
-        with Image.open(path) as image:
-            figures.append(f"<figure>{image_tag(image, caption)}<figcaption>{caption}</figcaption></figure>")
-    note = f'<p class="soft">{len(places)} of {len(paths)} previews.</p>' * (len(paths) > len(places))
+    for step, path in (found[i] for i in places):
+        caption = f"step {step}"
+        figures.append(f"<figure>{image_tag(read(path), caption)}<figcaption>{caption}</figcaption></figure>")
+    note = f'<p class="soft">{len(places)} of {len(found)} previews.</p>' * (len(found) > len(places))
     return f'{note}<div class="growth">{"".join(figures)}</div>'
 
 
@@ -108,14 +115,25 @@ def attention(folder: Path) -> str:
     """Where each token of a prompt looks; empty if the run has kept none."""
     if not (folder / ATTENTION).exists():
         return ""
-    with Image.open(folder / ATTENTION) as image:
-        return ('<p class="soft">The cross-attention of each token: bright where it looks, with its share of '
-                f'all attention.</p><div class="sheet">{image_tag(image, "where the tokens look")}</div>')
+    return ('<p class="soft">The cross-attention of each token: bright where it looks, with its share of all '
+            f'attention.</p><div class="sheet">{image_tag(read(folder / ATTENTION), "where the tokens look")}'
+            "</div>")
 
 
-def last_preview(folder: Path) -> Path | None:
-    """The newest preview of the word."""
-    return max((folder / "previews").glob("step-*.png"), default=None)
+def previews(folder: Path) -> dict[int, Path]:
+    """The previews of the word by their steps, in order."""
+    steps = {int(match[1]): path for path in (folder / "previews").glob("step-*.png")
+             if (match := re.fullmatch(r"step-(\d+)", path.stem))}
+    return dict(sorted(steps.items()))
+
+
+def read(path: Path) -> Image.Image:
+    """An image that the run has written. Raises InputError if it is damaged."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except Exception as error:          # decoders fail on broken files with nearly every type of exception
+        raise InputError(f"{path}: damaged ({reason(error)}). Remove it.") from error
 
 
 def images(tags: Sequence[str], across: int) -> str:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ldm import InputError
 from textinv.grids import save_png
+from textinv.initialization import has_init_words
 from textinv.inside.attention import attend
 from textinv.inside.overlays import sheet
 from textinv.inside.vocabulary import VocabularyMap, map_vocabulary
-from textinv.running.comparison import has_init_words
 from textinv.running.run import PREVIEW_PROMPTS, Run
 from weights.files import atomic_write
 
@@ -29,16 +29,15 @@ COLUMNS = 3             # of the attention's cells, whose text is to be read on 
 
 
 def keep(run: Run, losses: dict[str, float]) -> None:
-    """Write the losses of `comparison.compare` and all that the report shows besides what the run has logged.
-    Raises InputError if the folder cannot be written."""
+    """Write the losses of `comparison.compare`, none where the evaluation loss was not measured, and all that
+    the report shows besides what the run has logged. Raises InputError if the folder cannot be written."""
     folder, config = run.folder.path, run.config
     _write(folder / COMPARISON, {"losses": losses, "psnr": run.psnr})
-    if maps := _maps(run):
-        _write(folder / MAP, {name: _as_json(one) for name, one in maps.items()})
+    _write(folder / MAP, {name: _as_json(one) for name, one in _maps(run).items()})
     if not run.options.preview_every:
         return
     if has_init_words(config.init):
-        save_png(run.previews(word=config.init), folder / INIT_PREVIEW)
+        save_png(run.previews(phrase=config.init), folder / INIT_PREVIEW)
     model = run.inversion.model
     model.autoencoder.to(model.device)
     with run.inversion.taught():
@@ -46,6 +45,12 @@ def keep(run: Run, losses: dict[str, float]) -> None:
                           sampler="dpm++")
     model.autoencoder.to("cpu")
     save_png(sheet(attended, columns=COLUMNS), folder / ATTENTION)
+
+
+def discard(folder: Path) -> None:
+    """Remove what `keep` has written into a run's folder: the run goes on, and its word will be another."""
+    for name in (COMPARISON, MAP, INIT_PREVIEW, ATTENTION):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_maps(folder: Path) -> dict[str, VocabularyMap]:
@@ -61,13 +66,15 @@ def read_maps(folder: Path) -> dict[str, VocabularyMap]:
 
 
 def _maps(run: Run) -> dict[str, VocabularyMap]:
-    """Of each vector, over all measurements of the evaluation loss."""
-    if run.evaluation is None or not run.evaluation.losses:
-        return {}
-    k = len(run.inversion.start.vectors)        # below them may be those of words that are learned with it
-    path = torch.cat([run.inversion.v0[None, :k].cpu(), run.evaluation.path[:, :k]])     # s k d
-    steps = [i * run.config.eval_every for i in range(len(path))]
-    return {f"vector {i + 1}": map_vocabulary(run.inversion.model, path[:, i], steps)
+    """Of each vector, over all measurements of the evaluation loss; where there are none, start and end."""
+    inversion, evaluation = run.inversion, run.evaluation
+    k = len(inversion.start.vectors)            # below them may be those of words that are learned with it
+    after, every = inversion.v.detach()[None, :k].cpu(), inversion.step
+    if evaluation is not None and evaluation.losses:
+        after, every = evaluation.path[:, :k], run.config.eval_every
+    path = torch.cat([inversion.v0[None, :k].cpu(), after])         # s k d
+    steps = [i * every for i in range(len(path))]
+    return {f"vector {i + 1}": map_vocabulary(inversion.model, path[:, i], steps)
             for i in range(path.shape[1])}
 
 

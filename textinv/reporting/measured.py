@@ -6,6 +6,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from textinv.reporting.keep import COMPARISON, read_maps
 
 
 def read_comparison(folder: Path) -> dict[str, Any]:
-    """`losses` by name and `psnr` in dB; no losses for a run that has not come to its end. Raises InputError
-    if the file is damaged."""
+    """`losses` by name and `psnr` in dB; no losses, and NaN, for a run that has not come to its end. Raises
+    InputError if the file is damaged."""
     path = folder / COMPARISON
     if not path.exists():
         return {"losses": {}, "psnr": math.nan}
@@ -35,10 +36,11 @@ def read_comparison(folder: Path) -> dict[str, Any]:
 
 
 def losses(compared: Mapping[str, Any], word: str) -> str:
-    """The evaluation losses as bars, and how well the autoencoder holds the images; empty if there are none.
-    """
+    """The evaluation losses as bars, if there are any, and how well the autoencoder holds the images; empty
+    if nothing was measured."""
+    psnr = f"PSNR of the autoencoder's copies of your images: {compared['psnr']:.1f} dB."
     if not compared["losses"]:
-        return ""
+        return "" if math.isnan(compared["psnr"]) else f'<p class="soft">{psnr}</p>'
     finite = {name: loss for name, loss in compared["losses"].items() if math.isfinite(loss)}
     longest = max(finite.values(), default=0) or 1
     bars = "".join(f"<span>{html.escape(name)}</span>"
@@ -49,8 +51,8 @@ def losses(compared: Mapping[str, Any], word: str) -> str:
     verdict = (f"Of these, “{best}” fits the images best." if best == word else
                f"“{best}” fits the images as well or better: the model may not be able to hold them.")
     return (f'<p class="prompt">Evaluation loss on your images with each in the prompts; lower is better.</p>'
-            f'<div class="bars">{bars}</div><p>{html.escape(verdict)} <span class="soft">PSNR of the '
-            f"autoencoder's copies of them: {compared['psnr']:.1f} dB.</span></p>")
+            f'<div class="bars">{bars}</div><p>{html.escape(verdict)} '
+            f'<span class="soft">{psnr}</span></p>')
 
 
 def vocabulary(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -67,15 +69,17 @@ def vocabulary(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
     return facts(changes) if changes else '<p class="soft">The evaluation loss was not measured.</p>'
 
 
-def evaluation(folder: Path) -> str:
-    """What `textinv evaluate` has measured, with its images under their prompts. Raises InputError if its
-    files are damaged."""
+def evaluation(folder: Path, concept: str) -> str:
+    """What `textinv evaluate` has measured of the word of this fingerprint, with its images under their
+    prompts. Raises InputError if its files are damaged."""
     path = folder / "evaluation/evaluation.json"
+    command = f"<code>python -m textinv.evaluate --concept {html.escape(shlex.quote(str(folder)))}</code>"
     if not path.exists():
-        return (f'<p class="soft">Not measured yet: <code>python -m textinv.evaluate --concept '
-                f"{html.escape(str(folder))}</code></p>")
+        return f'<p class="soft">Not measured yet: {command}</p>'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("concept", concept) != concept:
+            return f'<p class="soft">Not measured since the run went on: {command}</p>'
         with Image.open(path.with_suffix(".png")) as image:
             titles = content.get("sheet")               # none in files of earlier versions
             rows = bands(image, len(titles), titles=True) if titles else [image.copy()]

@@ -76,12 +76,14 @@ def report_page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
+    options["images"] = Path(options["images"]).name        # a report may be sent to someone
     compared = measured.read_comparison(folder)
-    sections = {f"Next to {start(record)}": images.pair(folder, record, word)
+    last = metrics[-1]["step"]
+    sections = {f"Next to {start(record)}": images.pair(folder, record, word, last)
                 + measured.losses(compared, word),
                 "How the word grew": images.growth(folder),
                 "Curves": charts.curves(metrics, compared["losses"], word),
-                "Evaluation": measured.evaluation(folder),
+                "Evaluation": measured.evaluation(folder, fingerprint(concept)),
                 "Inside the vocabulary": measured.vocabulary(folder, metrics),
                 "Where the word looks": images.attention(folder),
                 "Use it": f"<pre>{html.escape(commands)}</pre>",
@@ -89,7 +91,7 @@ def report_page(folder: Path) -> str:
                 + folded("Hashes and environment", environment(record, concept))}
     body = (f'<h1><span class="word">{html.escape(word)}</span> <span class="soft">{html.escape(name)}</span>'
             f'</h1><p class="lead">{html.escape(lead(record, metrics))}</p>'
-            + images.story(folder, record, concept)
+            + images.story(folder, record, concept, last)
             + "".join(f"<h2>{html.escape(title)}</h2>{content}"
                       for title, content in sections.items() if content))
     return page.document(f"{word} – {name}", body, svg.CSS + CSS)

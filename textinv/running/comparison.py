@@ -13,10 +13,11 @@ from torch import Tensor
 
 from ldm import LatentDiffusion
 from textinv.images import TrainingImage
-from textinv.initialization import names_file
+from textinv.initialization import has_init_words
 from textinv.running.stopping import EvaluationLoss
 
 MEASURED = 8            # images at most
+MANY = 30               # images of one thing
 LOW_PSNR = 22.5         # dB; the embedded model's own examples are at 25 to 31, outlined drawings at 21
 
 WARNING = ("this model cannot hold these images well: {}. Use images of the kind that it draws (examples/), "
@@ -47,6 +48,14 @@ def limits(psnr: float | None, weights: str) -> list[str]:
     return lines + [TINY] * (weights == "tiny")
 
 
+def number_notes(n: int) -> list[str]:
+    """What so many images mean for the word, a line where they are one or many."""
+    if n == 1:
+        return ["one image: the word will hold on to its background and pose; "
+                "3 to 5 different ones are better"]
+    return [f"{n} images: the word will be what they all share; 3 to 5 of one thing are enough"] * (n > MANY)
+
+
 def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
     """The evaluation loss with the word, with the init word in its place (with what it started from, if that
     is not a word), and with empty prompts. Of several processes each has to call it."""
@@ -57,21 +66,23 @@ def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
     empty = replace(batch, ids=model.tokenizer([""] * len(batch.ids)).to(batch.ids.device))
     losses = {word: evaluation.loss(batch, rows)}
     if has_init_words(init):
-        losses[init] = evaluation.loss(replace(batch, ids=_with_phrase(model, batch.ids, word, init)), rows)
+        losses[as_it_was(init, word)] = evaluation.loss(
+            replace(batch, ids=_with_phrase(model, batch.ids, word, init)), rows)
     else:
         losses["its start"] = evaluation.loss(batch, start)
     return losses | {"no prompt": evaluation.loss(empty, rows)}
 
 
-def has_init_words(init: str) -> bool:
-    """Whether a word started from words, and not from a file, the images or at random."""
-    return init not in ("random", "auto") and not names_file(init)
+def as_it_was(init: str, word: str) -> str:
+    """The name of the init word next to the word, which may have taken it: "cat (as it was)"."""
+    return init + " (as it was)" * (init.lower() == word.lower())
 
 
 def _with_phrase(model: LatentDiffusion, ids: Tensor, word: str, phrase: str) -> Tensor:
-    """ids (b n) with the phrase wherever the word is."""
+    """ids (b n) with the phrase, read as plain text even if the word is in it, wherever the word is."""
     tokenizer, own = model.tokenizer, model.words.ids(word)
-    padding, words = tokenizer.padding_id, tokenizer.tokenize(phrase)
+    with model.words.without(word):
+        padding, words = tokenizer.padding_id, tokenizer.tokenize(phrase)
     rows = []
     for row in ids.tolist():
         texts = [token for i in row for token in (words if i == own[0] else [] if i in own else [i])]

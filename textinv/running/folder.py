@@ -2,8 +2,7 @@
 
     runs/NAME/  config.json            every option, and what the word depends on: model, images, rate
                 metrics.jsonl          a line per step
-                previews/              grids of images with the word, and init.png, from the same seeds;
-                                       attention.png, where the word looks
+                previews/              grids of images with the word; init.png, attention.png
                 comparison.json        losses of word, init word and no prompt; the autoencoder's error
                 map.json               the word's way through the vocabulary
                 concept.safetensors    the word, as it is after the last step that was saved
@@ -35,7 +34,7 @@ from ldm import InputError
 from textinv.concept import RUN_FILE, Concept, save_all
 from textinv.grids import save_png
 from textinv.inversion import Progress
-from textinv.running.state import PREVIOUS, STATE, SavedState, metrics_hash, write_state
+from textinv.running.state import PREVIOUS, STATE, SavedState, drop_newest, metrics_hash, write_state
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
@@ -72,8 +71,8 @@ class ReadOnlyFolder:
         """Whether the grid of previews of a step needs no writing."""
         return True
 
-    def resume(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
-        """Continue the run after a step, with these settings; what metrics.jsonl has beyond is dropped."""
+    def resume(self, record: Mapping[str, Any], state: str | None, *, step: int, metrics_bytes: int) -> None:
+        """Continue the run from a state of its, with these settings; whatever is newer is dropped."""
 
     def log(self, progress: Progress, lr: float) -> None:
         """Write a line of metrics."""
@@ -115,7 +114,9 @@ class RunFolder(ReadOnlyFolder):
         self._acquire()
         return super().reopen()
 
-    def resume(self, record: Mapping[str, Any], step: int, metrics_bytes: int) -> None:
+    def resume(self, record: Mapping[str, Any], state: str | None, *, step: int, metrics_bytes: int) -> None:
+        if state == PREVIOUS:
+            drop_newest(self.path)
         self._open(record, step, metrics_bytes)
 
     def log(self, progress: Progress, lr: float) -> None:
@@ -245,6 +246,5 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed. Run pip install tensorboard, or drop it."
-                         ) from error
+        raise InputError("`tensorboard` is not installed: pip install tensorboard, or drop it.") from error
     return SummaryWriter

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -31,10 +33,15 @@ def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict
     masks = dataset.loss_weights
     return {"effective_lr": inversion.lr, "model_hash": inversion.start.info["model_hash"],
             "processes": inversion.processes.world_size,
-            "image_hashes": {str(image.path): image.sha256 for image in images},
+            "image_hashes": {absolute(image.path): image.sha256 for image in images},
             "init_hash": (fingerprint(Concept.load(init)) if names_file(init) else
                           _digest([encoder_file(inversion.model).read_bytes()]) if init == "auto" else None),
             "prompts_hash": _hash(dataset.prompts), "masks_hash": None if masks is None else _hash([masks])}
+
+
+def absolute(path: str | Path) -> str:
+    """A path that is found from every folder; "" for none. A link stays one: captions lie next to it."""
+    return os.path.abspath(os.path.expanduser(path)) if str(path) else ""
 
 
 def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,6 +61,7 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any], images: Mappin
                for name in differ if name not in FACTS]
     if saved.get("pull"):
         options.append(f"`pull` is gone but was {saved['pull']!r}")
+    images_then = {absolute(path): sha256 for path, sha256 in images_then.items()}     # of older records
     which = {"image_hashes": _changed_images(images, images_then)}
     facts = [f"{FACTS[name]} changed{which.get(name, '')}" for name in differ if name in FACTS]
     return ", ".join(options or facts) or None

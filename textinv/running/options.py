@@ -75,6 +75,8 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     except InputError as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
     recorded, may_not = as_dict(*own), fixed(*own)
+    given = {name: value for name, value in given.items()
+             if (name, value) != ("dtype", "auto")}     # which has been resolved: the record says to what
     may_change = [name for name in recorded if name not in may_not]
     differ = [f"`{name}` {value} (was {recorded[name]})" for name, value in given.items()
               if name in may_not and value != recorded[name]]

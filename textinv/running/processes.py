@@ -45,12 +45,23 @@ class TorchrunProcesses(Processes):
 def init_processes(device: str) -> Processes:
     """Connect to the other processes that torchrun has started, if it has: over gloo for tensors of the CPU,
     over NCCL for those of CUDA."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if _world_size() == 1:
         return Processes()
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     return TorchrunProcesses(dist.get_rank(), dist.get_world_size())
 
 
 def local_device(device: str) -> str:
-    """Each rank uses the GPU with its local rank."""
-    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
+    """Of several processes each uses the GPU with its local rank. Raises InputError if there are more of them
+    than GPUs."""
+    if torch.device(device).type != "cuda" or _world_size() == 1:
+        return device
+    rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    if rank >= count:
+        raise InputError(f"torchrun has started more processes than this machine has GPUs, {count}. Start as "
+                         "many, or use `device` cpu.")
+    return f"cuda:{rank}"
+
+
+def _world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))

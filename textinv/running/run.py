@@ -22,19 +22,17 @@ from textinv.images import read_images
 from textinv.initialization import nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
-from textinv.running.comparison import limits, reconstruction_psnr
+from textinv.running.comparison import limits, number_notes, reconstruction_psnr
 from textinv.running.folder import METRICS_FILE, ReadOnlyFolder
-from textinv.running.identity import collect_facts, differences, identity
+from textinv.running.identity import absolute, collect_facts, differences, identity
 from textinv.running.options import RunOptions, as_dict
 from textinv.running.state import check_metrics, mismatch, read_state
 from textinv.running.stopping import Dvar, EvaluationLoss
 from textinv.running.words import first_words
 from textinv.variants import make_variants
 
-MANY = 30               # images of one thing
 PREVIEW_PROMPTS = {False: ("a photo of {}", "a photo of {} on the beach"),
                    True: ("a painting in the style of {}", "a painting of a cat in the style of {}")}
-
 PREVIEW_COLUMNS = 4
 
 
@@ -120,13 +118,7 @@ class Run:
         if config.per_image:
             names = [word.placeholder for word in inversion.words[1:]]
             notes.append(f"a word for each image too: {', '.join(names)}")
-        if n == 1:
-            notes.append("one image: the word will hold on to its background and pose; "
-                         "3 to 5 different ones are better")
-        if n > MANY:
-            notes.append(f"{n} images: the word will be what they all share; "
-                         "3 to 5 of one thing are enough")
-        notes += limits(self.psnr, self.options.weights)
+        notes += number_notes(n) + limits(self.psnr, self.options.weights)
         return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
@@ -163,6 +155,10 @@ class Run:
         return (self.config.stop == "dvar" and self.evaluation is not None
                 and Dvar(self.config.eval_every).stops(self.evaluation.losses))
 
+    def ended(self) -> bool:
+        """Whether the run has come to its own end: all its steps are made, or it has converged."""
+        return self.inversion.step >= self.config.steps or self.converged()
+
     def save(self) -> None:
         """Write the word, the best word and the state."""
         inversion = self.inversion
@@ -177,15 +173,16 @@ class Run:
         word = self.inversion.concept(evaluation.best_v, evaluation.best_step)
         return replace(word, info={**word.info, "eval_loss": evaluation.best_loss})
 
-    def previews(self, columns: int = PREVIEW_COLUMNS, *, word: str | None = None) -> Image.Image:
-        """A row of images for each preview prompt, from the same seeds every time; word: what stands in the
-        place of the placeholder."""
+    def previews(self, columns: int = PREVIEW_COLUMNS, *, phrase: str | None = None) -> Image.Image:
+        """A row of images for each preview prompt, from the same seeds every time; phrase: what stands in the
+        place of the word, as the model read it before."""
         model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
+        word = self.config.placeholder
         model.autoencoder.to(model.device)
-        with self.inversion.taught():
+        with self.inversion.taught() if phrase is None else model.words.without(word):
             images = [image for prompt in prompts for image in model.generate(
-                [prompt.format(word or self.config.placeholder)] * columns, steps=20, sampler="dpm++", seed=0,
-                batch=columns)]
+                [prompt.format(word if phrase is None else phrase)] * columns, steps=20, sampler="dpm++",
+                seed=0, batch=columns)]
         model.autoencoder.to("cpu")
         return grid(images, columns)
 
@@ -206,33 +203,35 @@ class Run:
                                      for name, tensor in state.items()})
 
     def _preview(self) -> None:
-        """Write the previews of the last step if they are due and not there yet."""
+        """Write the previews of the last step if they are due, as at the run's end, and not there yet."""
         every, step = self.options.preview_every, self.inversion.step
-        if every and step % every == 0 and not self.folder.has_preview(step):
+        if every and (step % every == 0 or self.ended()) and not self.folder.has_preview(step):
             self.folder.preview(step, self.previews)
 
     def _settings(self) -> dict[str, Any]:
-        return {**as_dict(self.config, self.options), "resume": False, **self.facts}
+        return {**as_dict(self.config, self.options), "images": absolute(self.options.images),
+                "resume": False, **self.facts}
 
     def _resume(self) -> str:
         folder, record = self.folder, self.folder.reopen()
-        note, metrics_bytes = self._restore_newest(record["image_hashes"])
+        note, state, metrics_bytes = self._restore_newest(record["image_hashes"])
         step = self.inversion.step
         if step > self.config.steps:
             raise InputError(f"{folder.path}: `steps` is {self.config.steps}, but the run has made {step} "
                              "steps already. Give more, or drop the option.")
-        folder.resume({**self._settings(), "torch": record.get("torch")}, step, metrics_bytes)
+        folder.resume({**self._settings(), "torch": record.get("torch")}, state, step=step,
+                      metrics_bytes=metrics_bytes)
         if record.get("torch") != torch.__version__:
             note += f"; started with torch {record.get('torch')}, so not bit-identical"
         return note
 
-    def _restore_newest(self, images_then: dict[str, str]) -> tuple[str, int]:
+    def _restore_newest(self, images_then: dict[str, str]) -> tuple[str, str | None, int]:
         """Restore the newest state that is whole and this run's; one that was killed before its first state
-        starts anew. Returns a note, and the bytes of metrics.jsonl that belong to the state. Raises
-        InputError, with nothing written, if no state can be used."""
+        starts anew. Returns a note, the state's name, and the bytes of metrics.jsonl that belong to it.
+        Raises InputError, with nothing written, if no state can be used."""
         names, reasons = self.folder.states(), []
         if not names:
-            return "no saved state yet; starting from step 0", 0
+            return "no saved state yet; starting from step 0", None, 0
         for name in names:
             try:
                 saved = read_state(self.folder.path / name)
@@ -245,6 +244,7 @@ class Run:
                 reasons.append(str(error))
                 continue
             note = f"resumed after step {self.inversion.step}"
-            return (f"{reasons[0]}; {note}, from the state before" if reasons else note), saved.metrics_bytes
+            return (f"{reasons[0]}; {note}, from the state before" if reasons else note, name,
+                    saved.metrics_bytes)
         raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Put that "
                          "right, or start another run with `out`.")

@@ -45,6 +45,15 @@ def write_state(folder: Path, state: SavedState) -> None:
             path.replace(folder / PREVIOUS)
 
 
+def drop_newest(folder: Path) -> None:
+    """The state before takes the place of the newest, which is damaged or gone: or else the next save would
+    put that one in the place of this. Raises InputError if it cannot be done."""
+    try:
+        (folder / PREVIOUS).replace(folder / STATE)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}). Check the folder.") from error
+
+
 def read_state(path: Path) -> SavedState:
     """The state in a file. Raises InputError where it is missing, damaged or of another version."""
     try:

@@ -1,6 +1,7 @@
 """Show a learned word next to what other methods make of the same images, scored in one table.
 
-Figure 5 of the paper; textinv/editing/baselines.py.
+Figure 5 of the paper; textinv/editing/baselines.py, where the steps of the other methods are: --steps and
+--guidance are those of the word.
 """
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_image
 from textinv.editing.sheets import Row, sheet
 from textinv.evaluation.evaluate import PLAIN, without_word
 from textinv.evaluation.scores import markdown, scores, table_rows
+from textinv.initialization import has_init_words
 
 EDITS = ("a photo of a {} on the beach", "a photo of a {} on a red background")
 
@@ -48,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"the table is about one word, not {len(concepts)}. Give one as `concept`.")
         word = concepts[0]
         category = options.category or word.info.get("init", "")
+        if not options.category and not has_init_words(category):
+            raise InputError("the word does not say of which kind its images are: it started from "
+                             f"{category or 'nothing that its file tells'!r}. Give a `category`.")
         images = training_images(model, options.images, options.concept)
         subject = Subject.learn(model, evaluator, images, category)
 
@@ -57,8 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         methods: dict[str, Callable[[str], list[Image.Image]]] = {"textual inversion": ours}
         for name in BASELINES:
-            methods[name] = lambda template, name=name: baseline_images(subject, name, template, n=options.n,
-                                                                        seed=options.seed)
+            methods[name] = lambda template, name=name: baseline_images(
+                subject, name, template, n=options.n, seed=options.seed, batch=options.batch)
         work = [(name, template) for name in methods for template in (PLAIN, *templates)]
         made = {(name, template): methods[name](template) for name, template in tqdm(work, unit="prompt")}
     texts = dict(zip(templates, evaluator.texts([without_word(one) for one in templates]), strict=True))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from textinv.commands import command
 from textinv.commands.arguments import Parser, add_sampling_options, check_sampling
 from textinv.commands.edits.shared import add_word_options, new_folder, open_model, read_image, write_images
+from textinv.decoding import read_mask
 from textinv.editing.blending import blend
 from textinv.editing.sheets import Row, sheet
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser().parse_args(argv)
     check_sampling(options)
     folder = new_folder(options.out, "blend")
-    image, mask = read_image(options.image), read_image(options.mask)
+    image, mask = read_image(options.image), read_image(options.mask, read_mask)
     with open_model(options, options.prompt, without_word=[options.negative]) as (model, *_):
         images = blend(model, image, mask, options.prompt, n=options.n, negative=options.negative,
                        steps=options.steps, guidance=options.guidance, eta=options.eta, seed=options.seed,

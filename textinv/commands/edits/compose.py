@@ -23,8 +23,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--find", action="append", required=True, metavar="TEXT",
                    help="what to look for, in words that CLIP knows. Repeatable")
     p.add_argument("--among", nargs="+", required=True, metavar="TEXT",
-                   help="what the images might show else: a thing is found if of all these texts only others "
-                        "that are looked for are nearer to the image")
+                   help="what the images might show else: a thing is found if none of these texts is nearer "
+                        "to the image")
     add_judged_options(p, n=16)
     return p
 
@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     options = parser().parse_args(argv)
     with open_judged(options, "compose", options.prompt) as (folder, model, _, evaluator):
-        judges = {text: clip_judge(evaluator, text, [*options.find, *options.among], len(options.find))
-                  for text in options.find}
+        others = [text for text in options.among if text not in options.find]
+        judges = {text: clip_judge(evaluator, text, others) for text in options.find}
         found = compose(model, options.prompt, judges, n=options.n, steps=options.steps,
                         guidance=options.guidance, seed=options.seed, batch=options.batch)
     write_images(folder, compositions_sheet([found]), found.images, options)

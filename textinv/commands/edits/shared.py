@@ -7,7 +7,7 @@ import argparse
 import contextlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from textinv.grids import save_png
 from textinv.images import read_images
 from textinv.running.folder import read_record
 from weights import clip
+from weights.files import file_to_write
 
 
 def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> None:
@@ -73,10 +74,10 @@ def open_judged(options: argparse.Namespace, name: str, *prompts: str, without_w
         yield folder, model, concepts, load_clip(options.clip, source, model.device)
 
 
-def read_image(path: str) -> Image.Image:
-    """An image file as a person sees it. Raises InputError if it cannot be read."""
+def read_image(path: str, read: Callable[[Path], Image.Image] = read_rgb) -> Image.Image:
+    """An image file, by default as a person sees it. Raises InputError if it cannot be read."""
     try:
-        return read_rgb(os.path.expanduser(path))
+        return read(Path(os.path.expanduser(path)))
     except Exception as error:          # decoders fail on broken files with nearly every type of exception
         raise InputError(f"{path}: cannot be read ({reason(error)}). Give PNG or JPEG.") from error
 
@@ -93,13 +94,16 @@ def training_images(model: LatentDiffusion, images: str | None, concepts: Sequen
 
 
 def new_folder(out: str | None, name: str) -> Path:
-    """The folder for the results; by default a new one in edits/. Raises InputError if it has files in it."""
+    """The folder for the results; by default a new one in edits/. Raises InputError if it has files in it, or
+    cannot be written."""
     if out is None:
         names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
-        return next(path for one in names if not (path := Path("edits") / one).exists())
-    path = Path(os.path.expanduser(out))
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"`out` {path} exists already. Give the name of a new folder.")
+        path = next(path for one in names if not (path := Path("edits") / one).exists())
+    else:
+        path = Path(os.path.expanduser(out))
+        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise InputError(f"`out` {path} exists already. Give the name of a new folder.")
+    file_to_write(path / "sheet.png")
     return path
 
 

@@ -1,0 +1,48 @@
+"""Who may use the playground: the pages that it serves itself. Any other page in the browser could send it
+jobs, and under a name that points to this machine (DNS rebinding) read what it answers.
+"""
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+READS = ("GET", "HEAD", "OPTIONS")
+
+
+class OwnPagesOnly:
+    """Middleware (ASGI): a request under a name that is not served, or of a page of another origin, is
+    answered by 403.
+
+    host: the address that is listened on. Where that is all of the machine's, every name is served.
+    """
+
+    def __init__(self, app: Callable[..., Awaitable[None]], host: str):
+        self.app, self.names = app, None if _is_any(host) else LOCAL | {host.lower()}
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        headers = {name: value.decode("latin-1") for name, value in scope.get("headers", ())}
+        if scope["type"] != "http" or self.takes(scope["method"], headers):
+            await self.app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 403, "headers": []})
+        await send({"type": "http.response.body", "body": b"Use the address that textinv play prints."})
+
+    def takes(self, method: str, headers: Mapping[bytes, str]) -> bool:
+        """Whether a request with these headers is of a page that is served; headers: names in lower case."""
+        host, origin = headers.get(b"host", ""), headers.get(b"origin")
+        try:
+            name, source = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc
+        except ValueError:                  # brackets without an address in them
+            return False
+        return ((self.names is None or name in self.names)
+                and (origin is None or method in READS or source.lower() == host.lower()))
+
+
+def _is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

@@ -1,0 +1,34 @@
+"""What the playground's page tells: lines of text, and an error that a user can fix as its sentence."""
+from __future__ import annotations
+
+import contextlib
+import html
+from collections.abc import Iterator
+
+import gradio as gr
+import torch
+
+from ldm import InputError
+
+
+def text(*lines: str) -> str:
+    """Lines as HTML."""
+    return f'<p class="notes">{html.escape(chr(10).join(lines))}</p>'
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """Context manager: an error that a user can fix is shown as its sentence, without a stack."""
+    try:
+        yield
+    except InputError as error:
+        raise shown(str(error).replace("`", "")) from error
+    except torch.OutOfMemoryError as error:
+        raise shown("The memory ran out. Use fewer images at a time.") from error
+    except OSError as error:
+        raise shown(f"{error.strerror or error}. Check the free space.") from error
+
+
+def shown(sentence: str) -> gr.Error:
+    """The error that the page shows. It would take the sentence for HTML, and lose a word such as <fox>."""
+    return gr.Error(html.escape(sentence), duration=None, print_exception=False)
