@@ -1,6 +1,6 @@
 """Generate images with learned words: `python sample.py "a photo of a * on the beach" --concept runs/teapot`.
 
-The same as `textinv sample`: the command is textinv/commands/sample.py.
+The same as `textinv sample`: the command is in textinv/commands/sample.py.
 """
 import sys
 

@@ -1,6 +1,6 @@
 """Learn a new word from images: `python train.py --images examples/teapot --init cup`.
 
-The same as `textinv train`: the command is textinv/commands/train.py, the loop textinv/inversion.py.
+The same as `textinv train`: the command is in textinv/commands/train.py, the loop in textinv/inversion.py.
 """
 import sys
 

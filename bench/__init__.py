@@ -1,5 +1,4 @@
-"""Benchmarks; `python -m bench --help` lists them. `sample` and `load` compare with diffusers'
-LDMTextToImagePipeline on the same random weights in one run where diffusers is installed
-(pip install ".[bench]"), and measure this project alone otherwise. `train` compares with the loop of
-diffusers' example where it is asked to, by --vs diffusers.
+"""Benchmarks; `python -m bench --help` lists them. If diffusers is installed (pip install ".[bench]"),
+`sample` and `load` compare with its LDMTextToImagePipeline on the same random weights in one run; otherwise
+they measure this project alone. With --vs diffusers, `train` compares with the loop of diffusers' example.
 """

@@ -1,4 +1,4 @@
-"""`python -m bench attention`: the fused kernel against the plain product, forward and with its backward."""
+"""`python -m bench attention`: the fused kernel against explicit products, forward and with backward."""
 from __future__ import annotations
 
 import argparse
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor) -> Tensor:                        # b h n d, b h m d -> b h n d
-    """softmax(q k^T / sqrt(d)) v, as explicit products."""
+    """softmax(q k^T / sqrt(d)) v, by explicit products."""
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).softmax(dim=-1) @ v
 
 

@@ -1,9 +1,9 @@
-"""`python -m bench load`: seconds and new memory of loading a checkpoint, each time in a process of its own.
+"""`python -m bench load`: seconds and new memory for loading a checkpoint, each time in a separate process.
 
 New memory is the peak of the anonymous pages that loading adds, sampled from /proc every few milliseconds
 (Linux); pages of the file itself, which the system can drop at any time, are not counted.
 """
-# diffusers is not always there, and its own annotations are narrower than what it takes
+# diffusers may not be installed, and its own annotations are narrower than what it accepts
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
-    """The same random weights in every layout; for each the loader and its path."""
+    """Write the same random weights in every layout; returns the loader and the path for each."""
     model = random_model(args.size, "cpu", getattr(torch, args.file_dtype))
     weights.save(model, folder / "model.safetensors")
     torch.save({"state_dict": {compvis.file_key(key, model.config): value
@@ -81,7 +81,7 @@ def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def _anonymous() -> int:
-    """Bytes of this process's memory that belong to no file."""
+    """Bytes of this process's memory that are not backed by a file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -116,5 +116,5 @@ def _measured_load(loader: str, source: str, dtype: torch.dtype) -> dict[str, fl
     return {"seconds": elapsed, "peak": max(peak, _anonymous()) - before, "weights": size}
 
 
-if __name__ == "__main__":      # one measurement, for the process above
+if __name__ == "__main__":      # one measurement, in the subprocess that `main` starts
     print(json.dumps(_measured_load(sys.argv[1], sys.argv[2], getattr(torch, sys.argv[3]))))

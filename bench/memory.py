@@ -1,7 +1,7 @@
-"""`python -m bench memory`: the peak of memory in each part of the work, on random weights.
+"""`python -m bench memory`: peak memory of each part of the work, on random weights.
 
-On a CPU it is that of the whole process (Linux: the high-water mark of its resident memory, reset before each
-part), with PyTorch's libraries, about 0.4 GiB, and the weights in it.
+On a CPU it is the peak of the whole process (Linux: the high-water mark of its resident memory, reset before
+each part), including PyTorch's libraries, about 0.4 GiB, and the weights.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def parts(model: LatentDiffusion, b: int) -> dict[str, Callable[[], object]]:
-    """What is done, the autoencoder's part of a training apart from its steps, as train.py does it."""
+    """The parts to measure. Like train.py, they run the autoencoder separately from the training steps."""
     side, length = model.config.diffusion.latent_size, model.config.text.length
     ids = torch.randint(model.text_encoder.vocab_size, (b, length)).to(model.device)
     ids[:, 5] = model.text_encoder.vocab_size
@@ -60,12 +60,12 @@ def parts(model: LatentDiffusion, b: int) -> dict[str, Callable[[], object]]:
 
 
 def peak(run: Callable[[], object], device: str) -> int:
-    """The highest memory in bytes while `run` works."""
+    """Peak memory in bytes while `run` executes."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device)
-    Path("/proc/self/clear_refs").write_text("5")                   # resets the mark
+    Path("/proc/self/clear_refs").write_text("5")                   # resets the high-water mark
     run()
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024

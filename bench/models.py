@@ -1,7 +1,7 @@
-"""What the benchmarks run on: random models of several sizes, and the same weights as a diffusers
-pipeline.
+"""What the benchmarks run on: random models of several sizes, and diffusers pipelines with the same
+weights.
 """
-# diffusers is not always there, and its own annotations are narrower than what it takes
+# diffusers may not be installed, and its own annotations are narrower than what it accepts
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false, reportArgumentType=false
 # pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
@@ -50,13 +50,13 @@ PROMPTS = ["a photo of a cat on the beach", "an oil painting of a teapot", "a sm
 
 
 def has_diffusers(config: LDMConfig) -> bool:
-    """Whether `diffusers_pipeline` can be called: diffusers is there, and the model of the paper's kind."""
+    """True if `diffusers_pipeline` works: diffusers is installed, and the model is of the paper's kind."""
     return (isinstance(config.text, TextConfig) and importlib.util.find_spec("diffusers") is not None
             and importlib.util.find_spec("transformers") is not None)
 
 
 def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
-    """Frozen random weights, in eval mode, with a made-up vocabulary of single letters."""
+    """A model with frozen random weights, in eval mode, with a made-up vocabulary of single letters."""
     config = SIZES[size]
     torch.manual_seed(0)
     model = LatentDiffusion(config).eval().requires_grad_(False).to(device, dtype)
@@ -65,7 +65,7 @@ def random_model(size: str, device: str, dtype: torch.dtype) -> LatentDiffusion:
 
 
 def diffusers_pipeline(model: LatentDiffusion) -> Any:
-    """diffusers' LDMTextToImagePipeline around the very tensors of `model`."""
+    """diffusers' LDMTextToImagePipeline around the same tensors as `model`."""
     from diffusers import AutoencoderKL, DDIMScheduler, LDMTextToImagePipeline, UNet2DConditionModel
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import BertTokenizer
@@ -101,7 +101,7 @@ def diffusers_pipeline(model: LatentDiffusion) -> Any:
     for part, module in modules.items():
         module.load_state_dict(states[part], strict=True, assign=True)
         module.eval().requires_grad_(False)
-    for module in bert.modules():           # buffers of plain numbers are still on "meta"
+    for module in bert.modules():           # buffers of position indices are still on "meta"
         for name, buffer in module.named_buffers(recurse=False):
             if buffer.is_meta:
                 setattr(module, name,

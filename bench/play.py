@@ -1,5 +1,5 @@
-"""`python -m bench play`: seconds from the click to the first image of the playground, on the embedded
-default: the work behind the page, without the browser.
+"""`python -m bench play`: seconds from a click to the first image in the playground.
+Uses the embedded default, and measures the work behind the page, without the browser.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> None:
 
         def learn() -> None:
             work = studio.learn([args.images], InversionConfig(init="wolf"))
-            next(work)                  # the preview of the start
+            next(work)                  # the preview before the first step
             work.close()
 
         def sample() -> None:

@@ -1,5 +1,5 @@
-"""`python -m bench resume`: kill a run of train.py again and again at random moments, resume it, and compare
-what comes out with a run that nothing disturbed; and measure what saving costs."""
+"""`python -m bench resume`: kill train.py repeatedly, resume it, and compare with an undisturbed run.
+The kills come at random moments. Also measures what saving costs."""
 from __future__ import annotations
 
 import argparse
@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def saving(args: argparse.Namespace, folder: Path) -> None:
-    """What a save takes next to the steps between two of them."""
+    """Measure what a save costs relative to the steps between two saves."""
     config, options = InversionConfig(init=args.init, steps=60), RunOptions(preview_every=0, save_every=100)
     model = weights.load("tiny", dtype=torch.bfloat16)
     with Run(model, args.images, config, options=options, folder=RunFolder(folder)) as run:
@@ -66,7 +66,7 @@ def saving(args: argparse.Namespace, folder: Path) -> None:
 
 
 def start(args: argparse.Namespace, out: Path) -> subprocess.Popen:
-    """Start train.py, or resume it where it has begun, in a process of its own."""
+    """Start train.py in a separate process, resuming the run if it has begun."""
     resume = ["--resume"] if (out / "config.json").exists() else []
     return subprocess.Popen(
         [sys.executable, "train.py", "--images", args.images, "--init", args.init, "--out", str(out),
@@ -83,7 +83,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.Random) -> int:
-    """Runs to the end with up to `most` kills on the way, and returns their number."""
+    """Runs train.py to the end with up to `most` kills on the way, and returns the number of kills."""
     shutil.rmtree(out, ignore_errors=True)
     kills, metrics = 0, out / "metrics.jsonl"
     while True:
@@ -91,7 +91,7 @@ def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.R
         while kills < most and process.poll() is None and (
                 not metrics.exists() or metrics.stat().st_mtime_ns == before):
             time.sleep(0.01)
-        # it has written its first lines: up to three seconds are some dozens of steps and a few saves
+        # it has written its first lines: the next three seconds span dozens of steps and a few saves
         deadline = time.monotonic() + rng.random() * 3
         while kills < most and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -104,7 +104,7 @@ def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.R
 
 
 def compare_runs(whole: Path, killed: Path, after: str) -> None:
-    """Raises InputError if any file that a run is worth differs in one bit."""
+    """Raises InputError if any of a run's results differs in a single bit."""
     for name in ("concept.safetensors", "best.safetensors"):
         if not torch.equal(Concept.load(whole / name).vectors, Concept.load(killed / name).vectors):
             raise InputError(f"{name} differs after {after}")

@@ -1,5 +1,5 @@
 """`python -m bench sample`: seconds from prompts to images (text encoder, DDIM with guidance, decoder)."""
-# diffusers' own annotations are narrower than what it takes
+# diffusers' own annotations are narrower than what it accepts
 # pyright: reportPrivateImportUsage=false, reportArgumentType=false, reportAttributeAccessIssue=false
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def _compare(size: str, args: argparse.Namespace) -> None:
         runs["diffusers, float32"] = lambda: pipeline(
             prompts, num_inference_steps=args.steps, guidance_scale=args.guidance, latents=z_T,
             output_type="np",
-            height=8 * side, width=8 * side).images     # it takes every autoencoder for one that shrinks by 8
+            height=8 * side, width=8 * side).images     # it assumes that every autoencoder shrinks by 8
     else:
         print("  without diffusers (not installed, or not for this model): this project alone")
-    images = [run() for run in runs.values()]         # the warm-up, and a check that all do the same
+    images = [run() for run in runs.values()]         # the warm-up, and a check that all agree
     for name, image in list(zip(runs, images, strict=True))[1:]:
         print(f"  {name}: images differ from ours in float32 by "
               f"at most {np.abs(image - images[0]).max():.1e}")

@@ -1,5 +1,5 @@
-"""Timing in pairs: the candidates by turns, so that a machine that slows down slows both, and medians
-of the ratios.
+"""Timing in pairs: the candidates take turns, so that a slowdown of the machine affects both, and the
+medians of their ratios are reported.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def machine(device: str) -> str:
-    """One line that names the machine."""
+    """One line that describes the machine."""
     if torch.device(device).type == "cuda":
         chip = torch.cuda.get_device_name(device)
     else:

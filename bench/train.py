@@ -1,7 +1,7 @@
-"""`python -m bench train`: seconds of one step of the inversion, and what of it the loop itself costs.
+"""`python -m bench train`: seconds per step of the inversion, and how much of it the loop itself costs.
 
-With --vs diffusers, next to the default loop of diffusers' textual inversion example, rebuilt here on its
-modules with the same weights, images, batch and threads: float32, every image encoded in every step,
+With --vs diffusers, compares with the default loop of diffusers' textual inversion example, rebuilt here on
+its modules with the same weights, images, batch and threads: float32, images encoded anew in every step,
 AdamW over the whole embedding table, the other rows restored after each step.
 """
 from __future__ import annotations
@@ -82,7 +82,7 @@ def load(args: argparse.Namespace, dtype: torch.dtype) -> LatentDiffusion:
 
 
 def token_ids(model: LatentDiffusion) -> torch.Tensor:
-    """A prompt with the new word (1 n): ids do not matter to the time that a step takes."""
+    """The ids of a prompt with the new word (1 n); their values do not affect the time of a step."""
     ids = torch.zeros(1, model.config.text.length, dtype=torch.int64)
     ids[0, 5] = model.text_encoder.vocab_size
     return ids
@@ -101,7 +101,7 @@ def our_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace)
 
 
 def core_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace) -> Callable[[], None]:
-    """Forward and backward alone, on one batch that is there already."""
+    """A function that runs only forward and backward, on one batch sampled in advance."""
     v = torch.randn(K, model.config.text.width, device=model.device, requires_grad=True)
     generator = torch.Generator().manual_seed(0)
     batch = sample_batch(dataset, model.schedule.timesteps, args.batch, generator)
@@ -114,7 +114,7 @@ def core_loop(model: LatentDiffusion, dataset: Dataset, args: argparse.Namespace
 
 def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
                    args: argparse.Namespace) -> Callable[[], None]:
-    """A function that runs as many steps of diffusers' default loop on the same weights."""
+    """A function that runs the same number of steps of diffusers' default loop on the same weights."""
     pipeline = diffusers_pipeline(model)
     bert, unet, vae, device = pipeline.bert, pipeline.unet, pipeline.vqvae, model.device
     table = torch.nn.Embedding(model.text_encoder.vocab_size + K, model.config.text.width, device=device)
@@ -145,8 +145,8 @@ def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
 
 
 def peak_memory(device: str) -> int:
-    """The highest memory of the process so far, in bytes."""
+    """The process's peak memory so far, in bytes."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024        # bytes there, KiB on Linux
+    return most if sys.platform == "darwin" else most * 1024        # bytes on macOS, KiB on Linux

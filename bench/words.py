@@ -1,8 +1,8 @@
-"""`python -m bench words`: what the ways to learn a word are worth. Each method learns each object of
-examples/ from several seeds with train.py, and textinv.evaluate measures every word; the table goes into
-RESULTS.md.
+"""`python -m bench words`: compare the methods of learning a word.
+Each method learns each object of examples/ from several seeds with train.py, and textinv.evaluate measures
+every word; the table goes into RESULTS.md.
 
-It takes hours on a CPU and can be stopped at any time: what is there is not made again.
+It takes hours on a CPU and can be stopped at any time: finished results are not computed again.
 """
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Metrics:
-    """Of one word. Shares are of what copies of the training images would reach, and of the init word's."""
+    """Metrics of one word. Shares are relative to copies of the training images, and to the init word."""
     name: str                   # of the object
     reconstruction: float
     editability: float
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """The command."""
-    with contextlib.redirect_stdout(sys.stderr):            # what the commands say is not the result
+    with contextlib.redirect_stdout(sys.stderr):            # the commands' output is not the result
         metrics = {method: [metrics_of(method, name, seed, args) for name in args.objects
                             for seed in range(args.seeds)] for method in args.methods}
     print(f"{machine('cpu')}\n"
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Metrics:
-    """Learn a word, unless it is there, and measure it. Raises InputError if either fails."""
+    """Learn a word, unless it already exists, and measure it. Raises InputError if either fails."""
     def folder_of(method: str, seed: int) -> Path:
         return args.folder / method / f"{name}-{seed}"
 
@@ -102,7 +102,7 @@ def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> M
 
 
 def learn(folder: Path, method: str, name: str, seed: int) -> None:
-    """Runs train.py, from start to end without a break, since its time is one of the results."""
+    """Runs train.py from start to end without interruption, since its time is one of the results."""
     if (folder / "seconds.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -120,8 +120,8 @@ def succeed(status: int) -> None:
 
 
 def interval(words: Sequence[Metrics], values: Sequence[float]) -> str:
-    """Mean of the words' values, and its 95 % interval: bootstrap samples of the objects, since words of one
-    object resemble each other. Every object has as many words."""
+    """Mean of the words' values, and its 95% bootstrap interval over the objects, since words of one object
+    resemble each other. Every object has the same number of words."""
     of_objects: dict[str, list[float]] = {}
     for word, value in zip(words, values, strict=True):
         of_objects.setdefault(word.name, []).append(value)
@@ -151,7 +151,7 @@ def table(metrics: dict[str, list[Metrics]]) -> str:
 
 
 def differences(metrics: dict[str, list[Metrics]]) -> str:
-    """Of each method to the first one, taken word by word: the same object and seed."""
+    """Differences of each method from the first one, word by word: the same object and seed."""
     first, *others = metrics
     lines = [f"| minus {first}, word by word | reconstruction | editability |", "|---|---|---|"]
     for method in others:

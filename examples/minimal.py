@@ -2,8 +2,8 @@
 
     python examples/minimal.py examples/fox wolf minimal.png
 
-Only `ldm`, the model, and `weights`, which loads it, are used. What the textinv package adds around the same
-loop: masks, captions, resuming, stopping, variants, reports.
+It uses only `ldm`, the model, and `weights`, which loads it. Around the same loop, the textinv package adds
+masks, captions, resuming, stopping, variants and reports.
 """
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ STEPS, BATCH, LR = 200, 4, 0.02
 
 
 def load_image(path: Path, size: int) -> torch.Tensor:
-    """An image file -> x (3 H W) in [-1, 1]: upright, on white, its middle square."""
+    """An image file -> x (3 H W) in [-1, 1]: upright, on white, center-cropped to a square."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     pixels = np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))     # h w c
@@ -29,7 +29,7 @@ def load_image(path: Path, size: int) -> torch.Tensor:
 
 
 def learn(model: LatentDiffusion, folder: Path, init: str) -> torch.Tensor:
-    """Equation 2: the v (1 d) that minimizes the model's own loss on the images, everything else frozen."""
+    """Equation 2: the v (1 d) that minimizes the model's own loss on the images, with all else frozen."""
     size = model.config.diffusion.latent_size * model.config.autoencoder.factor
     x = torch.stack([load_image(path, size) for path in sorted(folder.iterdir())])       # n 3 H W
     with torch.no_grad():
@@ -57,7 +57,7 @@ def learn(model: LatentDiffusion, folder: Path, init: str) -> torch.Tensor:
 
 
 def main(folder: str, init: str, out: str) -> None:
-    """Learn the word and write a grid: a row for each prompt."""
+    """Learn the word and write a grid with one row per prompt."""
     torch.manual_seed(0)
     model = weights.load("tiny")
     model.words.set("*", learn(model, Path(folder), init))

@@ -1,11 +1,11 @@
 """A latent diffusion model (Rombach et al. 2021, arXiv 2112.10752) written from scratch: a KL autoencoder, a
 text encoder, a cross-attention UNet, a noise schedule and samplers, bundled as `LatentDiffusion`. With CLIP's
-text encoder in the place of the BERT-style one it is Stable Diffusion.
+text encoder in place of the BERT-style one, it is Stable Diffusion.
 
-Modules keep the parameter names of the original CompVis checkpoint, so that strict loading of a public file
-is the audit. Nothing here touches files or the network except through its arguments.
+Modules keep the parameter names of the original CompVis checkpoint, so strict loading of a public file is
+the audit. Nothing here touches files or the network except through its arguments.
 
-Notation, used by all code of this project:
+Notation, used throughout this project's code:
 
     x               image            (b 3 H W)   in [-1, 1]
     z               latent           (b c h w)   scaled by config.diffusion.scale_factor

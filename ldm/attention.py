@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-# Without a gradient to compute, scores beyond these a head and sample cost more memory traffic
-# than they save.
+# When no gradient is needed, materializing more scores than this per head and sample costs more
+# memory traffic than it saves.
 _EXPLICIT_SCORES = 512 * 512
 
 _observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("observer", default=None)
@@ -21,8 +21,8 @@ _observer: ContextVar[Callable[[Tensor], None] | None] = ContextVar("observer", 
 
 @contextlib.contextmanager
 def observe_attention(observer: Callable[[Tensor], None]) -> Iterator[None]:
-    """Within this block `observer` is given the weights (b heads n m) of every call of `attention` in this
-    thread. Their rows sum to 1. They are computed for the observer alone: no result changes."""
+    """Context manager: `observer` receives the weights (b heads n m) of every call to `attention` in this
+    thread. Their rows sum to 1. They are computed only for the observer: no result changes."""
     token = _observer.set(observer)
     try:
         yield
@@ -34,15 +34,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, causal: bool = False)
     """softmax(q k^T / sqrt(d)) v in each head.
 
     q (b n heads*d), k and v (b m heads*d) -> (b n heads*d); d is the width of one head.
-    causal: position i attends to 0 .. i alone; n and m are equal then.
+    causal: position i attends only to 0 .. i, and n equals m.
     """
     q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (q, k, v))
     if (observer := _observer.get()) is not None:
         observer(_weights(q, k, causal))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and (
             k.requires_grad or q.shape[2] * k.shape[2] <= _EXPLICIT_SCORES):
-        # PyTorch's fused kernel is up to twice as slow as the plain product here, and its backward three
-        # times; wherever a gradient is computed, v of Equation 2 or a weight is behind the keys
+        # PyTorch's fused kernel is up to twice as slow here as the plain product, its backward three times;
+        # whenever a gradient is computed, the keys depend on v of Equation 2 or on a weight
         out = _weights(q, k, causal) @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v, is_causal=causal)

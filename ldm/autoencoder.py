@@ -1,8 +1,8 @@
 """The KL autoencoder (Rombach et al. 2021, sections 3.1 and G): image to a diagonal Gaussian over latents
 and back. Encoder and decoder are stacks of residual blocks with one self-attention in the middle.
 
-Two departures from PyTorch's defaults belong to the trained weights: GroupNorm's epsilon is 1e-6, and
-downsampling pads right and bottom only.
+The trained weights require two departures from PyTorch's defaults: GroupNorm's epsilon is 1e-6, and
+downsampling pads only on the right and bottom.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Posterior:
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """A draw (b c h w). The noise comes from the generator's device, or without one from the mean's."""
+        """A sample (b c h w). Noise is generated on the generator's device or, without one, on the mean's."""
         device = self.mean.device if generator is None else generator.device
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=torch.float32)
         return self.mean + self.std * noise.to(self.mean)
@@ -50,7 +50,7 @@ def norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions around a shortcut, which is a 1x1 convolution where the channels change."""
+    """Two convolutions with a shortcut, which is a 1x1 convolution if the number of channels changes."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int):
         super().__init__()
@@ -86,7 +86,7 @@ class AttnBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the resolution by a convolution of stride 2."""
+    """Halves the resolution with a stride-2 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -98,7 +98,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the resolution: nearest neighbor, then a convolution."""
+    """Doubles the resolution: nearest neighbor, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -109,20 +109,20 @@ class Upsample(nn.Module):
 
 
 def middle(channels: int, groups: int) -> nn.ModuleDict:
-    """The blocks at the lowest resolution, around the one self-attention."""
+    """The blocks at the lowest resolution, with the one self-attention between them."""
     return nn.ModuleDict({"block_1": ResnetBlock(channels, channels, groups),
                           "attn_1": AttnBlock(channels, groups),
                           "block_2": ResnetBlock(channels, channels, groups)})
 
 
 def res_blocks(channels_in: int, channels_out: int, count: int, groups: int) -> nn.ModuleList:
-    """`count` residual blocks, of which the first changes the channels."""
+    """`count` residual blocks; the first changes the number of channels."""
     widths = [channels_in] + [channels_out] * count
     return nn.ModuleList(ResnetBlock(a, b, groups) for a, b in zip(widths[:-1], widths[1:], strict=True))
 
 
 class DownLevel(nn.Module):
-    """Residual blocks at one resolution, then half of it, except on the last level."""
+    """Residual blocks at one resolution, then downsampling, except on the last level."""
 
     def __init__(self, blocks: nn.ModuleList, downsample: nn.Module):
         super().__init__()
@@ -135,7 +135,7 @@ class DownLevel(nn.Module):
 
 
 class UpLevel(nn.Module):
-    """Residual blocks at one resolution, then twice of it, except on the last level."""
+    """Residual blocks at one resolution, then upsampling, except on the last level."""
 
     def __init__(self, blocks: nn.ModuleList, upsample: nn.Module):
         super().__init__()
@@ -172,8 +172,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(b z_channels h w) -> x (b 3 f*h f*w). `up` is indexed as the encoder's `down`,
-    so it is run backwards."""
+    """(b z_channels h w) -> x (b 3 f*h f*w). `up` is indexed like the encoder's `down`,
+    so it is run in reverse."""
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()

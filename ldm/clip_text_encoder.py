@@ -1,7 +1,7 @@
 """Stable Diffusion's text encoder: the transformer of CLIP (Radford et al. 2021, section 2.4), trained to
-match texts with images before there was the UNet. It differs from the BERT-style one (text_encoder.py) in
-three ways: attention is causal, so the context of a token depends on the text before it alone; every
-projection has a bias; and the activation is the quick GELU, in Stable Diffusion 2 the exact one.
+match text with images before the UNet existed. It differs from the BERT-style one (text_encoder.py) in three
+ways: attention is causal, so a token's context depends only on the text up to it; every projection has a
+bias; and the activation is quick GELU, or the exact GELU in Stable Diffusion 2.
 
 Names are the original checkpoint's. The context is the output of the final norm: no pooling, no projection.
 """
@@ -26,7 +26,7 @@ ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 class CausalSelfAttention(nn.Module):
-    """Position i attends to 0 .. i. Padding needs no mask: it stands behind the text."""
+    """Position i attends to 0 .. i. Padding needs no mask: it comes after the text."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
 
 class Layers(nn.Module):
-    """All layers, one after another."""
+    """All layers in sequence."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
@@ -78,7 +78,7 @@ class Layers(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The tables of the vocabulary and of the positions, which are used apart from each other."""
+    """The token and position embedding tables, which are used separately."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()

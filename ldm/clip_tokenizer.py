@@ -2,7 +2,7 @@
 al. 2021, section 2.4), framed as <|startoftext|> text <|endoftext|> and padding.
 
 The vocabulary holds pieces of words as UTF-8 bytes, each byte written as one printable character; the last
-piece of a word ends in </w>. No text is unknown to it. What is shown to people is decoded.
+piece of a word ends in </w>. It can encode any text. Tokens shown to the user are decoded.
 """
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ldm.words import LearnedWords
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
-# words and what follows an apostrophe, digits one by one, runs of other characters
+# words and apostrophe suffixes, single digits, runs of other characters
 _PATTERN = (r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
             r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
 
-# The character that stands for a byte is the byte's own in Latin-1 where that is printable, and otherwise one
-# from U+0100 on.
+# A byte is represented by its own Latin-1 character if that is printable, and otherwise by one from U+0100
+# on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 BYTES = {**{chr(byte): byte for byte in _PRINTABLE},
@@ -29,13 +29,13 @@ BYTES = {**{chr(byte): byte for byte in _PRINTABLE},
 
 
 def byte_pair_encoding(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> tokenizers.Tokenizer:
-    """The library's tokenizer of a vocabulary and its merges, in order. Text is brought to NFC, runs of white
-    space become one space, and all is lower case.
+    """Build the library's tokenizer from a vocabulary and its ordered merges. Text is normalized to NFC, runs
+    of whitespace become one space, and everything is lowercased.
 
-    Raises ValueError if a merge is not in the vocabulary, and what the library raises, a plain Exception, if
-    they cannot be a tokenizer.
+    Raises ValueError if a merge is not in the vocabulary, and whatever the library raises (a plain Exception)
+    if they do not make a tokenizer.
     """
-    # the library panics at some of these, which is no Exception
+    # the library panics on some of these, and a panic is not an Exception
     if any(first + second not in vocab for first, second in merges):
         raise ValueError("a merge is not in the vocabulary")
     backend = tokenizers.Tokenizer(tokenizers.models.BPE(
@@ -52,8 +52,8 @@ def byte_pair_encoding(vocab: Mapping[str, int], merges: Sequence[tuple[str, str
 
 
 class CLIPTokenizer(BaseTokenizer):
-    """prompts -> ids (b n). `padding` is the token behind the end: the end mark itself in Stable Diffusion 1,
-    "!" in Stable Diffusion 2, where it stands for id 0."""
+    """prompts -> ids (b n). `padding` is the token after the end: the end mark itself in Stable Diffusion 1,
+    "!" (id 0) in Stable Diffusion 2."""
     needs = "the vocab.json and merges.txt, or the tokenizer.json, of a CLIP model"
     marks = (START, END)
 
@@ -62,7 +62,7 @@ class CLIPTokenizer(BaseTokenizer):
 
     @staticmethod
     def text_of(token: str) -> str:
-        """Where a piece cuts through the bytes of a character there is a replacement character."""
+        """Where a piece splits the bytes of a character, the text has a replacement character."""
         signs = token.removesuffix(WORD_END)
         if token in (START, END) or any(sign not in BYTES for sign in signs):
             return token

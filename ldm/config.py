@@ -1,6 +1,6 @@
-"""Sizes of the model: frozen dataclasses of its parts and their bundle. The defaults are the public 1.45B
+"""Model sizes: a frozen dataclass for each part and one that bundles them. The defaults are the public 1.45B
 text-to-image model (CompVis text2img-large), as described in Rombach et al. 2021, table 15, and measured on
-its tensors. Stable Diffusion has the same parts but for the text encoder: `LDMConfig.stable_diffusion_1`.
+its tensors. Stable Diffusion has the same parts except the text encoder: `LDMConfig.stable_diffusion_1`.
 """
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ldm.errors import InputError
 class AutoencoderConfig:
     """KL autoencoder. It shrinks the image by 2 ** (levels - 1)."""
     in_channels: int = 3
-    channels: tuple[int, ...] = (128, 256, 512, 512)   # of each level, from the full resolution down
-    num_res_blocks: int = 2                            # a level of the encoder; the decoder has one more
-    z_channels: int = 4                                # of the networks' inner latent, before quant_conv
+    channels: tuple[int, ...] = (128, 256, 512, 512)   # per level, from the full resolution down
+    num_res_blocks: int = 2                            # per encoder level; the decoder has one more
+    z_channels: int = 4                                # of the latent inside the networks, before quant_conv
     embed_dim: int = 4                                 # of the latent that the UNet sees
     norm_groups: int = 32
 
@@ -33,22 +33,22 @@ class UNetConfig:
     """Cross-attention UNet."""
     in_channels: int = 4
     out_channels: int = 4
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)  # of each level; the first is also the base width
-    attention: tuple[bool, ...] = (True, True, True, False)  # spatial transformers on this level?
-    num_res_blocks: int = 2                             # a level on the way down; one more on the way up
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per level; the first is also the base width
+    attention: tuple[bool, ...] = (True, True, True, False)  # spatial transformers at this level?
+    num_res_blocks: int = 2                             # per level on the way down; one more on the way up
     depth: int = 1                                      # transformer blocks in a spatial transformer
-    heads: int | tuple[int, ...] = 8                    # of every level, or of each
+    heads: int | tuple[int, ...] = 8                    # one number for all levels, or one per level
     context_dim: int = 1280
     norm_groups: int = 32
 
     @property
     def factor(self) -> int:
-        """Positions of the latents per position of the last level, along each side."""
+        """Latent positions per position at the last level, along each side."""
         return 2 ** (len(self.channels) - 1)
 
     @property
     def level_heads(self) -> tuple[int, ...]:
-        """Attention heads of each level; the middle has the last one's."""
+        """Attention heads per level; the middle block uses the last level's."""
         return self.heads if isinstance(self.heads, tuple) else (self.heads,) * len(self.channels)
 
 
@@ -74,10 +74,10 @@ class CLIPTextConfig:
     ff_dim: int = 3072
     length: int = 77                                    # tokens in a prompt, start and end included
     activation: str = "quick_gelu"                      # or "gelu"
-    padding: str = "<|endoftext|>"                      # the token behind a prompt's end; "!" in version 2
+    padding: str = "<|endoftext|>"                      # the token after a prompt's end; "!" in version 2
 
     def __post_init__(self) -> None:
-        """Raises InputError on values without meaning."""
+        """Raises InputError on invalid values."""
         if self.heads < 1 or self.width % self.heads:
             raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide. "
                              "Use a divisor.")
@@ -87,16 +87,16 @@ class CLIPTextConfig:
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Forward process, and the scale of the latents on which it runs."""
+    """The forward process, and the scale of the latents it runs on."""
     timesteps: int = 1000                           # T
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    scale_factor: float = 0.18215                   # latents are multiplied by this, to about unit variance
+    scale_factor: float = 0.18215                   # multiplies the latents, to give about unit variance
     latent_size: int = 32                           # h = w of the latents that the UNet was trained on
     prediction: str = "eps"                         # what the UNet predicts: the noise "eps", or "v"
 
     def __post_init__(self) -> None:
-        """Raises InputError on values without meaning."""
+        """Raises InputError on invalid values."""
         if self.prediction not in ("eps", "v"):
             raise InputError(f"diffusion.prediction is {self.prediction!r}. Use eps or v.")
         if not 0 < self.scale_factor < math.inf:
@@ -105,14 +105,14 @@ class DiffusionConfig:
 
 @dataclass(frozen=True)
 class LDMConfig:
-    """The four parts of a model. Raises InputError where they do not fit each other."""
+    """The four parts of a model. Raises InputError if they do not fit together."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     unet: UNetConfig = field(default_factory=UNetConfig)
     text: TextConfig | CLIPTextConfig = field(default_factory=TextConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
 
     def __post_init__(self) -> None:
-        """Raises InputError where parts do not fit each other; shapes alone would fail much later."""
+        """Raises InputError if parts do not fit together; a shape mismatch would surface much later."""
         if len(self.unet.attention) != len(self.unet.channels):
             raise InputError(f"unet.attention has {len(self.unet.attention)} entries, but unet.channels "
                              f"has {len(self.unet.channels)} levels. Give one entry per level.")
@@ -132,7 +132,7 @@ class LDMConfig:
         if len(heads := self.unet.level_heads) != len(self.unet.channels):
             raise InputError(f"unet.heads has {len(heads)} entries, but unet.channels has "
                              f"{len(self.unet.channels)} levels. Give one number, or one per level.")
-        attends = (*self.unet.attention[:-1], True)         # on the last level the middle does, always
+        attends = (*self.unet.attention[:-1], True)         # the middle, at the last level, always attends
         for width, n, attending in zip(self.unet.channels, heads, attends, strict=True):
             if attending and (n < 1 or width % n):
                 raise InputError(f"unet.channels has {width}, which its {n} heads do not divide. Use a "
@@ -150,12 +150,12 @@ class LDMConfig:
                          diffusion=DiffusionConfig(latent_size=64))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain values, fit for JSON; `from_dict` reads them back."""
+        """Plain values, ready for JSON; `from_dict` reads them back."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, dict[str, Any]]) -> LDMConfig:
-        """The config that `to_dict` described. Raises InputError on anything that is not one."""
+        """Rebuild the config from the output of `to_dict`. Raises InputError on anything else."""
         try:
             # the two text encoders are told apart by an option that only one has
             text = CLIPTextConfig if "activation" in values["text"] else TextConfig
@@ -168,8 +168,8 @@ class LDMConfig:
 
 
 def _read_part(cls: type, values: dict[str, Any]) -> Any:
-    """One dataclass from plain values of the kinds that its fields are declared with. Raises TypeError if
-    not."""
+    """Build one dataclass from plain values. Raises TypeError if a value is not of the type that its field
+    declares."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     declared = {field.name: field.type.split(" | ") for field in dataclasses.fields(cls)}
     for key, value in values.items():
@@ -179,7 +179,7 @@ def _read_part(cls: type, values: dict[str, Any]) -> Any:
 
 
 def _is_a(value: Any, kind: str) -> bool:
-    """kind: as a field's annotation says it."""
+    """kind: a type as written in a field's annotation."""
     if kind.startswith("tuple["):
         item = kind.removeprefix("tuple[").removesuffix(", ...]")
         return isinstance(value, tuple) and all(_is_a(one, item) for one in value)

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line that says what is wrong and what to do. It names options and
-    arguments in backticks, as `lr`; a command line shows these as its own, --lr."""
+    """Bad input. The message is one line that says what is wrong and what to do. Options and
+    arguments are in backticks, like `lr`; the command line shows them as its own options, --lr."""
 
 
 class NoVocabulary(InputError):
-    """The model has no vocabulary: none was named, and the usual one is not to be had."""
+    """The model has no vocabulary: none was given, and the usual one is unavailable."""
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, on one line; the name of its kind if it says nothing."""
+    """The first line of an exception's message, or the name of its type if the message is empty."""
     return str(error).strip().split("\n")[0] or type(error).__name__

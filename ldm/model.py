@@ -29,8 +29,8 @@ from ldm.tokenizer import BaseTokenizer, Tokenizer
 from ldm.unet import UNet
 from ldm.words import LearnedWords
 
-# Images that are decoded together have at most so many pixels: with 512 x 512 two at a time. Decoding one of
-# these takes half as much memory again as denoising it with guidance.
+# Maximum number of pixels decoded at once: two images at 512 x 512. Decoding one of these takes 1.5 times the
+# memory of denoising it with guidance.
 _DECODED_PIXELS = 2 ** 19
 
 
@@ -40,8 +40,8 @@ def _no_vocabulary():
 
 
 class LatentDiffusion(nn.Module):
-    """Random weights at the sizes of `config`; `weights.load` gives trained ones and sets `source`, the path
-    they came from. `words` are those that the model was taught, shared by its tokenizer and text encoder."""
+    """Random weights at the sizes in `config`; `weights.load` loads trained ones and sets `source`, the path
+    they came from. `words` are the learned words, shared by the tokenizer and the text encoder."""
 
     def __init__(self, config: LDMConfig):
         super().__init__()
@@ -61,12 +61,12 @@ class LatentDiffusion(nn.Module):
 
     @property
     def tokenizer(self) -> BaseTokenizer:
-        """It cannot be exchanged, since it shares `words` with the text encoder; its vocabulary can."""
+        """It cannot be replaced, since it shares `words` with the text encoder; its vocabulary can."""
         return self._tokenizer
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes."""
+        """The device of the UNet."""
         return next(self.unet.parameters()).device
 
     @property
@@ -75,8 +75,8 @@ class LatentDiffusion(nn.Module):
         return next(self.unet.parameters()).dtype
 
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """x (b 3 H W) -> a scaled draw z (b c h w) of the posterior. Raises InputError if the autoencoder's
-        factor does not divide H and W."""
+        """x (b 3 H W) -> z (b c h w), a scaled sample of the posterior. Raises InputError if the
+        autoencoder's factor does not divide H and W."""
         posterior = self.autoencoder.encode(x.to(self.dtype))
         return self.config.diffusion.scale_factor * posterior.sample(generator)
 
@@ -89,10 +89,10 @@ class LatentDiffusion(nn.Module):
         return self.text_encoder(self.tokenizer(prompts).to(self.device))
 
     def loss(self, z0: Tensor, c: Tensor, eps: Tensor, t: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32. Of a
-        model that predicts v the same with v.
+        """Equation 1: || eps - eps_theta(z_t, t, c) ||^2, averaged over all elements; a scalar in fp32. If
+        the model predicts v, the same with v in place of eps.
 
-        z0 and eps (b c h w), c (b n d), t (b); weight (b 1 h w) of each position, by default 1 everywhere.
+        z0 and eps (b c h w), c (b n d), t (b); weight (b 1 h w) per position, 1 everywhere by default.
         """
         z_t = self.schedule.add_noise(z0, eps, t)
         prediction = self.unet(z_t.to(self.dtype), t, c.to(self.dtype))
@@ -101,8 +101,8 @@ class LatentDiffusion(nn.Module):
 
     def guided(self, c: Tensor, uncond: Tensor | None = None, guidance: float = 1.0) -> Denoise:
         """The function (z, t) -> eps_hat (b c h w) in fp32 with classifier-free guidance:
-        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w), of a model
-        that predicts v the same with v, then converted. At guidance 1 eps_u is not computed.
+        eps_u + guidance * (eps_c - eps_u) (Ho & Salimans 2022, equation 6, with guidance = 1 + w). If
+        the model predicts v, the same with v, then converted. At guidance 1, eps_u is not computed.
 
         c (b n d), uncond (b n d) or (1 n d). Raises InputError if guidance is not 1 and uncond is missing.
         """
@@ -127,7 +127,7 @@ class LatentDiffusion(nn.Module):
     def trajectory(self, c: Tensor, uncond: Tensor | None = None, *, steps: int = 50, guidance: float = 5.0,
                    eta: float = 0.0, sampler: str = "ddim", z_T: Tensor | None = None,
                    generator: Generators = None) -> Trajectory:
-        """Sampling, step by step: yields (t_prev, z_t_prev). Arguments and errors as `sample`."""
+        """Sample step by step: yields (t_prev, z_t_prev). Arguments and errors are those of `sample`."""
         run = make_sampler(sampler, eta)
         z_T = self._noise(len(c), None, generator) if z_T is None else z_T.to(self.device, torch.float32)
         z, (h, w), multiple = z_T, z_T.shape[-2:], self.config.unet.factor
@@ -146,9 +146,9 @@ class LatentDiffusion(nn.Module):
         """Sample scaled latents z0 (b c h w) in fp32 for the contexts c (b n d).
 
         uncond: context of the empty or a negative prompt, (b n d) or (1 n d); needed unless guidance is 1.
-        z_T: starting noise (b c h w), any h and w that the UNet can halve; by default of the size that the
-        model was trained on, from `generator`. sampler: "ddim" (with eta), "ddpm" or "dpm++".
-        Raises InputError on values without meaning, and if the latents overflow.
+        z_T: starting noise (b c h w), with any h and w that the UNet can halve; by default noise from
+        `generator`, at the size the model was trained on. sampler: "ddim" (with eta), "ddpm" or "dpm++".
+        Raises InputError on invalid values, and if the latents overflow.
         """
         [(_, z0)] = deque(self.trajectory(c, uncond, steps=steps, guidance=guidance, eta=eta, sampler=sampler,
                                           z_T=z_T, generator=generator), maxlen=1)
@@ -158,10 +158,10 @@ class LatentDiffusion(nn.Module):
     def generate(self, prompts: Sequence[str] | str, negative: str = "", *, steps: int = 50,
                  guidance: float = 5.0, eta: float = 0.0, sampler: str = "ddim", seed: int = 0,
                  batch: int = 8, size: tuple[int, int] | None = None) -> list[Image.Image]:
-        """Prompts -> one image each. Image i has the seed `seed` + i, whatever the batch size.
+        """Generate one image per prompt. Image i uses the seed `seed` + i, whatever the batch size.
 
-        size: (height, width) in pixels, by default those that the model was trained on.
-        Raises InputError on values without meaning, and if the latents or the images overflow.
+        size: (height, width) in pixels; by default the size the model was trained on.
+        Raises InputError on invalid values, and if the latents or the images overflow.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         if batch < 1:
@@ -181,7 +181,7 @@ class LatentDiffusion(nn.Module):
         return images
 
     def _noise(self, b: int, size: tuple[int, int] | None, generator: Generators) -> Tensor:
-        """z_T (b c h w) of images of a size (height, width) in pixels, None for the model's own.
+        """z_T (b c h w) for images of `size` (height, width) in pixels; None means the model's own size.
         Raises InputError if the UNet could not halve the latents down to its last level."""
         factor, side = self.config.autoencoder.factor, self.config.diffusion.latent_size
         multiple = factor * self.config.unet.factor
@@ -192,14 +192,14 @@ class LatentDiffusion(nn.Module):
 
 
 def check_seeds(seed: int, count: int) -> None:
-    """Raises InputError unless seed .. seed + count - 1 are seeds that a generator takes as they are."""
+    """Raises InputError unless seed .. seed + count - 1 are seeds that a generator uses unchanged."""
     if not 0 <= seed <= 2 ** 63 - count:
         raise InputError(f"`seed` is {seed}. Use 0 or more, and at most 2**63 with the number of images "
                          "added.")
 
 
 def to_images(x: Tensor) -> list[Image.Image]:
-    """x (b 3 H W) in [-1, 1] -> b RGB images; values outside are clipped. Raises InputError if some are not
+    """x (b 3 H W) in [-1, 1] -> b RGB images; values outside are clipped. Raises InputError if any are not
     finite: an autoencoder may overflow in float16."""
     if not x.isfinite().all():
         raise InputError(f"decoding gave images that are not finite (in {x.dtype}). Use float32 or bfloat16 "

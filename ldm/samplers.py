@@ -1,11 +1,11 @@
 """From noise to latents: DDPM, DDIM and DPM-Solver++(2M). Each step is a pure function of the latents, the
-predicted noise and two timesteps, and each sampler a loop over its steps that yields every latent. Whoever
-wants to do something else between two steps (blend in an image, walk from an image back to its noise, follow
-a classifier's gradient) writes that loop anew over the same functions.
+predicted noise and two timesteps; each sampler is a loop over its steps that yields every latent. To do
+something else between two steps (blend in an image, go from an image back to its noise, follow a classifier's
+gradient), write your own loop over the same functions.
 
-`alphas_cumprod` is a list of Python floats: factors are computed in double precision, without synchronization
-with a GPU. In the formulas a_t is alphas_cumprod[t] and a_s that of t_prev; timestep -1 is the clean latent,
-where it is 1.
+`alphas_cumprod` is a list of Python floats: factors are computed in double precision, without synchronizing
+with a GPU. In the formulas, a_t is alphas_cumprod[t] and a_s is alphas_cumprod[t_prev]; timestep -1 is the
+clean latent, where it is 1.
 """
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Trajectory = Iterator[tuple[int, Tensor]]                       # of (t_prev, z_
 
 def randn(shape: Sequence[int], generator: Generators, device: torch.device | str) -> Tensor:
     """Standard normal fp32 noise. With a list of generators, one for each of the b samples, a sample does
-    not depend on its neighbors in the batch. Noise is drawn where the generator lives: a CPU seed means
-    the same on any device.
+    not depend on its neighbors in the batch. Noise is generated on the generator's device, so a CPU seed
+    gives the same noise on any device.
     """
     if generator is None or isinstance(generator, torch.Generator):
         source = device if generator is None else generator.device
@@ -41,7 +41,7 @@ def randn(shape: Sequence[int], generator: Generators, device: torch.device | st
 
 def ddim_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
     """(t, t_prev) from high to low, as the original code spaces them: 1, 1 + s, 1 + 2s, ... with
-    s = T // steps, and 0 as the last t_prev. There are (T - 1) / s of them, rounded up: of T = 1000 there are
+    s = T // steps, and 0 as the last t_prev. That makes (T - 1) / s pairs, rounded up: for T = 1000,
     50 for 50 steps, 31 for 30, 500 for 400, and 999 for more than 500. Raises InputError if steps is not in
     1 .. T."""
     up = range(1, timesteps, _stride(timesteps, steps))
@@ -49,7 +49,7 @@ def ddim_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
 
 
 def ddpm_timesteps(timesteps: int, steps: int) -> list[tuple[int, int]]:
-    """(t, t_prev) from T - 1 down by T // steps, with -1 as the last t_prev: all of them if steps is T.
+    """(t, t_prev) from T - 1 down by T // steps, with -1 as the last t_prev: every timestep if steps is T.
     Raises InputError if steps is not in 1 .. T."""
     down = range(timesteps - 1, -1, -_stride(timesteps, steps))
     return list(zip(down, [*down[1:], -1], strict=True))
@@ -67,8 +67,8 @@ def ddim_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: in
     """z_s = sqrt(a_s) z0 + sqrt(1 - a_s - sigma^2) eps + sigma noise,
     sigma = eta sqrt((1 - a_s) / (1 - a_t) (1 - a_t / a_s)) (Song et al. 2020, equations 12 and 16).
 
-    `noise` is needed if eta > 0. With eta 0 t_prev may also be the later timestep: a step of DDIM inversion.
-    Raises InputError without the noise, or where a square root would have no meaning.
+    `noise` is needed if eta > 0. With eta 0, t_prev may also be the later timestep: a DDIM inversion step.
+    Raises InputError if the noise is missing, or if a square root would be undefined.
     """
     a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
     if not 0 <= eta <= 1 or eta > 0 and t_prev > t:
@@ -85,8 +85,8 @@ def ddim_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: in
 def ddpm_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: int, t_prev: int,
               noise: Tensor) -> Tensor:
     """z_s = (sqrt(a_s) (1 - a) z0 + sqrt(a) (1 - a_s) z_t) / (1 - a_t) + sigma noise with a = a_t / a_s,
-    sigma = sqrt((1 - a_s) / (1 - a_t) (1 - a)): a draw of q(z_s | z_t, z0) (Ho et al. 2020, arXiv 2006.11239,
-    equations 6 and 7; for t_prev < t - 1 the product of the alphas between takes the place of one)."""
+    sigma = sqrt((1 - a_s) / (1 - a_t) (1 - a)): a sample of q(z_s | z_t, z0) (Ho et al. 2020, arXiv
+    2006.11239, equations 6 and 7; for t_prev < t - 1, a is the product of the alphas in between)."""
     a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
     a = a_t / a_prev
     mean = (math.sqrt(a_prev) * (1 - a) / (1 - a_t) * predict_z0(alphas_cumprod, z, eps_hat, t)
@@ -100,8 +100,8 @@ def dpm_solver_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor,
     r = h' / h, h = lambda_s - lambda_t, lambda = log(a / (1 - a)) / 2: DPM-Solver++(2M) (Lu et al. 2022,
     arXiv 2211.01095, algorithm 2).
 
-    last: (z0', t') of the step before, h' its h; without it d = z0, the first order. At t_prev = -1 h is
-    infinite, and z_s = z0, the limit of the first order. Returns z_s and z0. Raises InputError for t = -1.
+    last: (z0', t') of the previous step, whose h is h'; without it d = z0 (first order). At t_prev = -1, h is
+    infinite and z_s = z0, the first-order limit. Returns z_s and z0. Raises InputError for t = -1.
     """
     if t < 0:
         raise InputError(f"`t` is {t}, but there is no step from the clean latent. Use 0 or more.")
@@ -125,7 +125,7 @@ def dpm_solver_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor,
 
 def ddim(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, steps: int,
          generator: Generators = None, eta: float = 0.0) -> Trajectory:
-    """DDIM from noise z (b c h w): deterministic with eta 0, and as random as DDPM with eta 1."""
+    """DDIM from noise z (b c h w): deterministic with eta 0, as random as DDPM with eta 1."""
     for t, t_prev in ddim_timesteps(len(alphas_cumprod), steps):
         noise = randn(z.shape, generator, z.device) if eta > 0 else None
         z = ddim_step(alphas_cumprod, z, denoise(z, t), t, t_prev, eta, noise)
@@ -142,7 +142,7 @@ def ddpm(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, steps: in
 
 def dpm_solver(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, steps: int,
                generator: Generators = None) -> Trajectory:
-    """DPM-Solver++(2M) from noise z (b c h w). Deterministic: it draws nothing from `generator`."""
+    """DPM-Solver++(2M) from noise z (b c h w). Deterministic: it does not use `generator`."""
     last = None
     for t, t_prev in ddim_timesteps(len(alphas_cumprod), steps):
         z, z0 = dpm_solver_step(alphas_cumprod, z, denoise(z, t), t, t_prev, last)
@@ -151,8 +151,8 @@ def dpm_solver(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, ste
 
 
 def make_sampler(name: str, eta: float = 0.0) -> Callable[..., Trajectory]:
-    """The sampler called "ddim" (with this eta), "ddpm" or "dpm++", to be called as `ddpm`.
-    Raises InputError on another name, or an eta that has no meaning."""
+    """The sampler named "ddim" (with this eta), "ddpm" or "dpm++"; call it like `ddpm`.
+    Raises InputError on any other name, or an invalid eta."""
     if not 0 <= eta <= 1:
         raise InputError(f"`eta` is {eta}. Use 0 (deterministic) to 1 (as random as DDPM).")
     if name == "ddim":

@@ -1,9 +1,9 @@
 """The text encoder: a BERT-style transformer (pre-norm, learned positions, no attention mask: padding is
-attended to), trained together with the UNet. Two halves are apart because Textual Inversion works between
-them: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
+attended to), trained together with the UNet. It is split in two because Textual Inversion works between
+the halves: `embed` looks ids up in the embedding table, `encode` turns embeddings into the context.
 
-Ids at and beyond the vocabulary's size are learned words: `embed` serves id vocab_size + i from row i of v,
-by default of the vectors in `words`.
+Ids from vocab_size on are learned words: `embed` maps id vocab_size + i to row i of v, which by default holds
+the vectors in `words`.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldm.words import LearnedWords
 
 
 class SelfAttention(nn.Module):
-    """Attention of every token to every token, padding included."""
+    """Every token attends to every token, padding included."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -37,7 +37,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: TextConfig):
         super().__init__()
-        # the Identity stands where the original has a dropout; the names of the checkpoint count it
+        # the Identity replaces the original's dropout, which counts in the checkpoint's numbering
         self.net = nn.Sequential(nn.Sequential(nn.Linear(config.width, config.ff_dim), nn.GELU()),
                                  nn.Identity(),
                                  nn.Linear(config.ff_dim, config.width))
@@ -47,7 +47,7 @@ class FeedForward(nn.Module):
 
 
 class Residual(nn.ModuleList):
-    """x + block(norm(x)); a list, since the checkpoint numbers the two."""
+    """x + block(norm(x)); a list because the checkpoint numbers the two."""
 
     def forward(self, x: Tensor) -> Tensor:                                              # b n d -> b n d
         norm, block = self
@@ -55,7 +55,7 @@ class Residual(nn.ModuleList):
 
 
 class Layers(nn.Module):
-    """Attention and feed-forward by turns."""
+    """Alternating attention and feed-forward."""
 
     def __init__(self, config: TextConfig):
         super().__init__()
@@ -69,7 +69,7 @@ class Layers(nn.Module):
 
 
 class BaseTextEncoder(nn.Module, abc.ABC):
-    """ids (b n) -> context c (b n d), in two halves. `words` are those that this model has been taught."""
+    """ids (b n) -> context c (b n d), in two halves. `words` are the model's learned words."""
 
     def __init__(self, config: TextConfig | CLIPTextConfig, words: LearnedWords):
         super().__init__()
@@ -82,13 +82,13 @@ class BaseTextEncoder(nn.Module, abc.ABC):
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the frozen table; the first private id of learned words."""
+        """Number of rows in the frozen table; also the first private id of learned words."""
         return self.config.vocab_size
 
     def embed(self, ids: Tensor, v: Tensor | None = None) -> Tensor:
         """ids (b n) -> embeddings (b n d), without positions. v (k d) are the vectors of ids
-        vocab_size + 0 .. k-1; by default those of the words that the model has been taught. Differentiable
-        in v; the table is only read."""
+        vocab_size + 0 .. k-1, by default those of the model's learned words. Differentiable in v; the table
+        is only read."""
         return self.words.embed(self.table, ids, v)
 
     @abc.abstractmethod

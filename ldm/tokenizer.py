@@ -1,9 +1,9 @@
 """Prompts to ids, always `length` of them: a start mark, the text, an end mark, padding. The library
-`tokenizers` does the text. `Tokenizer` is BERT's WordPiece (Devlin et al. 2018), which the paper's
-text-to-image model has; CLIP's is in clip_tokenizer.py.
+`tokenizers` handles the text. `Tokenizer` is BERT's WordPiece (Devlin et al. 2018), which the paper's
+text-to-image model uses; CLIP's is in clip_tokenizer.py.
 
-Learned words are cut out of the text before the library sees it, so that they can be any string, even one
-that it would split or that is already in the vocabulary. A word of k vectors becomes k private ids.
+Learned words are cut out of the text before the library sees it, so they can be any string, even one that it
+would split or that is already in the vocabulary. A word with k vectors becomes k private ids.
 """
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ Vocabulary = Callable[[], tokenizers.Tokenizer]
 class BaseTokenizer(abc.ABC):
     """prompts -> ids (b n) with n = `length`.
 
-    `find_vocabulary` is called once, when the first prompt comes: a model without a vocabulary loads
-    and samples from ids all the same. `words` are the learned ones, which become their private ids.
+    `find_vocabulary` is called once, on the first prompt, so a model without a vocabulary still loads
+    and samples from ids. `words` are the learned words, which become their private ids.
     """
     needs: str                          # the files to give, for error messages
     marks: tuple[str, ...]              # tokens that the vocabulary must have
 
     def __init__(self, find_vocabulary: Vocabulary, length: int, words: LearnedWords,
                  frame: tuple[str, str, str]):
-        """frame: the tokens that stand before the text, behind it, and in the rest of the row."""
+        """frame: the tokens before the text, after it, and in the rest of the row."""
         self.length, self.words, self.frame = length, words, frame
         self.read_from(find_vocabulary)
 
     def read_from(self, find_vocabulary: Vocabulary) -> None:
-        """Give the tokenizer another vocabulary, found when the next prompt comes."""
+        """Switch to another vocabulary, which is looked up on the next prompt."""
         self._find_vocabulary = find_vocabulary
         self._backend: tokenizers.Tokenizer | None = None
 
     @property
     def backend(self) -> tokenizers.Tokenizer:
         """The library's tokenizer.
-        Raises InputError if no vocabulary can be found, one larger than the table, or one without a mark."""
+        Raises InputError if no vocabulary is found, if it is larger than the table, or if it lacks a mark."""
         if self._backend is None:
             backend = self._find_vocabulary()
             rows = 1 + max(backend.get_vocab().values())
@@ -62,13 +62,13 @@ class BaseTokenizer(abc.ABC):
 
     @property
     def padding_id(self) -> int:
-        """The id in the rest of a row, behind the text and its end."""
+        """The id that fills the rest of a row, after the text and the end mark."""
         return cast(int, self.backend.token_to_id(self.frame[2]))
 
     @classmethod
     def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
-        """The same tokenizer without padding or truncation of its own.
-        Raises InputError if it lacks a mark, as one of another kind does."""
+        """The same tokenizer, with its own padding and truncation turned off.
+        Raises InputError if it lacks a mark, as a tokenizer of another kind does."""
         missing = [token for token in cls.marks if backend.token_to_id(token) is None]
         if missing:
             raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. Give {cls.needs}.")
@@ -79,37 +79,37 @@ class BaseTokenizer(abc.ABC):
     @staticmethod
     @abc.abstractmethod
     def text_of(token: str) -> str:
-        """The characters of a text that a token stands for, without signs of the vocabulary's own."""
+        """The characters of text that a token stands for, without the vocabulary's own markers."""
 
     @staticmethod
     @abc.abstractmethod
     def is_whole_word(token: str) -> bool:
-        """True if the token is a word, and neither a piece of one nor a mark."""
+        """True if the token is a whole word, not a piece of one or a mark."""
 
     def shown(self, token_id: int) -> str:
-        """A token as people should read it: a word, or a piece of one."""
+        """A token as shown to the user: a word, or a piece of one."""
         if token_id >= self.words.vocab_size:
             return "a learned word"
         return self.text_of(self.backend.id_to_token(token_id) or "")
 
     @property
     def whole_words(self) -> dict[str, int]:
-        """The words of the vocabulary, as people read them, with their ids: no pieces of words, no marks."""
+        """The vocabulary's words, as shown to the user, with their ids: no pieces of words, no marks."""
         return {self.text_of(token): i
                 for token, i in sorted(self.backend.get_vocab().items(), key=lambda item: item[1])
                 if self.is_whole_word(token)}
 
     def tokenize(self, text: str) -> list[int]:
-        """The ids of the text alone: unframed, as long as it is. Learned words match whatever their case, as
-        all text does, and only where they are not part of a longer word."""
+        """The ids of just the text: unframed, at its full length. Learned words match regardless of case,
+        like all text, and only where they are not part of a longer word."""
         ids: list[int] = []
         for part, private in self.words.split(text):
             ids += private or self.backend.encode(part, add_special_tokens=False).ids
         return ids
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of the text that the vocabulary does not have: those which become [UNK], and those of
-        which half or more is spelled letter by letter. "teapots", which is teapot ##s, is known."""
+        """The words of the text that the vocabulary lacks: those that become [UNK], and those with at least
+        half spelled out letter by letter. "teapots", which becomes teapot ##s, is known."""
         unknown = []
         for part, private in self.words.split(text):
             if private:
@@ -125,7 +125,7 @@ class BaseTokenizer(abc.ABC):
         return unknown
 
     def __call__(self, prompts: str | Sequence[str]) -> Tensor:
-        """ids (b n) int64; a text that does not fit is cut at the end."""
+        """ids (b n) int64; a text that does not fit is truncated at the end."""
         start, end, padding = (self.backend.token_to_id(token) for token in self.frame)
         rows = []
         for prompt in [prompts] if isinstance(prompts, str) else prompts:
@@ -135,8 +135,8 @@ class BaseTokenizer(abc.ABC):
 
 
 def word_piece(vocab: Mapping[str, int]) -> tokenizers.Tokenizer:
-    """The library's WordPiece of a vocabulary, with BERT's normalization: lower case, without accents.
-    Raises what the library raises, a plain Exception, if it cannot be one."""
+    """The library's WordPiece tokenizer for a vocabulary, with BERT's normalization: lower case, no accents.
+    Raises whatever the library raises (a plain Exception) if the vocabulary does not make one."""
     return tokenizers.implementations.BertWordPieceTokenizer(dict(vocab))._tokenizer
 
 
@@ -144,7 +144,7 @@ class Tokenizer(BaseTokenizer):
     """BERT's: [CLS] text [SEP] [PAD]..."""
     needs = "the vocab.txt or tokenizer.json of a BERT model"
     marks = ("[CLS]", "[SEP]", "[PAD]", "[UNK]")
-    special = (*marks, "[MASK]")        # tokens that no text means
+    special = (*marks, "[MASK]")        # tokens that never stand for text
 
     def __init__(self, find_vocabulary: Vocabulary, length: int, words: LearnedWords):
         super().__init__(find_vocabulary, length, words, frame=("[CLS]", "[SEP]", "[PAD]"))

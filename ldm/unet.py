@@ -1,8 +1,8 @@
-"""The denoiser eps_theta(z_t, t, c): a UNet of residual blocks, told the timestep, and spatial transformers,
-told the context by cross-attention (Rombach et al. 2021, section 3.3 and figure 3; Ho et al. 2020).
+"""The denoiser eps_theta(z_t, t, c): a UNet of residual blocks, conditioned on t, and spatial transformers,
+conditioned on c by cross-attention (Rombach et al. 2021, section 3.3 and figure 3; Ho et al. 2020).
 
-Module names are the original checkpoint's. Epsilons differ from one another as there: GroupNorm 1e-5 in
-residual blocks, 1e-6 in spatial transformers."""
+Module names are the original checkpoint's. So are GroupNorm's two epsilons: 1e-5 in residual blocks, 1e-6 in
+spatial transformers."""
 from __future__ import annotations
 
 import math
@@ -19,7 +19,7 @@ from ldm.config import UNetConfig
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
-    """Sinusoids of t (b) -> (b width) fp32: cosines, then sines, of wavelengths from 2 pi to 10000 * 2 pi
+    """Sinusoids of t (b) -> (b width) fp32: cosines, then sines, with wavelengths from 2 pi to 10000 * 2 pi
     (Vaswani et al. 2017, section 3.5)."""
     half = width // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float32, device=t.device)
@@ -29,14 +29,14 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """Two convolutions, told the timestep between them, around a shortcut."""
+    """Two convolutions with a shortcut; the timestep's embedding is added between them."""
 
     def __init__(self, channels_in: int, channels_out: int, time_width: int, groups: int):
         super().__init__()
         self.in_layers = nn.Sequential(nn.GroupNorm(groups, channels_in), nn.SiLU(),
                                        nn.Conv2d(channels_in, channels_out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(time_width, channels_out))
-        # the Identity stands where the original has a dropout; the names of the checkpoint count it
+        # the Identity replaces the original's dropout, which counts in the checkpoint's numbering
         self.out_layers = nn.Sequential(nn.GroupNorm(groups, channels_out), nn.SiLU(), nn.Identity(),
                                         nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.skip_connection = (nn.Identity() if channels_in == channels_out
@@ -62,7 +62,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(width, width))
 
     def keys_values(self, context: Tensor) -> KeysValues:                    # b m dc -> b m d, b m d
-        """Of every position of a context."""
+        """Keys and values of every position of a context."""
         return self.to_k(context), self.to_v(context)
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:         # b n d -> b n d
@@ -128,11 +128,11 @@ class SpatialTransformer(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the resolution by a convolution of stride 2."""
+    """Halves the resolution with a stride-2 convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
-        # symmetric here, unlike the autoencoder's
+        # symmetric padding, unlike the autoencoder's
         self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:                                          # b c h w -> b c h/2 w/2
@@ -140,7 +140,7 @@ class Downsample(nn.Module):
 
 
 class Block(nn.Sequential):
-    """A row of the UNet's table: layers in order, each given what it needs besides the feature map."""
+    """A row of the UNet's table: layers in order, each given what it needs in addition to the feature map."""
 
     def forward(self, h: Tensor, time: Tensor, keys_values: Iterator[KeysValues]) -> Tensor:
         for layer in self:
@@ -156,8 +156,8 @@ class Block(nn.Sequential):
 class UNet(nn.Module):
     """z_t (b c h w), t (b), c (b n d) -> eps_hat (b c h w); h and w are multiples of 2 ** (levels - 1).
 
-    The blocks of text2img_large, with the channels that come out of each and the resolution that it works at.
-    On the way up a block takes the output of the way down's block in brackets, too, by concatenation.
+    The blocks of text2img_large, with the output channels and the resolution of each. On the way up, a block
+    also takes, by concatenation, the output of the input block in parentheses.
 
         input_blocks 0          convolution                                     320     32 x 32
                      1  2       res block, spatial transformer                  320     32
@@ -223,14 +223,14 @@ class UNet(nn.Module):
                                   if isinstance(block, TransformerBlock)]
 
     def keys_values(self, c: Tensor) -> list[KeysValues]:
-        """c (b n d) -> keys and values of every cross-attention, in the order in which `denoise` meets them.
-        The context enters the UNet nowhere else, and they depend on neither z nor t: sampling computes them
-        once for all its steps."""
+        """c (b n d) -> keys and values of every cross-attention, in the order in which `denoise` uses them.
+        The context enters the UNet nowhere else, and they depend on neither z nor t, so sampling computes
+        them once for all steps."""
         return [layer.keys_values(c) for layer in self._cross_attentions]
 
     def denoise(self, z_t: Tensor, t: Tensor, keys_values: list[KeysValues]) -> Tensor:
-        """eps_hat (b c h w), given what `keys_values` made of the context (b n d).
-        Raises ValueError if they are not those of this UNet and of as many samples."""
+        """eps_hat (b c h w), given the output of `keys_values` for the context (b n d).
+        Raises ValueError if that is not from this UNet, or is for another number of samples."""
         expected = [(len(z_t), layer.to_k.out_features) for layer in self._cross_attentions]
         if [k.shape[::2] for k, _ in keys_values] != expected:
             raise ValueError(f"keys_values are not those of {len(z_t)} contexts of this UNet: make them with "

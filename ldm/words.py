@@ -1,9 +1,9 @@
-"""Learned words: what a model was taught after its training. One owner of placeholder -> private ids ->
+"""Learned words: what a model has learned after its training. A single owner of placeholder -> private ids ->
 vectors, held by the model and read by its tokenizer (text to ids) and its text encoder (ids to vectors),
 which therefore cannot disagree. (Gal et al. 2022, section 3; the original overwrites a row of the table.)
 
-Private ids begin at the vocabulary's size and count the vectors of all words in the order of teaching. They
-are computed when asked for, so they are never stale: removing a word moves the ids of those taught after it.
+Private ids start at vocab_size and number the vectors of all words in the order they were added. They are
+computed on demand, so they are never stale: removing a word shifts the ids of the words added after it.
 """
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ldm.errors import InputError
 
 class LearnedWords:
     """placeholder -> ids vocab_size + i, ... -> rows i, ... (m d). A placeholder may be any string; two that
-    differ in case alone are the same word. Iterating gives them in the order of teaching.
+    differ only in case are the same word. Iterating gives them in the order they were added.
 
-    Vectors are fp32, on the CPU, and neither parameters nor buffers: they keep fp32 when the model is cast,
+    Vectors are fp32, on the CPU, and neither parameters nor buffers: they stay fp32 when the model is cast,
     and have values when it is built on "meta".
     """
 
@@ -40,9 +40,9 @@ class LearnedWords:
         return self._find(placeholder) is not None
 
     def add(self, placeholder: str, vectors: Tensor) -> list[int]:
-        """Teach a word of k vectors (k d), which are copied. Returns its k ids.
+        """Add a word with k vectors (k d), which are copied. Returns its k ids.
 
-        Raises InputError if the placeholder is empty or already learned, in whatever case, or if the vectors
+        Raises InputError if the placeholder is empty or (ignoring case) already learned, or if the vectors
         are not (k d) with k >= 1.
         """
         if not placeholder:
@@ -57,21 +57,21 @@ class LearnedWords:
         return self.ids(placeholder)
 
     def remove(self, placeholder: str) -> None:
-        """Forget a word. Raises InputError, naming those there are, if there is none of that name."""
+        """Remove a word. Raises InputError, listing the known words, if there is no such word."""
         del self._vectors[self._known(placeholder)]
 
     def set(self, placeholder: str, vectors: Tensor) -> None:
-        """Give a word other vectors (k d), as many as before, so that no id moves.
-        Raises InputError if there is no such word, or if the shape is another."""
+        """Replace a word's vectors with as many others (k d), so that no id moves.
+        Raises InputError if there is no such word, or if the shape differs."""
         word = self._known(placeholder)
         self._check_shape(word, vectors)
         self._vectors[word] = _own(vectors)
 
     @contextlib.contextmanager
     def exchanged(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Context manager: words have other vectors (k d), of which there may be more or fewer, so that the
-        ids of words taught later move; afterwards all is as before. Raises InputError if there is no such
-        word."""
+        """Context manager: temporarily give words other vectors (k d). If there are more or fewer than
+        before, the ids of words added later move. Everything is restored on exit. Raises InputError if there
+        is no such word."""
         before = self._vectors
         self._vectors = {**before, **{self._known(word): _own(v) for word, v in vectors.items()}}
         try:
@@ -81,8 +81,8 @@ class LearnedWords:
 
     @contextlib.contextmanager
     def without(self, placeholder: str) -> Iterator[None]:
-        """Context manager: the model does not know a word and reads its placeholder as plain text; afterwards
-        all is as before. Raises InputError if there is no such word."""
+        """Context manager: temporarily hide a word, so that the model reads its placeholder as plain text.
+        Everything is restored on exit. Raises InputError if there is no such word."""
         before, hidden = self._vectors, self._known(placeholder)
         self._vectors = {word: vectors for word, vectors in before.items() if word != hidden}
         try:
@@ -91,7 +91,7 @@ class LearnedWords:
             self._vectors = before
 
     def ids(self, placeholder: str) -> list[int]:
-        """The private ids of a word, one for each vector. Raises InputError if there is no such word."""
+        """The private ids of a word, one per vector. Raises InputError if there is no such word."""
         word, first = self._known(placeholder), self.vocab_size
         for other, vectors in self._vectors.items():
             if other == word:
@@ -100,14 +100,14 @@ class LearnedWords:
         return list(range(first, first + len(self._vectors[word])))
 
     def rows(self) -> Tensor:
-        """The vectors of all words (m d) fp32 on the CPU; row i is that of id vocab_size + i."""
+        """The vectors of all words (m d) fp32 on the CPU; row i belongs to id vocab_size + i."""
         return torch.cat([torch.empty(0, self.width, dtype=torch.float32, device="cpu"),
                           *self._vectors.values()])
 
     def replaced(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """`rows` (m d), on the device of the given vectors, with them (k d) in the place of those of one word
-        or more; differentiable in them.
-        Raises InputError if there is no such word, or if a shape is another."""
+        """`rows` (m d) with the vectors of one or more words replaced by the given ones (k d), on their
+        device; differentiable in the given vectors.
+        Raises InputError if there is no such word, or if a shape differs."""
         given = {self._known(word): v for word, v in vectors.items()}
         for word, v in given.items():
             self._check_shape(word, v)
@@ -116,8 +116,8 @@ class LearnedWords:
                           for word, own in self._vectors.items()])
 
     def embed(self, table: nn.Embedding, ids: Tensor, v: Tensor | None = None) -> Tensor:
-        """ids (b n) -> embeddings (b n d) in the table's dtype: id vocab_size + i is row i of v (m d), by
-        default of `rows`, and the others are the table's. Differentiable in v; the table is only read."""
+        """ids (b n) -> embeddings (b n d) in the table's dtype: id vocab_size + i gets row i of v (m d), by
+        default `rows`; all others come from the table. Differentiable in v; the table is only read."""
         v = self.rows().to(ids.device) if v is None else v
         if len(v) == 0:
             return table(ids)
@@ -127,10 +127,10 @@ class LearnedWords:
         return torch.where(is_learned, rows.to(embeddings.dtype), embeddings)
 
     def split(self, text: str) -> list[tuple[str, list[int]]]:
-        """The text cut at its learned words: each part with its private ids, of which plain text has none.
+        """Split the text at its learned words: each part with its private ids, none for plain text.
 
-        Longer words are found first. Where a word begins or ends with a letter, it must be a word of the
-        text by itself: "cat" is not found in "cats", but "*" is in "*s".
+        Longer words match first. Where a word begins or ends with a letter, it matches only at a word
+        boundary: "cat" is not found in "cats", but "*" is found in "*s".
         """
         text = readable(text)
         if not self._vectors:
@@ -142,8 +142,8 @@ class LearnedWords:
         return [(part, self.ids(part) if i % 2 else []) for i, part in enumerate(parts)]
 
     def _find(self, placeholder: str) -> str | None:
-        """The placeholder as it was taught. Equality is that of `split`'s search: lower() would make two
-        characters of U+0130, which no text holds."""
+        """The placeholder as it was added, or None. It compares the way `split` searches: lower() would turn
+        U+0130 into two characters, which no text contains."""
         return next((word for word in self._vectors
                      if re.fullmatch(re.escape(word), placeholder, re.IGNORECASE)), None)
 
@@ -164,7 +164,7 @@ def _own(vectors: Tensor) -> Tensor:
 
 
 def readable(text: str) -> str:
-    """The text as it was typed, where Python has read its bytes in another encoding than UTF-8; what no text
-    can hold, which the library refuses, becomes the sign for that."""
+    """The text as typed, even if Python read its bytes in an encoding other than UTF-8. What no text can
+    contain, which the library rejects, becomes the replacement character."""
     no_bytes = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", text)
     return no_bytes.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -1,9 +1,10 @@
-"""The artwork of the small world: fetched once from the npm registry in pinned, checksummed versions, and
-read as sprites. Licenses and authors are in NOTICE; the artwork itself is not part of this repository.
+"""Fetches the artwork of the small world, once, from the npm registry in pinned, checksummed versions, and
+reads it as sprites. Licenses and authors are in NOTICE; the artwork itself is not part of this repository.
 
     python -m recipe.artwork
 
-leaves an RGBA PNG for each style and object, cut to what is visible: recipe-work/artwork/STYLE/CODEPOINT.png.
+writes an RGBA PNG for each style and object, cropped to its visible part:
+recipe-work/artwork/STYLE/CODEPOINT.png.
 """
 from __future__ import annotations
 
@@ -29,13 +30,13 @@ from textinv.commands import command
 
 FOLDER = Path("recipe-work/artwork")
 COMMAND = "python -m recipe.artwork"
-LONGEST = 96        # of a sprite's sides, in pixels, where the source is larger: close-ups need no more
+LONGEST = 96        # longest side of a sprite in pixels; larger sources are shrunk: close-ups need no more
 
 
 @dataclass(frozen=True)
 class Package:
-    """An npm package with the artwork of one style. `member` is the path inside it of one emoji's image, or
-    of the font; {} stands for the codepoint."""
+    """An npm package with the artwork of one style. `member` is the path, inside the package, of an emoji's
+    image or of the font; {} stands for the codepoint."""
     style: str
     name: str
     version: str
@@ -60,9 +61,9 @@ PACKAGES = (
 
 
 class Artwork:
-    """The sprites of a folder that `fetch` filled, each read once.
+    """The sprites in a folder filled by `fetch`, each read once.
 
-    Raises InputError at once if any sprite of the given styles is not there.
+    Raises InputError immediately if any sprite of the given styles is missing.
     """
 
     def __init__(self, folder: str | Path = FOLDER, styles: Sequence[str] = STYLES):
@@ -86,15 +87,14 @@ class Artwork:
 
 
 def codes(style: str) -> list[str]:
-    """The codepoints of a style's sprites. What has no name is only needed for training."""
+    """The codepoints of a style's sprites. Nameless sprites are needed only for training."""
     return [thing.code for thing in OBJECTS.values()] + (NAMELESS if style != HELD_OUT_STYLE else [])
 
 
 def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None:
-    """Fills the folder, style by style; a style that is complete is left alone.
+    """Fills the folder, style by style; complete styles are left alone.
 
-    Raises InputError without npm or network, on a package that is not the pinned one, and on a missing
-    image.
+    Raises InputError without npm or a network, and if a package is not the pinned one or lacks an image.
     """
     for package in packages:
         target = folder / package.style
@@ -157,15 +157,15 @@ def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
 
 
 def cut(image: Image.Image) -> Image.Image:
-    """The visible part, its longest side at most LONGEST: later scaling is then of the object alone."""
+    """Crop to the visible part, longest side at most LONGEST, so that later scaling applies to the object."""
     image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox())
     scale = min(1.0, LONGEST / max(image.size))
     return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
 
 def font_painter(font: bytes) -> Callable[[str], Image.Image]:
-    """A function from codepoint to image: the glyph's black lines, and white wherever they enclose
-    something, as a drawing on paper cut out along its outline."""
+    """A function from codepoint to image: the glyph in black lines, with white wherever they enclose
+    an area, like a drawing on paper cut out along its outline."""
     face = ImageFont.truetype(io.BytesIO(font), 3 * LONGEST)
     side = 4 * LONGEST
 

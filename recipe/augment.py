@@ -1,10 +1,9 @@
-"""What training the small CLIP does to an image before showing it: other framing, other tones, other
-sharpness, noise, JPEG. Generated images differ from composed ones in such ways, and a person's images
-even more; none of it makes a caption untrue: a red wall stays red, and a dark image is far darker than a
-dimmed one.
+"""Data augmentation for training the small CLIP: framing, tones, sharpness, noise, JPEG. Generated images
+differ from composed ones in these ways, and users' own images even more. No change makes a caption untrue:
+a red wall stays red, and a "dark" image is far darker than a dimmed one.
 
-All but JPEG works on x (b 3 H W) in [-1, 1] and changes nothing in place. Each change befalls a random part
-of the batch, each image by its own amount.
+All changes except JPEG work on x (b 3 H W) in [-1, 1], never in place. Each applies to a random part of the
+batch, with a different strength for each image.
 """
 from __future__ import annotations
 
@@ -16,19 +15,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-OFTEN = 0.6                             # of the images undergo a change, for each change by itself
-FRAME = (0.75, 1.06)                    # side of what is cut out, in parts of the image's; more is a margin
-SHIFT, ASPECT = 0.1, 0.1                # in parts of half a side; logarithm of width to height
+OFTEN = 0.6                             # probability of each change, independently of the others
+FRAME = (0.75, 1.06)                    # side of the crop as a fraction of the image's; above 1 adds a margin
+SHIFT, ASPECT = 0.1, 0.1                # as a fraction of half a side; logarithm of width / height
 BRIGHTNESS = CONTRAST = (0.8, 1.2)
 SATURATION = (0.7, 1.25)
-CHANNEL = (0.95, 1.05)                  # of each color by itself
+CHANNEL = (0.95, 1.05)                  # for each color channel independently
 BLUR = (-0.4, 1.0)                      # below 0 sharpens
-BLOTCHES, GRAIN = 0.1, 0.07              # the largest deviation of coarse and of fine noise
+BLOTCHES, GRAIN = 0.1, 0.07              # maximum standard deviation of coarse and of fine noise
 QUALITY = (25, 90)                      # of JPEG
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x (b 3 H W) -> the same images, changed; still in [-1, 1]."""
+    """x (b 3 H W) -> the same images, augmented; still in [-1, 1]."""
     for change in (reframe, retone, refocus, add_noise):
         chosen = torch.rand(len(x), 1, 1, 1, generator=generator) < OFTEN
         x = torch.where(chosen.to(x.device), change(x, generator), x)
@@ -36,7 +35,7 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def reframe(x: Tensor, generator: torch.Generator) -> Tensor:
-    """A part of the image, or a little more than all of it, mirrored at the rim, at the image's size."""
+    """Crop a part of the image, or pad it slightly by reflection, and resize to the image's size."""
     side, aspect = _each(x, *FRAME, generator), _each(x, -ASPECT, ASPECT, generator).exp()
     theta = torch.zeros(len(x), 2, 3, device=x.device)
     theta[:, 0, 0], theta[:, 1, 1] = (side * aspect.sqrt()).flatten(), (side / aspect.sqrt()).flatten()
@@ -46,8 +45,8 @@ def reframe(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def retone(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast about the mean, saturation about the gray that a pixel was before the contrast
-    changed, and a cast."""
+    """Change brightness, contrast about the mean, saturation about each pixel's gray before the contrast
+    change, and color cast."""
     light = (x + 1) / 2 * _each(x, *BRIGHTNESS, generator)
     for middle, limits in ((light.mean(dim=(1, 2, 3), keepdim=True), CONTRAST),
                            (light.mean(dim=1, keepdim=True), SATURATION)):
@@ -56,14 +55,14 @@ def retone(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def refocus(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Blurred, as an autoencoder's images are, or sharpened."""
+    """Blur, as an autoencoder does, or sharpen."""
     small = F.interpolate(x, scale_factor=0.5, mode="area")
     blurred = F.interpolate(small, size=x.shape[-2:], mode="bicubic", align_corners=False)
     return x + _each(x, *BLUR, generator) * (blurred - x)
 
 
 def add_noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Grain, and blotches of four pixels, the step of the latents."""
+    """Add grain, and blotches of four pixels, the stride of the latents."""
     b, _, height, width = x.shape
     coarse = torch.randn(b, 3, height // 4, width // 4, generator=generator).to(x.device)
     blotches = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)
@@ -72,12 +71,12 @@ def add_noise(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def jpeg(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
-    """The image (y x rgb, uint8) as it comes back from a JPEG file."""
+    """The image (y x rgb, uint8) after a round trip through JPEG."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=int(rng.integers(*QUALITY)))
     return np.asarray(Image.open(file))
 
 
 def _each(x: Tensor, low: float, high: float, generator: torch.Generator, channels: int = 1) -> Tensor:
-    """A uniform number for each image, or for each of its channels: (b channels 1 1) on x's device."""
+    """A uniform random number for each image, or for each of its channels: (b channels 1 1) on x's device."""
     return (low + (high - low) * torch.rand(len(x), channels, 1, 1, generator=generator)).to(x.device)

@@ -1,11 +1,11 @@
-"""Stage 2: trains the autoencoder (f = 4: 64x64 images to 16x16 latents of 4 channels).
+"""Stage 2: trains the autoencoder (f = 4: 64x64 images to 16x16 latents with 4 channels).
 
     python -m recipe.autoencoder --minutes 60 [--decoder-only] [--device cuda]
 
-The loss is the absolute error of the image; the same of its differences between neighbours, at three
-scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al. 2021,
-section 3.1). The decoder can be trained on alone, beside a diffusion model that has learned the latents as
-they are. At the end the PSNR on images that training never saw, and a sheet to look at.
+The loss is the absolute error of the image; the absolute error of its differences between neighboring pixels,
+at three scales, which keeps edges sharp without a perceptual network; and a small KL term (Rombach et al.
+2021, section 3.1). The decoder can be trained further by itself, leaving the latents that a diffusion model
+has learned unchanged. At the end the command prints the PSNR on images never seen and saves a sheet of them.
 """
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from textinv.commands import command
 
 COMMAND = "python -m recipe.autoencoder"
 CHECKPOINT = Path("recipe-work/autoencoder.pt")
-KL_WEIGHT = 1e-4                # of the mean KL of a latent element, beside a mean absolute error
+KL_WEIGHT = 1e-4                # of the mean KL per latent element; the mean absolute error has weight 1
 SHARPNESS_WEIGHT = 1.0
 ENCODER = ("encoder.", "quant_conv.")           # the weights that latents depend on
 CHECKED = ("seen", "held-out", "held-out-style", "held-out-filters")
@@ -58,7 +58,7 @@ def loss(autoencoder: Autoencoder, x: Tensor, generator: torch.Generator) -> Ten
 
 
 def load(device: str = "cpu") -> tuple[Autoencoder, float]:
-    """The trained autoencoder, and the minutes that it trained. Raises InputError before stage 2."""
+    """The trained autoencoder and its minutes of training. Raises InputError if stage 2 has not run."""
     weights, minutes = averaged_weights(CHECKPOINT, COMMAND)
     autoencoder = Autoencoder(CONFIG.autoencoder)
     autoencoder.load_state_dict(weights)
@@ -67,7 +67,7 @@ def load(device: str = "cpu") -> tuple[Autoencoder, float]:
 
 @torch.no_grad()
 def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> float:
-    """Mean PSNR in dB of the images (b y x 3) through the autoencoder, as 8-bit images."""
+    """Mean PSNR in dB of the autoencoder's 8-bit reconstructions of images (b y x 3)."""
     values = []
     for some in np.array_split(pixels, max(1, len(pixels) // 50)):
         images = to_images(autoencoder.decode(autoencoder.encode(pixels_to_x(some).to(device)).mode()))
@@ -79,7 +79,7 @@ def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> f
 
 @torch.no_grad()
 def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str = "cpu") -> None:
-    """Images above, what the autoencoder makes of them below."""
+    """Save the images with their reconstructions below."""
     images = to_images(autoencoder.decode(autoencoder.encode(pixels_to_x(pixels).to(device)).mode()))
     rows = np.stack([np.concatenate(list(pixels), axis=1),
                      np.concatenate([np.asarray(i) for i in images], axis=1)])
@@ -88,7 +88,7 @@ def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str 
 
 
 def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
-    """Trains on images (n y x 3), the decoder alone if options.decoder_only; returns the training's state."""
+    """Trains on images (n y x 3), only the decoder if options.decoder_only; returns the training's state."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
     if options.decoder_only:
@@ -96,7 +96,7 @@ def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
         autoencoder.quant_conv.requires_grad_(False)
     outer = (autoencoder.encoder.conv_in, autoencoder.decoder.conv_out)
     training = Training(autoencoder, CHECKPOINT, outer=outer, dtype=options.dtype)
-    if options.decoder_only:                    # the encoder that all later stages use is the averaged one
+    if options.decoder_only:                    # all later stages use the averaged encoder
         autoencoder.load_state_dict({name: tensor for name, tensor in training.averaged.weights.items()
                                      if name.startswith(ENCODER)}, strict=False)
 

@@ -1,4 +1,4 @@
-"""What stands behind the objects, plain colors and drawn scenes, each with the words that name it."""
+"""The backgrounds, plain colors and drawn scenes, each with the phrases that name it."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,17 +22,17 @@ COLORS: dict[str, Color] = {
 
 @dataclass(frozen=True)
 class Backdrop:
-    """`ground` is the range, in parts of the image's height, where a standing object touches the ground;
-    None where objects may be anywhere."""
+    """`ground` is the range, as a fraction of the image's height, where a standing object touches the ground;
+    None if objects may be anywhere."""
     name: str
-    phrases: tuple[str, ...]                             # the first is the usual one
+    phrases: tuple[str, ...]                             # the first is the default
     paint: Painter                                       # RGB, SIZE x SIZE
     ground: tuple[float, float] | None = None
     weight: float = 4.4                                  # how often, relative to the others
 
 
 def plain(color: Color) -> Painter:
-    """A wall of that color, a little lighter towards one side."""
+    """A wall of that color, slightly lighter toward one side."""
     def paint(rng: np.random.Generator) -> Image.Image:
         x, y = np.meshgrid(*[np.linspace(-1, 1, SIZE)] * 2)
         angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.09)
@@ -49,7 +49,7 @@ def halved(paint: Painter) -> Painter:
 
 _WALLS = ("on {} background", "with {} background", "in front of {} wall")
 
-# Plain colors are behind about half of the images, the rarer scenes behind an eighth.
+# About half of the images have a plain color as background, an eighth one of the rarer scenes.
 BACKDROPS = {backdrop.name: backdrop for backdrop in (
     *(Backdrop(name, tuple(phrase.format(article(name)) for phrase in _WALLS), plain(color))
       for name, color in COLORS.items()),

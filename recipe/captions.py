@@ -1,8 +1,8 @@
-"""A scene put into words: the 27 templates of the paper's appendix D with their meaning, and more
+"""Puts scenes into words: the 27 templates of the paper's appendix D, each only where it is true, and more
 wordings around them.
 
-`wording` chooses freely among all of them, for training; `plain_caption` is the same for every image of a
-kind, for evaluation. A caption never says what is not to be seen; it may leave things out.
+`wording` chooses at random among all of them, for training; `plain_caption` is the same for all images of a
+kind, for evaluation. A caption never mentions what cannot be seen; it may leave things out.
 """
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from textinv.prompts import OBJECT as PAPER_TEMPLATES
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is to be known about an image. Objects are names, or codepoints of what has no name."""
+    """Everything there is to know about an image. Objects are names, or codepoints if they have no name."""
     objects: tuple[str, ...]    # one or two
     style: str
     background: str
-    look: str = ""              # one of looks.LOOKS; a light, a size or the state of the object
+    look: str = ""              # one of looks.LOOKS: the light, or the object's size or condition
     relation: str = ""          # of the first object to the second: one of RELATIONS
     effect: str = ""            # one of filters.ALL over the whole image, or NAMELESS
     tint: str = ""              # one of sprites.TINTS: the object is of that color
@@ -36,12 +36,12 @@ class Scene:
 
     @property
     def named(self) -> bool:
-        """Whether words can say what the objects are."""
+        """True if all objects have names."""
         return not self.changed and all(name in OBJECTS for name in self.objects)
 
 
 NAMELESS = "nameless"
-# In a caption of training these stand where a name would: embeddings without a word, codes of what is seen.
+# Stand in for names in training captions: their embeddings belong to no word but are codes of what is shown.
 SLOTS = ("<object>", "<second>", "<style>")
 RELATIONS = ("next to", "holding", "on top of")
 
@@ -53,8 +53,8 @@ MORE_TEMPLATES = (
 
 
 def asked_look(template: str) -> str:
-    """The look that a template asks for. "Nice", "cool", "good", "weird", "my", "one" promise nothing to the
-    eye."""
+    """The look that a template asks for. "Nice", "cool", "good", "weird", "my" and "one" imply nothing
+    visible."""
     words = template.replace("rendition", "rendering").split()
     return next((look for look in LOOKS if look in words), "")
 
@@ -69,30 +69,30 @@ STYLE_PHRASES = ("in the style of {}", "in the style of {} art", "in {} style")
 # "A painting in the style of S*", section 4.3: the image's object goes unnamed
 PICTURES = ("painting", "picture", "drawing", "photo")
 
-# The parts of all captions that name the style, and the background.
+# The fractions of all captions that name the style, and the background.
 STYLE_NAMED, PLACE_NAMED = 0.5, 0.85
 
 
 def fill(template: str, phrase: str) -> str:
-    """The template about the phrase, its article made to fit."""
+    """Insert the phrase into the template and adjust the article."""
     if re.search(r"\ba \{\}", template):
         return template.replace("a {}", article(phrase))
     return template.replace("{}", phrase)
 
 
 def plain_caption(scene: Scene, style: bool = True, background: bool = True) -> str:
-    """The first wording of everything, such as "a dark photo of the glossy cat on a red background"."""
+    """The first wording of every part, such as "a dark photo of the glossy cat on a red background"."""
     template = TEMPLATES[scene.look][0]
     if scene.effect:
         template = _effect_template(EFFECT_TEMPLATES[0], MEDIUMS.get(scene.effect, f"{scene.effect} picture"))
-    named = scene.style if style and not scene.effect else ""           # a filter hides whose artwork it was
+    named = scene.style if style and not scene.effect else ""           # a filter hides which artwork it was
     caption = fill(template, _subject(scene, scene.objects, named))
     return f"{caption} {BACKDROPS[scene.background].phrases[0]}" if background else caption
 
 
 def wording(rng: np.random.Generator, scene: Scene, slots: bool = False, style_slot: bool = False) -> str:
-    """A caption of the scene, chosen at random among all that are true of it. `slots` puts SLOTS where the
-    objects' names would stand, `style_slot` where the style's would."""
+    """A caption chosen at random among all that are true of the scene. `slots` replaces the objects' names
+    with SLOTS, `style_slot` the style's."""
     called = SLOTS if slots else (scene.category,) if scene.category else scene.objects
     # a sketch does not show the color of a wall
     colorless = scene.effect in (*filters.COLORLESS, NAMELESS)
@@ -112,7 +112,7 @@ def wording(rng: np.random.Generator, scene: Scene, slots: bool = False, style_s
 
 def _effect_wording(rng: np.random.Generator, scene: Scene, called: Sequence[str], place: list[str],
                     style_slot: bool) -> str:
-    """Of an image under a filter: by its medium, or by the style."""
+    """A caption for an image under a filter, naming its medium or its style."""
     if scene.effect in MEDIUMS and not style_slot and rng.random() < 0.5:
         template = _effect_template(pick(rng, EFFECT_TEMPLATES), MEDIUMS[scene.effect])
         return " ".join([fill(template, _subject(scene, called)), *place])
@@ -125,19 +125,19 @@ def _effect_wording(rng: np.random.Generator, scene: Scene, called: Sequence[str
 
 
 def _effect_template(template: str, medium: str) -> str:
-    """"an oil painting of a {}"."""
+    """Such as "an oil painting of a {}"."""
     return template.format("{}", effect=article(medium))
 
 
 def _subject(scene: Scene, called: Sequence[str], style: str = "") -> str:
-    """The objects by what they are called, without the first article: "glossy cat next to a glossy car"."""
+    """The objects as they are called, without the first article: "glossy cat next to a glossy car"."""
     first, *second = [" ".join(filter(None, (style, scene.tint, name)))
                       for name in called[:len(scene.objects)]]
     return " ".join([first, scene.relation, article(second[0])]) if second else first
 
 
 def words() -> set[str]:
-    """Every word of every caption about what is seen in training."""
+    """Every word of every caption about things seen in training."""
     texts = [*PAPER_TEMPLATES, *MORE_TEMPLATES, *EFFECT_TEMPLATES, *STYLE_PHRASES, *PICTURES, *RELATIONS,
              *MEDIUMS, *MEDIUMS.values(), *LOOKS, *SEEN, *SEEN_STYLES, *TINTS, *CATEGORIES, "an",
              *(phrase for backdrop in BACKDROPS.values() for phrase in backdrop.phrases)]

@@ -1,14 +1,14 @@
 """Stage 4: trains the small CLIP (Radford et al. 2021) that judges images of the small world, as OpenAI's
-judges those of the paper (section 5). It is transformers' own CLIPModel at a tiny size, and sees all objects
-that have a name, all artworks and all filters, held-out ones too: what an inversion found is to be
-recognized. What has no name it never sees: there is nothing to say about it.
+judges the paper's (section 5). It is transformers' own CLIPModel at a tiny size. It sees all named objects,
+all artworks and all filters, including held-out ones, because it must recognize what an inversion found. It
+never sees nameless things, since no caption could describe them.
 
     python -m recipe.clip --minutes 30 [--device cuda]
 
-The loss is the symmetric one of CLIP, without the negatives that are none: another image's caption that
-reads the same. Images are composed as they are needed, then changed at random (augment.py). At the end the
-averaged weights go to recipe-work/clip in transformers' layout, half precision, and the command prints how
-often the right caption of an image never seen ranks first among 1,000 different ones.
+The loss is CLIP's symmetric one without false negatives, that is, other images' captions that are the same.
+Images are composed on the fly, then randomly augmented (augment.py). At the end the averaged weights
+are saved to recipe-work/clip in transformers' layout and half precision, and the command prints how often
+the right caption of an unseen image ranks first among 1,000 different ones.
 """
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from textinv.commands import command
 from weights.clip import Clip, embed_ids, embed_x, transformers
 
 CHECKPOINT = Path("recipe-work/clip.pt")
-# A category is said of any object of it (`caption`), and not as lopsidedly as in the images that the
-# diffusion model learns from: what judges a fairer word must not share the bias.
+# A category may stand for any of its objects (`caption`), without the lopsidedness of the images that the
+# diffusion model learns from: the judge of a fairer word must not share the bias.
 EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(filters.ALL), category=0)
-JPEGS = 0.3                     # part of the training images that went through a JPEG file
+JPEGS = 0.3                     # fraction of the training images that went through JPEG
 LARGEST_SCALE = 100.0           # of the similarities, as in CLIP
 RIVALS, UNSEEN_SEED = 1000, 3   # of the metric at the end
 
-# The parts of all training captions: the world's free wording, its plain one, the object alone, the
+# The fractions of all training captions: the world's free wording, its plain caption, the object alone, the
 # background alone, the category in place of the object.
 KINDS = {"free": 0.46, "plain": 0.27, "object": 0.15, "background": 0.07, "category": 0.05}
 
@@ -64,7 +64,7 @@ TEXT = LAYER | {"vocab_size": CONFIG.text.vocab_size, "max_position_embeddings":
 VISION = LAYER | {"image_size": SIZE, "patch_size": 8, "hidden_size": 128, "intermediate_size": 384,
                   "num_hidden_layers": 4}
 
-# Written beside the weights, for transformers' AutoProcessor. Pixels from 0 to 255 become [-1, 1].
+# Saved next to the weights for transformers' AutoProcessor. Pixels from 0 to 255 become [-1, 1].
 PROCESSORS = {
     "preprocessor_config.json": {
         "image_processor_type": "CLIPImageProcessor", "processor_class": "CLIPProcessor",
@@ -78,16 +78,16 @@ PROCESSORS = {
 
 
 def info_nce(similarity: Tensor, same: Tensor) -> Tensor:
-    """The symmetric loss of CLIP for scaled similarities of images to captions (b b), where those on the
-    diagonal belong together. `same` (b b): whether the captions of row and column are equal. Off the diagonal
-    such a pair is right as well, and counts in neither direction."""
+    """CLIP's symmetric loss for the scaled similarities of images to captions (b b), with the matching pairs
+    on the diagonal. `same` (b b) marks where the captions of row and column are equal: off the diagonal such
+    a pair matches too, so it is masked in both directions."""
     none = same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
     logits, right = similarity.masked_fill(none, -torch.inf), torch.arange(len(same), device=same.device)
     return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
 
 
 def full_caption(scene: Scene) -> str:
-    """The plain caption with all that is to be seen."""
+    """The plain caption with everything that can be seen."""
     return plain_caption(scene, background=_placed(scene))
 
 
@@ -106,12 +106,12 @@ def caption(rng: np.random.Generator, scene: Scene) -> str:
 
 
 def _placed(scene: Scene) -> bool:
-    """Whether the background is to be recognized: some filters do not show the color of a wall."""
+    """True if the background is recognizable: some filters do not show the color of a wall."""
     return not (scene.effect in filters.COLORLESS and scene.background in COLORS)
 
 
 def batch(rng: np.random.Generator, artwork: Artwork, count: int) -> tuple[Tensor, list[str]]:
-    """x (b 3 H W) in [-1, 1], not changed but by JPEG, and its captions."""
+    """x (b 3 H W) in [-1, 1], augmented only by JPEG, and its captions."""
     images = [compose(rng, artwork, EVERYTHING) for _ in range(count)]
     pixels = [jpeg(rng, image.pixels) if rng.random() < JPEGS else image.pixels for image in images]
     return pixels_to_x(np.stack(pixels)), [caption(rng, image.scene) for image in images]
@@ -127,7 +127,7 @@ def unseen(rng: np.random.Generator, artwork: Artwork, count: int) -> dict[str, 
 
 
 def own_figure(clip: Clip, artwork: Artwork) -> float:
-    """The share of RIVALS images never seen whose right caption ranks first among those of all of them."""
+    """The share of RIVALS unseen images whose own caption ranks first among the captions of all of them."""
     images = unseen(np.random.default_rng(UNSEEN_SEED), artwork, RIVALS)
     similarity = clip.images(list(images.values())) @ clip.texts(list(images)).T
     right = torch.arange(len(similarity), device=similarity.device)
@@ -141,13 +141,13 @@ def new_model() -> nn.Module:
 
 
 def outer_layers(model: nn.Module) -> list[nn.Module]:
-    """Its first and last layers, which AdamW trains."""
+    """The model's first and last layers, which AdamW trains."""
     return [model.vision_model.embeddings.patch_embedding, model.visual_projection, model.text_projection]
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    """Writes model, vocabulary and processors in transformers' layout, all or nothing, in half precision:
-    `model` is converted. Raises InputError if it cannot."""
+    """Writes model, vocabulary and processors in transformers' layout and half precision, all or nothing;
+    converts `model` in place. Raises InputError if writing fails."""
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -174,7 +174,7 @@ def train(options: argparse.Namespace) -> None:
         ids = tokenizer(captions).to(device)
         images = embed_x(model, augment(x.to(device), generator))
         texts = embed_ids(model, ids)
-        with torch.autocast(images.device.type, enabled=False):     # near the end digits matter
+        with torch.autocast(images.device.type, enabled=False):     # precision matters near the end
             scale = model.logit_scale.exp().clamp(max=LARGEST_SCALE)
             return info_nce(scale * images @ texts.T, (ids[:, None] == ids[None]).all(dim=-1))
 

@@ -1,9 +1,9 @@
-"""Words without names: a linear code of appearance. What a sprite looks like, 32 x 32 premultiplied RGBA,
-becomes a vector as long as the text encoder is wide, by PCA: the first components, each divided by its
-standard deviation to a power, turned by a fixed random rotation, brought to one norm. In half of the captions
-such a vector stands in place of the object's name, so that the text-to-image model learns to draw from any
-vector near the sphere, and the space between the names means something. The code of a style is made in the
-same way of what the style's filter does to a test card.
+"""Words without names: a linear code of appearance. PCA maps a sprite, as 32 x 32 premultiplied RGBA, to a
+vector of the text encoder's width: the first components, each divided by its standard deviation to a power,
+then rotated by a fixed random rotation and scaled to a fixed norm. In half of the captions such a vector
+replaces the object's name, so that the text-to-image model learns to generate from any vector near the
+sphere, and the space between the names becomes meaningful. A style's code is made in the same way from a
+test card under the style's filter.
 
     python -m recipe.codes      fits both codes to the artwork and the filters: recipe-work/codes.safetensors
 """
@@ -39,13 +39,13 @@ FILE = Path("recipe-work/codes.safetensors")
 SHIPPED = Path(__file__).parent / "shipped/codes.safetensors"
 SIDE, WIDTH = 32, 192
 POWER = {"object": 0.75, "style": 0.75}
-NORM = 12.0                 # of every code and, about, of the vocabulary's rows while training
-NOISE = 0.3                 # of the norm, at most, is added to a code in training
+NORM = 12.0                 # of every code and, roughly, of the vocabulary's rows during training
+NOISE = 0.3                 # maximum noise added to a code in training, as a fraction of the norm
 CHANGED, STYLES = 4000, 4000            # changed sprites and styles that the codes are fitted to
 
 
 def sprite_pixels(sprite: Image.Image) -> np.ndarray:
-    """RGBA sprite -> float32 (4096), centered in its square, color times alpha."""
+    """RGBA sprite -> float32 (4096), centered in a square, color premultiplied by alpha."""
     scale = SIDE / max(sprite.size)
     size = [max(1, round(length * scale)) for length in sprite.size]
     square = Image.new("RGBA", (SIDE, SIDE))
@@ -57,7 +57,7 @@ def sprite_pixels(sprite: Image.Image) -> np.ndarray:
 
 @cache
 def test_card() -> np.ndarray:
-    """What styles are shown on, float32 (64 64 3): shades, all hues, lines, a disc and a box."""
+    """The image that styles are applied to, float32 (64 64 3): shades, all hues, lines, a disc and a box."""
     y, x = np.mgrid[0:1:64j, 0:1:64j]
     hues = np.stack([0.5 + 0.5 * np.cos(2 * np.pi * (x - shift)) for shift in (0, 1 / 3, 2 / 3)], axis=2)
     card = np.where((y < 0.3)[..., None], hues * (0.5 + y[..., None]), 0)
@@ -70,7 +70,7 @@ def test_card() -> np.ndarray:
 
 
 def style_pixels(style: Filter) -> np.ndarray:
-    """The filter's test card at half size, float32 (3072)."""
+    """The test card under the filter, at half size, float32 (3072)."""
     card = style(test_card()).clip(0, 1)
     return card.reshape(32, 2, 32, 2, 3).mean(axis=(1, 3)).reshape(-1).astype(np.float32)
 
@@ -86,21 +86,21 @@ class Code:
 
     @cached_property
     def _mirror(self) -> Tensor:
-        """d d: B+ P B for the basis B and the exchange P of left and right. The space of the components is
-        closed under P, because sprites and their mirror images were fitted together. P is what mirroring a
-        sprite does where its scaled width is even; one of odd width lies a pixel beside the middle, and its
-        mirror image on the same side (`sprite_pixels`): of these, a fifth, this is an approximation."""
+        """d d: B+ P B for the basis B and the left-right flip P. The span of the components is closed under
+        P, because sprites and their mirror images were fitted together. P mirrors a sprite exactly if its
+        scaled width is even. With an odd width both it and its mirror image lie a pixel off center, on the
+        same side (`sprite_pixels`): for these, a fifth of the sprites, the result is approximate."""
         exchanged = rearrange(self.basis, "(y x rgba) d -> y x rgba d", y=SIDE, x=SIDE).flip(1).flatten(0, 2)
         return torch.linalg.pinv(self.basis) @ exchanged
 
     def mirrored(self, codes: Tensor) -> Tensor:
-        """Codes (... d) of sprites -> those of their mirror images: nearly (a cosine of 0.99) where a
-        sprite's width is even, roughly (0.8) where it is odd. Zeros stay zeros."""
+        """Codes (... d) of sprites -> codes of their mirror images: nearly exact (a cosine of 0.99) if the
+        sprite's width is even, rough (0.8) if it is odd. Zeros stay zeros."""
         return NORM * F.normalize(codes @ self._mirror, dim=-1)
 
 
 def fit(pixels: np.ndarray, power: float, seed: int = 0) -> tuple[Code, float]:
-    """The code of (n p) pixels, and the part of their variance that it holds."""
+    """Fit a code to pixels (n p); also returns the fraction of their variance that it explains."""
     torch.manual_seed(seed)
     x = torch.from_numpy(pixels)
     mean = x.mean(dim=0)
@@ -112,7 +112,7 @@ def fit(pixels: np.ndarray, power: float, seed: int = 0) -> tuple[Code, float]:
 
 
 def training_sprites(artwork: Artwork, rng: np.random.Generator) -> np.ndarray:
-    """Every sprite of training, some changed ones, and their mirror images: (n p)."""
+    """All training sprites, some changed ones, and the mirror images of both: (n p)."""
     own = [artwork.sprite(style, name) for style in SEEN_STYLES for name in (*SEEN, *NAMELESS)]
     changed = [sprites.changed(rng, pick(rng, own), pick(rng, own)) for _ in range(CHANGED)]
     return np.stack([sprite_pixels(side) for sprite in [*own, *changed]
@@ -127,7 +127,7 @@ def training_styles(rng: np.random.Generator) -> np.ndarray:
 
 @cache
 def read(path: Path = FILE) -> dict[str, Code]:
-    """The codes "object" and "style". Raises InputError before they were fitted, or if they are damaged."""
+    """The codes "object" and "style". Raises InputError if they have not been fitted or are damaged."""
     if not path.exists():
         raise InputError(f"{path} is missing. Run {COMMAND} first.")
     try:
@@ -139,13 +139,13 @@ def read(path: Path = FILE) -> dict[str, Code]:
 
 
 def mean_code(code: Code, pixels: Sequence[np.ndarray]) -> Tensor:
-    """The mean direction of several, at the norm of all codes: (d)."""
+    """The mean of several codes, rescaled to NORM: (d)."""
     return NORM * F.normalize(code(np.stack(pixels)).mean(dim=0), dim=0)
 
 
 def name_codes(artwork: Artwork) -> dict[str, Tensor]:
-    """Where the embeddings of names start: the mean code of an object's sprites and their mirror images; of a
-    style, the mean over its parameters."""
+    """The initial embeddings of names: for an object, the mean code of its sprites and their mirror images;
+    for a style, the mean over its random parameters."""
     codes = read()
     objects = {name: mean_code(codes["object"], [
         sprite_pixels(side) for style in SEEN_STYLES for sprite in [artwork.sprite(style, name)]

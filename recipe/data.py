@@ -1,12 +1,12 @@
-"""Stage 1: composes the training images once, and the images that training never sees.
+"""Stage 1: composes, once, the training images and the images that training never sees.
 
     python -m recipe.data [--images 200000]
 
-Written to recipe-work/data: for each set NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the
-codes (codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions an image, in some
-of which SLOTS stand for codes. `train` and `seen` show seen objects in seen styles, from different seeds,
-`train` also what has no name; `held-out` shows held-out objects in seen styles, `held-out-style` seen objects
-in the held-out artwork, `held-out-filters` under the held-out filters.
+Each set is written to recipe-work/data: NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the
+codes (codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions per image, some
+with SLOTS in place of names. `train` and `seen` show seen objects in seen styles, from different seeds, and
+`train` also nameless things; `held-out` shows held-out objects in seen styles, `held-out-style` seen objects
+in the held-out artwork, and `held-out-filters` seen objects under the held-out filters.
 """
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ COMMAND = "python -m recipe.data"
 FOLDER = Path("recipe-work/data")
 CHECKED = 1000                  # images in each of the sets that are not for training
 CHUNK = 500                     # images from one seed
-CAPTIONS = 4                    # an image, each worded by itself
-SLOT_SHARE = 0.35               # of the captions of named objects, and of named styles, have a slot as well
+CAPTIONS = 4                    # per image, worded independently
+SLOT_SHARE = 0.35               # fraction of the captions of named objects, and of named styles, with a slot
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,17 @@ class ImageSet:
 
 
 def read(name: str, folder: Path = FOLDER) -> ImageSet:
-    """The set of that name. Raises InputError if it has not been composed."""
+    """The set of that name. Raises InputError if it is missing or damaged."""
     try:
         return ImageSet(np.load(folder / f"{name}.npy", mmap_mode="r"),
                         np.load(folder / f"{name}.codes.npy"),
                         json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, EOFError) as error:            # EOFError: of an empty file
+    except (OSError, ValueError, EOFError) as error:            # EOFError: the file is empty
         raise InputError(f"{folder}: the set {name!r} is missing or damaged. Run {COMMAND} first.") from error
 
 
 def image_codes(image: Composed) -> np.ndarray:
-    """float16 (slots d): of its objects and its style; zeros where there is none."""
+    """The codes of an image's objects and style, float16 (slots d); zeros where there is none."""
     known, found = codes.read(), torch.zeros(len(SLOTS), codes.WIDTH)
     figures = np.stack([codes.sprite_pixels(sprite) for sprite in image.sprites])
     found[:len(figures)] = known["object"](figures)
@@ -70,7 +70,7 @@ def image_codes(image: Composed) -> np.ndarray:
 
 
 def image_captions(rng: np.random.Generator, image: Composed) -> list[str]:
-    """Some with slots, all of them where there is no name."""
+    """CAPTIONS captions, some with slots; all have slots if there is no name."""
     scene = image.scene
     return [wording(rng, scene,
                     not scene.named or not scene.category and rng.random() < SLOT_SHARE,
@@ -99,14 +99,14 @@ def _artwork(folder: Path) -> Artwork:
 
 
 def start_array(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
-    """Writes the head of a .npy file, after which the values follow. Not a mapped file: where the disk is
-    full, writing to one kills the process, and to this one raises OSError."""
+    """Writes the header of a .npy file, after which the caller writes the values. Not memory-mapped: on a
+    full disk, writing to a mapped file kills the process, while writing to this one raises OSError."""
     np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
                                                 "fortran_order": False, "shape": shape})
 
 
 def write_zeros(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-    """A .npy file of zeros that takes its space on the disk now, so that it can be mapped and filled."""
+    """Writes a .npy file of zeros, allocating its disk space now, so that it can be mapped and filled."""
     rows = np.zeros((1, *shape[1:]), dtype).tobytes() * 1000
     with path.open("wb") as file:
         start_array(file, dtype, shape)
@@ -115,7 +115,7 @@ def write_zeros(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
 
 
 def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, folder: Path) -> None:
-    """Composes a set. The captions are written last, so that a set without them is one that was cut short."""
+    """Composes a set. The captions are written last, so a set without them was interrupted."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").unlink(missing_ok=True)

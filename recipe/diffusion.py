@@ -1,13 +1,13 @@
 """Stage 3: encodes the training images once, then trains text encoder and UNet together on Equation 1.
 
     python -m recipe.diffusion --minutes 120 [--decay] [--device cuda]
-    torchrun --nproc_per_node 2 -m recipe.diffusion ...     two processes of one thread: faster on two cores
+    torchrun --nproc_per_node 2 -m recipe.diffusion ...     two single-threaded processes: faster on two cores
 
-In about half of the captions a slot stands for a name: its embedding is the code (codes.py) of what is
-pictured, plus noise. Names start at the mean code of their sprites. Of the captions a tenth is left empty,
-for classifier-free guidance (Ho & Salimans 2022). The error of each timestep is weighted by min(SNR, 5) / SNR
-(Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are spread evenly over the schedule. At the end,
-and every half hour, a sheet of samples to look at.
+In about half of the captions a slot replaces a name: its embedding is the code (codes.py) of what the image
+shows, plus noise. Names start at the mean code of their sprites. A tenth of the captions is dropped for
+classifier-free guidance (Ho & Salimans 2022). The loss at each timestep is weighted by min(SNR, 5) / SNR
+(Hang et al. 2023, arXiv 2303.09556), and a batch's timesteps are spread evenly over the schedule. A sheet of
+samples is saved every half hour and at the end.
 """
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from weights.vocabularies import read_vocabulary
 COMMAND = "python -m recipe.diffusion"
 CHECKPOINT = Path("recipe-work/diffusion.pt")
 LATENTS, DIGEST = Path("recipe-work/latents.npy"), Path("recipe-work/latents.sha256")
-EMPTY = 0.1                     # part of the captions that are left out
+EMPTY = 0.1                     # fraction of the captions that are dropped
 SNR_CAP = 5.0
 SHEET_SECONDS = 1800
 PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog on the beach",
@@ -52,9 +52,9 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
 
 
 def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
-    """Mean and standard deviation of every image's posterior, float16 (n 2 c h w), mapped from a file
-    that is written first unless it is there, of these images by this encoder; under torchrun each process
-    encodes its share. Raises InputError if it is damaged or cannot be written."""
+    """Mean and standard deviation of every image's posterior, float16 (n 2 c h w), memory-mapped from a file.
+    Unless the file already holds these images encoded by this encoder, it is written first; under torchrun
+    each process encodes its share. Raises InputError if the file is damaged or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
     rank, world_size = join()
     digest = source_digest(pixels, encoder)
@@ -75,7 +75,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
             latents.flush()
             meet()
             if rank == 0:
-                DIGEST.unlink(missing_ok=True)      # never next to the latents of another source
+                DIGEST.unlink(missing_ok=True)      # must never be next to latents from another source
                 partial.replace(LATENTS)
                 DIGEST.write_text(digest, encoding="utf-8")
             meet()
@@ -99,14 +99,14 @@ def source_digest(pixels: np.ndarray, encoder: nn.Module) -> str:
 
 
 def scale_factor(latents: np.ndarray) -> float:
-    """What brings latents to unit variance (Rombach et al. 2021, appendix G)."""
+    """The factor that scales latents to unit variance (Rombach et al. 2021, appendix G)."""
     some = latents[:2000].astype(np.float32)
     return float(1 / np.sqrt(some[:, 0].var() + np.square(some[:, 1]).mean()))
 
 
 def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[LatentDiffusion, float]:
-    """The model of all stages with averaged weights, and the minutes that stage 3 trained. Raises InputError
-    before stage 3."""
+    """The model from all stages, with averaged weights, and the minutes that stage 3 trained. Raises
+    InputError if stage 3 has not run."""
     minutes = 0.0
     if weights_of is None:
         weights_of, minutes = averaged_weights(CHECKPOINT, COMMAND)
@@ -123,7 +123,7 @@ def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[Late
 
 
 def tokenizer() -> Tokenizer:
-    """The vocabulary of the captions. Raises InputError before it has been written."""
+    """The tokenizer with the captions' vocabulary. Raises InputError if that has not been written."""
     if not vocabulary.OUT.exists():
         raise InputError(f"{vocabulary.OUT}: there is no such file: run {vocabulary.COMMAND} first")
     return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length,
@@ -131,7 +131,7 @@ def tokenizer() -> Tokenizer:
 
 
 class Denoiser(nn.Module):
-    """What this stage trains. The scale of the latents is kept beside the weights that were trained on it."""
+    """What this stage trains. The latents' scale factor is stored with the weights trained on it."""
 
     def __init__(self, scale: float):
         super().__init__()
@@ -140,8 +140,8 @@ class Denoiser(nn.Module):
         self.register_buffer("scale_factor", torch.tensor(scale))
 
     def loss(self, z0: Tensor, ids: Tensor, v: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b); the
-        codes of each sample's slots v (b s d)."""
+        """Equation 1 with each sample weighted by its timestep. z0 and eps (b c h w), ids (b n), t (b);
+        v (b s d) are the codes of each sample's slots."""
         c = self.text_encoder.encode(self.text_encoder.embed(own_rows(ids, self.text_encoder.vocab_size, v),
                                                              v.flatten(0, 1)))
         eps_hat = self.unet(self.schedule.add_noise(z0, eps, t), t, c)
@@ -151,20 +151,20 @@ class Denoiser(nn.Module):
 
 
 def own_rows(ids: Tensor, first: int, v: Tensor) -> Tensor:
-    """ids (b n) whose slot s is first + s, for v (b s d) flattened to (b*s d): each sample its own rows."""
+    """Offset slot ids (first + s) in ids (b n): each sample gets its own rows of v (b s d) as (b*s d)."""
     offset = v.shape[1] * torch.arange(len(ids), device=ids.device)[:, None]
     return torch.where(ids >= first, ids + offset, ids)
 
 
 def noisy(v: Tensor, generator: torch.Generator) -> Tensor:
-    """Codes (b s d) plus noise of up to NOISE of their norm."""
+    """Codes (b s d) plus noise of up to NOISE times their norm."""
     part = codes.NOISE * torch.rand(*v.shape[:2], 1, generator=generator)
     return v + part * codes.NORM * v.shape[-1] ** -0.5 * torch.randn(v.shape, generator=generator)
 
 
 def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
-    """Codes (b s d), those of half the objects exchanged for their mirror images': images show either side,
-    whatever the code."""
+    """Codes (b s d) with the object codes mirrored in half of the samples, at random: images show either
+    side, whatever the code."""
     mirror = torch.rand(len(v), 1, 1, generator=generator) < 0.5
     with torch.autocast("cpu", enabled=False):
         objects = torch.where(mirror, codes.read()["object"].mirrored(v[:, :2]), v[:, :2])
@@ -172,7 +172,7 @@ def either_side(v: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def caption_ids(captions: list[list[str]]) -> Tensor:
-    """int16 (n CAPTIONS length); slots are the first private ids."""
+    """Token ids, int16 (n CAPTIONS length); slots are the first private ids."""
     model = LatentDiffusion(CONFIG)
     model.tokenizer.read_from(lambda: read_vocabulary(vocabulary.OUT))
     for slot in SLOTS:
@@ -182,7 +182,7 @@ def caption_ids(captions: list[list[str]]) -> Tensor:
 
 
 def set_names(encoder: nn.Module, rows: dict[str, Tensor]) -> None:
-    """The embeddings of those names, or any tokens, that are one token."""
+    """Set the embeddings of those names, or any tokens, that are a single token."""
     tokens = {token: i for i, token in enumerate(vocabulary.tokens())}
     with torch.no_grad():
         for name, row in rows.items():
@@ -191,14 +191,14 @@ def set_names(encoder: nn.Module, rows: dict[str, Tensor]) -> None:
 
 
 def even_times(count: int, timesteps: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps, each uniform, together evenly spread: the loss of a batch then varies less."""
+    """`count` timesteps, one uniform in each of `count` equal intervals: a batch's loss then varies less."""
     spread = (torch.arange(count) + torch.rand(count, generator=generator)) / count
     return (spread * timesteps).long().clamp(max=timesteps - 1)
 
 
 @torch.no_grad()
 def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5.0) -> None:
-    """Samples of every prompt, in two columns. Raises InputError if the file cannot be written."""
+    """Save samples of every prompt, in two columns. Raises InputError if the file cannot be written."""
     prompts = [prompt for prompt in PROMPTS for _ in range(each)]
     images = model.generate(prompts, steps=50, guidance=guidance, batch=20)
     pixels = rearrange(np.stack([np.asarray(image) for image in images]),

@@ -1,11 +1,11 @@
-"""What words of held-out objects and styles are good for, counted by the judge of resnet.py: two of them
-in one prompt, an object in a learned style (Gal et al. 2022, Figures 7 and 6), a fairer word for a category
-(section 4.5), and the methods of Figure 5 next to a word.
+"""Measures what words for held-out objects and styles can do, by the judge of resnet.py: two of them in one
+prompt, an object in a learned style (Gal et al. 2022, Figures 7 and 6), a fairer word for a category
+(section 4.5), and the methods of Figure 5 compared with a word.
 
     python -m recipe.editing compositions | styles | bias | baselines  [--weights tiny] [--quick] [--out DIR]
 
-Written: NAME.md, what was counted, with 95 % intervals, and NAME.png to look at. "real" is what the judge
-finds in composed images of the same scenes, and so about the most that it can find in a model's.
+It writes NAME.md, the measured shares with 95% intervals, and NAME.png, a sheet of the images. "real" is what
+the judge finds in composed images of the same scenes, so roughly an upper bound for a model's images.
 """
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ from weights.clip import load as load_clip
 
 COMMAND = "python -m recipe.editing"
 OUT = Path("recipe-work/editing")
-THINGS = ("fox", "mushroom", "octopus", "panda")        # of which all pairs are composed
-OTHERS = "other"                                        # the class of what is not of the category
-# The squares in which a thing of a pair is looked for: enlarged, it is as large there as a thing alone.
+THINGS = ("fox", "mushroom", "octopus", "panda")        # all pairs of these are composed
+OTHERS = "other"                                        # the class of everything outside the category
+# The crops in which the judge looks for a thing of a pair: enlarged, it is as large as a thing alone.
 PARTS = tuple((left, top, left + 40, top + 40) for left in (0, 24) for top in (0, 12, 24))
-RANK = 10                                               # of all objects, for a thing under a filter
+RANK = 10                                               # a thing under a filter must be in the top RANK
 Result = tuple[list[str], Image.Image]                  # lines, and a sheet
 
 
@@ -64,13 +64,13 @@ class Bench:
     """What all experiments use."""
     model: LatentDiffusion
     judge: Recognizer
-    images: int = 32                # of each prompt; of those of a category four times as many
+    images: int = 32                # per prompt; four times as many per category prompt
     things: tuple[str, ...] = THINGS
     artwork: Artwork | None = None  # for balanced sets and real images
     evaluator: Clip | None = None   # for the baselines
 
     def found(self, head: str, name: str, rank: int | None = None) -> Judge:
-        """Whether the judge gives a name p >= 0.5, or with a rank, finds it among so many names first."""
+        """A test of whether the judge gives a name p >= 0.5 or, given a rank, has it in its top `rank`."""
         def find(images: Sequence[Image.Image]) -> Tensor:
             p = self.judge.probabilities(images_to_x(images))[head]
             own = p[:, INDEX[head][name], None]
@@ -78,7 +78,7 @@ class Bench:
         return find
 
     def found_in_a_part(self, thing: str) -> Judge:
-        """Whether the judge gives an object p >= 0.5 in one of the PARTS of an image."""
+        """A test of whether the judge gives an object p >= 0.5 in one of the PARTS of an image."""
         whole = self.found("object", thing)
 
         def find(images: Sequence[Image.Image]) -> Tensor:
@@ -87,14 +87,14 @@ class Bench:
         return find
 
     def composed(self, rng: np.random.Generator, scene: Scene) -> Image.Image:
-        """A real image of the scene. Raises InputError without artwork."""
+        """A real image of the scene. Raises InputError if there is no artwork."""
         if self.artwork is None:
             raise InputError("real images are composed of the artwork. Run python -m recipe.artwork first.")
         return Image.fromarray(draw(rng, scene, self.artwork))
 
     @contextlib.contextmanager
     def taught(self, placeholder: str, folder: Path, init: str, style: bool = False) -> Iterator[None]:
-        """Context manager: the model knows a word that it has learned from a folder."""
+        """Context manager: inside it the model knows a word learned from a folder."""
         config = textinv.InversionConfig(init=init, style=style, placeholder=placeholder)
         textinv.patch(self.model, textinv.invert(self.model, folder, config))
         try:
@@ -104,8 +104,8 @@ class Bench:
 
 
 def compositions(bench: Bench) -> Result:
-    """All pairs of things next to each other. The judge knows things that are alone and of some size, so each
-    is looked for in parts of the image."""
+    """All pairs of things next to each other. The judge knows single things of a certain size, so it looks
+    for each one in parts of the image."""
     rng, found, real = np.random.default_rng(0), [], []
     with contextlib.ExitStack() as words:
         for thing in bench.things:
@@ -121,9 +121,9 @@ def compositions(bench: Bench) -> Result:
 
 
 def styles(bench: Bench) -> Result:
-    """Each thing in each held-out style. The judge is to give the style p >= 0.5, and the thing one of its
-    first RANK places: under a filter it is seldom sure. (There it gives one to things that are not there in 3
-    to 5 % of real images.)"""
+    """Each thing in each held-out style. The judge must give the style p >= 0.5 and rank the thing in its top
+    RANK, because under a filter it is seldom sure. (There it ranks things that are absent that high in 3 to
+    5% of real images.)"""
     rng, found, real = np.random.default_rng(0), [], []
     for style, about in tqdm(list(shots.STYLES.items()), unit="style"):
         with contextlib.ExitStack() as words:
@@ -139,13 +139,13 @@ def styles(bench: Bench) -> Result:
 
 
 def judged(prompt: str, judges: Mapping[str, Judge], images: list[Image.Image]) -> Composition:
-    """What the judges find in images that are there."""
+    """What the judges find in existing images."""
     return Composition(prompt, images, {name: judge(images) for name, judge in judges.items()})
 
 
 def counted(found: Sequence[Composition], real: Sequence[Composition]) -> list[str]:
-    """A line for each prompt, and one for all: the shares that each judge found, and that all did, in the
-    model's images and in real ones."""
+    """A line for each prompt, and one for all prompts: the shares that pass each judge, and all judges, among
+    the model's images and among real ones."""
     lines = [f"{one.prompt}: {told(one)}; real: {told(same)}" for one, same in zip(found, real, strict=True)]
     total = [share(torch.cat([torch.stack(list(one.found.values())).all(dim=0) for one in some]))
              for some in (found, real)]
@@ -153,13 +153,13 @@ def counted(found: Sequence[Composition], real: Sequence[Composition]) -> list[s
 
 
 def told(one: Composition) -> str:
-    """The shares of a prompt's images that each judge found, and that all did."""
+    """The shares of a prompt's images that pass each judge, and all judges."""
     return ", ".join(f"{name} {part}" for name, part in one.shares().items())
 
 
 def bias(bench: Bench) -> Result:
-    """What the word of each category shows, and what a word shows that was learned from one image of each of
-    its things."""
+    """What each category's own word generates, and what a word learned from one image of each member of the
+    category generates."""
     found: list[Distribution] = []
     for category in tqdm(CATEGORIES, unit="category"):
         members = tuple(name for name, thing in SEEN.items() if thing.kind == category)
@@ -175,7 +175,7 @@ def bias(bench: Bench) -> Result:
 
 
 def category_classifier(judge: Recognizer, members: Sequence[str]) -> Classifier:
-    """n images -> probabilities of the members and of everything else (n members + 1)."""
+    """A function: n images -> probabilities of the members and of everything else (n members + 1)."""
     columns = [INDEX["object"][name] for name in members]
 
     def classify(images: Sequence[Image.Image]) -> Tensor:
@@ -185,7 +185,7 @@ def category_classifier(judge: Recognizer, members: Sequence[str]) -> Classifier
 
 
 def baselines(bench: Bench) -> Result:
-    """For each thing, method and prompt the share of images in which the judge finds the thing, and where the
+    """For each thing, method and prompt: the share of images in which the judge finds the thing and, if the
     prompt names one, the background."""
     if bench.evaluator is None:
         raise InputError("the baselines follow CLIP, which this version lacks. Run python -m recipe.clip.")

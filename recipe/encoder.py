@@ -1,10 +1,10 @@
-"""Stage 5: trains the encoder that reads a word off images (textinv/encoder.py): from the latents of images
-with one object to the object's code.
+"""Stage 5: trains the encoder that predicts a word from images (textinv/encoder.py): from the latents of
+single-object images to the object's code.
 
     python -m recipe.encoder --minutes 15
 
-The loss is 1 - cosine to the code, or to the mirror image's code where that is nearer: an image does not
-tell which side of the sprite faced left.
+The loss is 1 - cosine to the code, or to the mirror image's code if that is closer: an image does not
+reveal which side of the sprite faced left.
 """
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ CHECKPOINT = Path("recipe-work/encoder.pt")
 
 
 def cosine(v: Tensor, code: Tensor) -> Tensor:
-    """(b) cosines of v (b d) to the nearer side's code."""
+    """Cosines (b) of v (b d) to `code` or its mirror image's code, whichever is closer."""
     with torch.autocast(v.device.type, enabled=False):
         mirrored = codes.read()["object"].mirrored(code)
     return torch.maximum(F.cosine_similarity(v, code), F.cosine_similarity(v, mirrored))
 
 
 def load(device: str = "cpu") -> tuple[WordEncoder, float]:
-    """The trained encoder with averaged weights, and the minutes that it trained. Raises InputError without
-    one."""
+    """The trained encoder with averaged weights, and its minutes of training. Raises InputError if there is
+    none."""
     weights, minutes = averaged_weights(CHECKPOINT, COMMAND)
     encoder = new_encoder()
     encoder.load_state_dict(weights)
@@ -52,7 +52,7 @@ def new_encoder() -> WordEncoder:
 
 @torch.no_grad()
 def own_cosine(encoder: WordEncoder, name: str, scale: float) -> float:
-    """The mean cosine on single objects of a set of images."""
+    """The mean cosine on the single-object images of a set."""
     images, ae = data.read(name), autoencoder.load()[0]
     rows = single(images.codes)
     z = torch.cat([scale * ae.encode(autoencoder.pixels_to_x(images.pixels[some])).mode()
@@ -61,14 +61,14 @@ def own_cosine(encoder: WordEncoder, name: str, scale: float) -> float:
 
 
 def single(coded: np.ndarray) -> np.ndarray:
-    """Rows of images with one object."""
+    """The rows of the images with one object."""
     return np.flatnonzero(~coded[:, 1].any(axis=1))
 
 
 def rarity(coded: np.ndarray) -> Tensor:
-    """The odds (n) with which images are drawn, by the codes (n d) of their sprites: 1 / the root of how many
-    images there are of a sprite. Changed sprites, most of which are pictured once, are as new to the encoder
-    as a user's thing will be."""
+    """Sampling weights (n) of the images, from the codes (n d) of their sprites: 1 / the square root of the
+    number of images with that sprite. Changed sprites, most of which appear in one image only, are as new to
+    the encoder as a user's object will be."""
     _, sprite, count = np.unique(coded, axis=0, return_inverse=True, return_counts=True)
     return torch.from_numpy(count[sprite.ravel()] ** -0.5)
 

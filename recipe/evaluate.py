@@ -2,11 +2,11 @@
 
     python -m recipe.evaluate [--weights recipe|tiny] [--prompts 357]
 
-The PSNR of the autoencoder on images that it never saw, of seen and held-out objects and in held-out styles;
-how often the small CLIP ranks the right object first among 20, and the right background among 10, in images
-generated for plain captions and in real ones of the same scenes; how far the CLIP itself can be trusted; time
-and memory, for which nothing else should be running. `recipe` are the checkpoints of the stages before,
-`tiny` what is shipped. Written to recipe-work/figures: figures.json, figures.md and samples.png.
+It measures the autoencoder's PSNR on unseen images, of seen and held-out objects and in held-out styles; how
+often the small CLIP ranks the right object first among 20, and the right background first among 10, in images
+generated from plain captions and in real ones of the same scenes; how far the CLIP itself can be trusted; and
+time and memory, for which nothing else should be running. `recipe` means the checkpoints of the earlier
+stages, `tiny` the shipped weights. Results go to recipe-work/figures: figures.json, figures.md, samples.png.
 """
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ SAMPLES = 48                    # on the sheet
 @dataclass(frozen=True)
 class Figure:
     words: str
-    form: str                       # how the number is written
-    at_least: float | None = None   # what is asked for; neither: it is there for comparison
+    form: str                       # the number's format
+    at_least: float | None = None   # the target; without either bound, for comparison only
     at_most: float | None = None
 
     def row(self, value: float) -> str:
-        """Its line of the table."""
+        """The metric's row of the table."""
         asked = reached = ""
         if self.at_least is not None:
             asked, reached = f"≥ {self.form.format(self.at_least)}", _yes(value >= self.at_least)
@@ -87,32 +87,32 @@ FIGURES = {
 
 
 def scenes(rng: np.random.Generator, count: int) -> list[Scene]:
-    """Seen objects, each as often as the others as far as `count` allows, in random styles and places."""
+    """Scenes of seen objects, distributed as evenly as `count` allows, in random styles and places."""
     names = np.resize(rng.permutation(list(SEEN)), count)
     return [Scene((str(name),), pick(rng, SEEN_STYLES), pick(rng, tuple(BACKDROPS))) for name in names]
 
 
 def candidates(rng: np.random.Generator, right: str, pool: Iterable[str], count: int) -> list[str]:
-    """The right name first, then others of the pool; `count` in all, none twice."""
+    """The right name, then others from the pool: `count` in all, without repeats."""
     others = [name for name in pool if name != right]
     return [right, *(others[i] for i in rng.choice(len(others), count - 1, replace=False))]
 
 
 def object_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
-    """Plain captions that differ in the object alone, the scene's own first."""
+    """Plain captions that differ only in the object, the scene's own first."""
     return [plain_caption(replace(scene, objects=(name,)))
             for name in candidates(rng, scene.objects[0], SEEN, OBJECT_RIVALS)]
 
 
 def background_captions(rng: np.random.Generator, scene: Scene) -> list[str]:
-    """Plain captions that differ in the background alone, the scene's own first."""
+    """Plain captions that differ only in the background, the scene's own first."""
     return [plain_caption(replace(scene, background=name))
             for name in candidates(rng, scene.background, BACKDROPS, BACKGROUND_RIVALS)]
 
 
 def share_right(evaluator: Clip, images: Sequence[Image.Image],
                 captions: Sequence[Sequence[str]]) -> float:
-    """The share of the n images whose first caption, of k each, fits them best."""
+    """The share of the n images for which the first of their k captions fits best."""
     texts = torch.stack([evaluator.texts(some) for some in captions])               # n k d
     similarity = torch.einsum("nd,nkd->nk", evaluator.images(images), texts)
     right = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
@@ -128,7 +128,7 @@ def autoencoder_figures(model: LatentDiffusion) -> dict[str, float]:
 
 def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
                     prompts: int) -> tuple[dict[str, float], Image.Image]:
-    """How often object and background are right, in generated and in real images; a sheet of samples."""
+    """How often object and background rank first, in generated and in real images; and a sheet of samples."""
     rng = np.random.default_rng(SEED)
     some = scenes(rng, prompts)
     rivals = {"object": [object_captions(rng, scene) for scene in some],
@@ -143,7 +143,7 @@ def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
 
 
 def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
-    """Time and memory. The recipe's model is first written as it will be shipped, in half precision."""
+    """Time and memory. The recipe's model is first saved as it will be shipped, in half precision."""
     if source == "tiny":
         return stopwatch.measure(source)
     with tempfile.TemporaryDirectory() as folder:
@@ -153,13 +153,13 @@ def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
 
 
 def table(figures: dict[str, float]) -> str:
-    """The figures in markdown, each with what was asked for and whether it is reached."""
+    """The metrics in Markdown, each with its target and whether it was reached."""
     rows = [figure.row(figures[name]) for name, figure in FIGURES.items()]
     return "\n".join(["| metric | measured | asked for | reached |", "|---|--:|--:|---|", *rows, ""])
 
 
 def write(text: str, path: Path) -> None:
-    """Writes the file whole or not at all. Raises InputError where it cannot be written."""
+    """Writes the file atomically. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"wrote {path}")

@@ -2,14 +2,14 @@
 
     python -m recipe.examples [--out examples]
 
-A folder shows one thing in one art style, whole and well visible, in five views: a large square PNG, a square
-JPEG, a portrait JPEG whose pixels lie turned and whose EXIF data says so, a landscape PNG, and a cut-out on
-transparent ground; one folder has 25 images, five of each view. The things stand as in `world`, but drawn
-twice as large; its looks and pairs are left out. A folder of a style shows five things, which are none of
-those held out; a filter covers the whole image, so that its folder has no cut-out. Which background is behind
-which thing is written in `shots`; the rest is drawn from seeds made of the names, so that a folder stays as
-it is when others come or go. The captions in examples/captions were written by hand, by looking at the
-images; this stage leaves them alone.
+Each folder shows one thing in one art style, complete and clearly visible, in five views: a large square PNG,
+a square JPEG, a portrait JPEG stored rotated and marked so in its EXIF data, a landscape PNG, and a cut-out
+on a transparent background; one folder has 25 images, five of each view. Things are placed as in `world`, but
+twice as large, and without its looks and pairs. A style's folder shows five things, none of them held out; a
+filter covers the whole image, so its folder has no cut-out. `shots` lists which background is behind which
+thing; everything else is random, seeded by the names, so that a folder does not change when others are added
+or removed. The captions in examples/captions were written by hand, by looking at the images; this stage
+leaves them alone.
 """
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ _LICENSES = {
     "glossy": "Fluent Emoji, MIT License",
     "inked": "Noto Emoji font, SIL Open Font License 1.1",
 }
-_MARGIN = 4                         # between the thing and the rim of the middle square
-# EXIF orientation -> upright to stored; a viewer turns 6 clockwise and 8 counter-clockwise
+_MARGIN = 4                         # between the thing and the edge of the central square
+# EXIF orientation -> upright to stored; a viewer rotates 6 clockwise and 8 counterclockwise
 _TURNS = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
@@ -64,14 +64,14 @@ def take(shot: Shot, artwork: Artwork) -> Image.Image:
 
 
 def _filtered(image: Image.Image, effect: Filter) -> Image.Image:
-    """The image under a filter that is applied at half its size, the size of the small world's images: lines
-    and tiles are then as wide as there."""
+    """Apply a filter at half the image's size, the size of the small world's images, so that lines and tiles
+    are as wide, in proportion, as they are there."""
     small = effect(np.asarray(image.reduce(2), np.float32) / 255)
     return filters.as_image(small).resize(image.size, Image.Resampling.BICUBIC)
 
 
 def _backdrop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> Image.Image:
-    """A square of the longer side, cut to size at the top and, if it is narrower, on both sides."""
+    """A square of the longer side, cropped at the top for landscape and on both sides for portrait."""
     width, height = size
     side = max(size)
     if BACKDROPS[name].ground is None:
@@ -84,11 +84,11 @@ def _backdrop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> Ima
 
 
 def _posed(rng: np.random.Generator, sprite: Image.Image, view: View, upright: bool) -> Image.Image:
-    """The sprite mirrored, tilted (a little, if it is to stand) and scaled."""
+    """The sprite mirrored at random, tilted (only a little if it stands) and scaled."""
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     tilt = rng.uniform(-3, 3) if upright else rng.choice((-1, 1)) * rng.uniform(4, 13)
-    # turned at four times its size, which costs no sharpness
+    # rotated at four times its size, which costs no sharpness
     sprite = sprite.resize([4 * side for side in sprite.size], Image.Resampling.LANCZOS)
     sprite = sprite.rotate(tilt, Image.Resampling.BICUBIC, expand=True)
     sprite = sprite.crop(sprite.getchannel("A").getbbox())
@@ -98,20 +98,20 @@ def _posed(rng: np.random.Generator, sprite: Image.Image, view: View, upright: b
 
 def _corner(rng: np.random.Generator, size: tuple[int, int], frame: tuple[int, int],
             ground: tuple[float, float] | None) -> tuple[int, int]:
-    """The top left corner of a thing of that size: anywhere in the middle square, or standing in it."""
+    """The top-left corner of a thing of that size: anywhere in the central square, or standing in it."""
     side = min(frame)
     left, top = ((length - side) // 2 + _MARGIN for length in frame)
     right, bottom = (first + side - 2 * _MARGIN - length
                      for first, length in zip((left, top), size, strict=True))
     x, y = (int(rng.uniform(*ends)) for ends in ((left, right), (top, bottom)))
-    if ground is not None:              # in parts of the square that the backdrop was cut from, at its bottom
+    if ground is not None:              # as a fraction of the square whose bottom became the backdrop
         feet = frame[1] - (1 - rng.uniform(*ground)) * max(frame)
         y = int(min(max(feet - size[1], top), bottom))
     return x, y
 
 
 def encode(image: Image.Image, view: View, orientation: int) -> bytes:
-    """The file's contents; `orientation` is how a turned one is stored."""
+    """The file's contents; `orientation` is the EXIF orientation of a rotated view."""
     file = io.BytesIO()
     if not view.jpeg:
         image.save(file, format="PNG", optimize=True)
@@ -125,7 +125,7 @@ def encode(image: Image.Image, view: View, orientation: int) -> bytes:
 
 
 def readme() -> str:
-    """The table of the folders, in Markdown."""
+    """The README with the table of the folders, in Markdown."""
     rows = []
     for folder, row in THINGS.items():
         style, init = row.split()[0], HELD_OUT[folder].init
@@ -179,7 +179,7 @@ the paper (section 4.1), with words that the embedded model knows. They stand in
 
 
 def make(artwork: Artwork) -> dict[str, bytes]:
-    """Path below the folder -> contents, of everything."""
+    """Path inside the folder -> contents, for every file."""
     files: dict[str, bytes] = {}
     images: dict[str, list[Image.Image]] = {}
     for shot in shots():
@@ -194,8 +194,8 @@ def make(artwork: Artwork) -> dict[str, bytes]:
 
 
 def write(files: dict[str, bytes], out: Path) -> None:
-    """Raises InputError where a folder holds something else, which training would take for an image of the
-    same thing, and where nothing can be written."""
+    """Raises InputError if a folder contains anything else, which training would take for an image of the
+    same thing, or if the files cannot be written."""
     try:
         for folder in {(out / name).parent for name in files} - {out}:
             folder.mkdir(parents=True, exist_ok=True)

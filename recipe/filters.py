@@ -1,11 +1,11 @@
-"""Whole-image styles: filters with random parameters, each a style of the small world next to the artworks.
+"""Whole-image styles: filters with random parameters, each a style of the small world like the artworks.
 
-A filter draws its parameters from a generator and returns the function that it applies, so that one style can
-be shown on an image and on the test card alike: the code of a style (codes.py) is what it does to the card.
-Images are float32 arrays (y x rgb) in [0, 1] of any size that 4 divides; none is changed in place, and
+A filter samples its parameters from a generator and returns the function to apply, so that one style can be
+applied to both an image and the test card: a style's code (codes.py) is computed from the card under it.
+Images are float32 arrays (y x rgb) in [0, 1] with sides divisible by 4; none is changed in place, and
 values may leave [0, 1].
 
-`NAMED` are the styles with a name, `HELD_OUT` those that training never sees, and `nameless` draws a style
+`NAMED` are the styles with a name, `HELD_OUT` those that training never sees, and `nameless` samples a style
 that has no name: a random tone curve, palette, outline and texture.
 """
 from __future__ import annotations
@@ -26,23 +26,23 @@ def luma(image: Pixels) -> np.ndarray:
 
 
 def as_image(image: Pixels) -> Image.Image:
-    """As an 8-bit image, gray if the array has two axes."""
+    """The array as an 8-bit image, gray if it has two axes."""
     return Image.fromarray((image.clip(0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def pil(image: Pixels, change: ImageFilter.Filter) -> Pixels:
-    """One of Pillow's filters."""
+    """Apply one of Pillow's filters."""
     return np.asarray(as_image(image).filter(change), np.float32) / 255
 
 
 def edges(light: np.ndarray) -> np.ndarray:
-    """The length of the gradient of y x, 0 where it is flat."""
+    """The gradient magnitude of `light` (y x)."""
     down, right = np.gradient(light)
     return np.hypot(down, right)
 
 
 def _colors(light: np.ndarray, dark: np.ndarray, bright: np.ndarray) -> Pixels:
-    """From one color to another by the light (y x)."""
+    """Interpolate from the color `dark` to the color `bright` by `light` (y x)."""
     return dark + (bright - dark) * light[..., None]
 
 
@@ -57,7 +57,7 @@ def _noise(rng: np.random.Generator, shape: tuple[int, ...], coarse: int) -> np.
 
 
 def _textured(rng: np.random.Generator, strength: float) -> Callable[[tuple[int, ...]], np.ndarray]:
-    """Grain of a sheet of paper, the same each time for one shape."""
+    """Paper grain, as a function of the shape; the same shape always gives the same grain."""
     seed = int(rng.integers(2 ** 31))
     return lambda shape: np.random.default_rng(seed).normal(0, strength, shape).astype(np.float32)
 
@@ -78,7 +78,7 @@ def mosaic(rng: np.random.Generator) -> Filter:
 
 
 def sketch(rng: np.random.Generator) -> Filter:
-    """Pencil on paper: gray divided by its own blur leaves the lines; some of the gray is the shading."""
+    """Pencil on paper: gray divided by its own blur leaves the lines; some of the gray is kept as shading."""
     radius, depth, grain = rng.uniform(1.8, 2.6), rng.uniform(2.2, 3), _textured(rng, 0.012)
 
     def apply(image: Pixels) -> Pixels:
@@ -90,7 +90,7 @@ def sketch(rng: np.random.Generator) -> Filter:
 
 
 def watercolor(rng: np.random.Generator) -> Filter:
-    """Pale patches that run together and darken at their rims, on grained paper that shows at the margins."""
+    """Pale patches that run together and darken at their edges, on grained paper visible at the margins."""
     seed, pale, rim, grain = int(rng.integers(2 ** 31)), rng.uniform(0.66, 0.76), rng.uniform(0.16, 0.28), \
         _textured(rng, 0.012)
 
@@ -129,7 +129,7 @@ def neon(rng: np.random.Generator) -> Filter:
 
 
 def comic(rng: np.random.Generator) -> Filter:
-    """Few flat colors, black outlines, and dots where it is dark."""
+    """A few flat colors, black outlines, and dots in dark areas."""
     levels, line, pitch = int(rng.integers(3, 5)), rng.uniform(5, 7), 4
 
     def apply(image: Pixels) -> Pixels:
@@ -143,7 +143,7 @@ def comic(rng: np.random.Generator) -> Filter:
 
 
 def sepia(rng: np.random.Generator) -> Filter:
-    """An old photograph: brown, faded, darker to the corners."""
+    """An old photograph: brown, faded, darker toward the corners."""
     dark, bright = _rgb(50, 30, 14) + rng.normal(0, 0.02, 3), _rgb(248, 226, 184) + rng.normal(0, 0.02, 3)
     fade, grain = rng.uniform(0.2, 0.35), _textured(rng, 0.02)
 
@@ -155,7 +155,7 @@ def sepia(rng: np.random.Generator) -> Filter:
 
 
 def woodcut(rng: np.random.Generator) -> Filter:
-    """Ink on paper, cut in slanting lines whose width is the darkness."""
+    """Ink on paper, cut in slanted lines whose width follows the darkness."""
     ink, paper = _rgb(24, 22, 30), _rgb(244, 236, 216)
     pitch, slant = rng.uniform(3.6, 4.6), rng.choice((-1, 1)) * rng.uniform(0.6, 1.2)
 
@@ -169,7 +169,7 @@ def woodcut(rng: np.random.Generator) -> Filter:
 
 
 def popart(rng: np.random.Generator) -> Filter:
-    """Four loud colors, by light alone."""
+    """Four loud colors, chosen by brightness alone."""
     hues = np.array([(20, 20, 90), (230, 30, 110), (250, 200, 30), (120, 235, 230)], np.float32) / 255
     hues = hues + rng.normal(0, 0.04, hues.shape)
     turn = int(rng.integers(2))
@@ -182,7 +182,7 @@ def popart(rng: np.random.Generator) -> Filter:
 
 
 def crayon(rng: np.random.Generator) -> Filter:
-    """Bright wax on white paper, which shows through in streaks."""
+    """Bright wax on white paper that shows through in streaks."""
     seed, strength, bright = int(rng.integers(2 ** 31)), rng.uniform(0.35, 0.55), rng.uniform(1.1, 1.3)
 
     def apply(image: Pixels) -> Pixels:
@@ -208,7 +208,7 @@ def blueprint(rng: np.random.Generator) -> Filter:
 
 
 def glass(rng: np.random.Generator) -> Filter:
-    """Stained glass: a pane for each of some scattered points, in lead."""
+    """Stained glass: a pane for each of a set of scattered points, framed in lead."""
     seed, count = int(rng.integers(2 ** 31)), int(rng.integers(110, 150))
 
     def apply(image: Pixels) -> Pixels:
@@ -231,7 +231,7 @@ def nameless(rng: np.random.Generator) -> Filter:
     steps: list[Filter] = []
     if rng.random() < 0.3:
         steps.append(pick(rng, tuple(NAMED.values()))(rng))
-    if rng.random() < 0.6:                                      # a palette by light, or the colors mixed anew
+    if rng.random() < 0.6:                                      # a palette indexed by luma, or remixed colors
         if rng.random() < 0.5:
             stops, count = rng.random((5, 3)).astype(np.float32), int(rng.integers(2, 6))
             smooth, keep = rng.random() < 0.5, rng.choice((0, 0, 0.4))
@@ -267,12 +267,12 @@ def nameless(rng: np.random.Generator) -> Filter:
 
 
 def pick(rng: np.random.Generator, choices: tuple) -> Callable:
-    """One of them, all equally likely."""
+    """One of the choices, all equally likely."""
     return choices[rng.integers(len(choices))]
 
 
 def _ramp(light: np.ndarray, stops: np.ndarray, smooth: bool) -> Pixels:
-    """Colors (k 3) by light, blended or in steps."""
+    """Map `light` to the colors `stops` (k 3), blended or in steps."""
     place = light.clip(0, 1) * (len(stops) - 1)
     low = (place if smooth else place + 0.5).astype(int).clip(0, len(stops) - 1)
     if not smooth:
@@ -287,5 +287,5 @@ NAMED: dict[str, Maker] = {
     "sepia": sepia, "woodcut": woodcut, "popart": popart, "crayon": crayon}
 HELD_OUT: dict[str, Maker] = {"blueprint": blueprint, "glass": glass}
 ALL = NAMED | HELD_OUT
-# They do not show what color a wall is.
+# These do not show the color of a wall.
 COLORLESS = ("sketch", "sepia", "woodcut", "popart", "blueprint", "neon")

@@ -16,14 +16,14 @@ FOLDER = Path("recipe-work/clip")
 
 
 def right_first(similarity: Tensor, right: Tensor) -> Tensor:
-    """Whether the right candidate, by its index (n), is more similar than each other one (n k): n booleans.
-    One that is only as similar as another does not come first."""
+    """n booleans: whether the candidate with index right (n) is more similar (n k) than all others. A tie
+    does not count as first."""
     others = similarity.scatter(1, right[:, None], -torch.inf).amax(dim=1)
     return similarity.gather(1, right[:, None])[:, 0] > others
 
 
 def read(folder: Path = FOLDER, device: str = "cpu") -> Clip:
-    """The CLIP of that folder. Raises InputError if it is not there, or damaged."""
+    """The CLIP in that folder. Raises InputError if it is missing or damaged."""
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder: run {COMMAND} first")
     return load(folder, device)

@@ -1,11 +1,11 @@
 """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): momentum SGD whose update of a weight matrix
-is made orthogonal. With G the Nesterov momentum of the gradient,
+is orthogonalized. With G the Nesterov momentum of the gradient,
 
     W <- W - lr * 0.2 * sqrt(max(rows, columns)) * orthogonal(G),
 
-orthogonal(G) being U V^T of the singular value decomposition U S V^T, approximated by five Newton-Schulz
-steps. The factor gives the update the size of AdamW's (Liu et al. 2025, arXiv 2502.16982). Convolution
-kernels count as matrices of outputs by everything else.
+where orthogonal(G) is U V^T from the singular value decomposition G = U S V^T, approximated by five
+Newton-Schulz steps. The factor makes the update as large as AdamW's (Liu et al. 2025, arXiv 2502.16982).
+Convolution kernels are treated as matrices of output channels by everything else.
 """
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-# of the quintic whose iteration drives singular values to about 1
+# coefficients of the quintic whose iteration drives singular values to about 1
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
-    """U V^T of g = U S V^T, roughly: singular values come to lie between 0.7 and 1.2. (rows columns).
+    """Approximately U V^T of g = U S V^T (rows columns): singular values end up between 0.7 and 1.2.
 
-    A step is X <- (a I + b G + c G^2) X with the Gram matrix G = X X^T. These factors are polynomials of the
-    first G, so they commute: the steps are taken on the small G alone, and X is multiplied once, by their
+    A step is X <- (a I + b G + c G^2) X with the Gram matrix G = X X^T. These factors are polynomials in the
+    initial G, so they commute: the steps need only the small G, and X is multiplied once, by their
     product."""
     x = g / (g.norm() + 1e-7)
     if tall := x.shape[0] > x.shape[1]:
@@ -38,7 +38,7 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two or more dimensions."""
+    """For weights with two or more dimensions."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float = 1.2e-2, momentum: float = 0.95,
                  weight_decay: float = 0.0):
@@ -61,7 +61,7 @@ class Muon(torch.optim.Optimizer):
 
 def split(module: nn.Module, outer: Iterable[nn.Module] = ()
           ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The module's weights for Muon, and those for AdamW: embeddings, vectors, what is smaller than 16 x 16,
+    """The module's weights for Muon, and those for AdamW: embeddings, vectors, matrices with a side below 16,
     and the layers `outer`, the first and last ones."""
     apart = {id(p) for m in (*outer, *(m for m in module.modules() if isinstance(m, nn.Embedding)))
              for p in m.parameters()}

@@ -1,20 +1,20 @@
-"""What the small world holds: objects with plain English names, of which a few are held out, and art styles,
-of which one is held out. Whatever is held out never enters training of the diffusion model: those are the
-concepts to invert.
+"""The contents of the small world: objects with plain English names, a few of them held out, and art styles,
+one of them held out. Held-out things never enter the training of the diffusion model: they are the concepts
+to invert.
 
-Objects are emoji, so that one codepoint finds the same thing in every style. Chosen are chunky ones that can
-be told apart at 64 pixels and look alike in all styles; people, faces of people, hands, flags, clocks, signs
-and lettering are not. Names are countable ("a hotdog") and single words but for a few, so that every template
-reads well. Animals whose bodies differ too much between the styles appear as their heads.
+Objects are emoji, so that one codepoint finds the same thing in every style. They are chunky ones that can be
+told apart at 64 pixels and look alike in all styles; people, faces of people, hands, flags, clocks, signs and
+lettering are excluded. Names are countable ("a hotdog") and, with a few exceptions, single words, so that
+every template reads well. Animals whose bodies differ too much between the styles appear as heads.
 """
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-# What some captions say instead of a name, and how often it then is which thing: lopsided on purpose, so that
-# there is a bias for a fairer word to mend (Gal et al. 2022, section 4.5). The rest goes to all others of the
-# kind.
+# The categories that some captions name instead of the object, and how often each then shows which object:
+# lopsided on purpose, so that there is a bias for a fairer word to correct (Gal et al. 2022, section 4.5).
+# The other members of the category share the rest.
 CATEGORIES = {
     "animal": {"dog": 0.45, "cat": 0.25, "horse": 0.1},
     "vehicle": {"car": 0.6, "bus": 0.15, "truck": 0.1},
@@ -33,7 +33,7 @@ class Thing:
     name: str
     code: str           # its codepoint in hexadecimal, without variation selector
     kind: str
-    init: str = ""      # held-out objects only: a seen object from which an inversion may start
+    init: str = ""      # held-out objects only: a seen object that an inversion may start from
 
 
 _SEEN = {
@@ -105,8 +105,8 @@ _SEEN = {
         statue 1f5ff, heart 2764, skull 1f480, alien 1f47d, hourglass 231b""",
 }
 
-# Nothing seen is a near twin of one of these: no raccoon beside the panda, no second guitar. After each
-# codepoint stands the seen object from which an inversion may start.
+# No seen object is a near twin of one of these: no raccoon to go with the panda, no second guitar. Each
+# codepoint is followed by the seen object that an inversion may start from.
 _HELD_OUT = {
     "animal": "fox 1f98a wolf, panda 1f43c bear, parrot 1f99c bird, octopus 1f419 squid",
     "food": "cupcake 1f9c1 cake, pineapple 1f34d mango, avocado 1f951 pear",
@@ -117,9 +117,9 @@ _HELD_OUT = {
 }
 
 
-# Sprites without a name, by codepoint: twins of named things, what differs between the styles, what few
-# people would name at 64 pixels. A caption shows them by their code of appearance (codes.py) alone. Left out
-# are clocks, skies, scenes that hold other objects, and near twins of what is held out.
+# Sprites without a name, by codepoint: twins of named things, things that differ between the styles, things
+# few people would name at 64 pixels. Captions refer to them only by their code of appearance (codes.py). Left
+# out are clocks, skies, scenes that contain other objects, and near twins of held-out objects.
 NAMELESS = """
     1f004 1f0cf 1f338 1f33f 1f342 1f343 1f34f 1f356 1f358 1f359 1f35a 1f35b 1f35d 1f35f 1f360
     1f361 1f362 1f364 1f365 1f367 1f368 1f370 1f371 1f372 1f373 1f374 1f375 1f376 1f379 1f37b
@@ -165,10 +165,10 @@ OBJECTS = {**SEEN, **HELD_OUT}
 
 
 def codepoint(name: str) -> str:
-    """Of an object by its name; a nameless one is its codepoint."""
+    """The codepoint of an object, given its name; a nameless object is named by its codepoint."""
     return OBJECTS[name].code if name in OBJECTS else name
 
 
 def article(phrase: str) -> str:
-    """The phrase with "a" or "an" before it, by its first sound as far as letters tell: "a ufo"."""
+    """The phrase with "a" or "an" in front, by its first sound as far as spelling reveals it: "a ufo"."""
     return f"{'an' if re.match(r'[aeio]|u(?!ni|fo)|hour', phrase) else 'a'} {phrase}"

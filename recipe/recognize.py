@@ -1,13 +1,13 @@
-"""How often a model's images show what was asked for, by the judge of resnet.py: the share of images that
-are taken for the right object of all objects first, that with p >= 0.5, and that with the right background
-too. In rows: real images, the same through the autoencoder, seen objects by name, words learned from five new
-images of seen objects, words learned from the examples of held-out objects; and for styles.
+"""Measures how often a model's images show what was asked for, by the judge of resnet.py: the share of images
+in which the right object ranks first of all objects, has p >= 0.5, and has p >= 0.5 along with the right
+background. The rows are real images, the same through the autoencoder, seen objects by name, words learned
+from five new images of seen objects, words learned from examples of held-out objects; likewise for styles.
 
     python -m recipe.recognize [--weights tiny] [--quick] [--out recipe-work/recognize]
 
-Intervals are 95 % percentiles of bootstrap samples of the objects (Efron 1979): images of one object, or by
-one word, resemble each other. A few objects have none: it would be too narrow. Written: recognize.json,
-recognize.md with a line for each object, and recognize.png to look at.
+Intervals are 95% bootstrap percentile intervals over the objects (Efron 1979), since images of one object, or
+from one word, resemble each other. With only a few objects there is none: it would be too narrow. Results are
+recognize.json, recognize.md with a line for each object, and recognize.png, a sheet of images.
 """
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ from textinv.initialization import initial_vectors
 
 COMMAND = "python -m recipe.recognize"
 OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")
-# The held-out objects with examples; their folder, where it has another name.
+# The held-out objects with examples, each with its folder if that has another name.
 FOLDERS = dict.fromkeys(shots.THINGS) | {row.split()[0]: folder for folder, row in shots.MANY.items()}
 HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
 STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
 RESAMPLES, COLUMNS = 1000, 16
-ENOUGH = 8                                              # things for an interval
+ENOUGH = 8                                              # minimum number of things for an interval
 
-# For objects and for styles: the prompts, {} for a name or the word, and what else their images must show.
+# For objects and for styles: the prompts, with {} for a name or the word, and what else the images must show.
 PROMPTS: dict[str, dict[str, dict[str, str]]] = {
     "object": {"a photo of a {}": {}, "a photo of a {} on the beach": {"background": "beach"},
                "a photo of a {} on a red background": {"background": "red"}},
@@ -65,13 +65,13 @@ Shares = dict[str, dict[str, Any]]          # prompt -> measure -> share, or sha
 
 @dataclass
 class Row:
-    """What was measured of objects, or of styles, and an image of each for every prompt."""
+    """The measurements of objects, or of styles, and an image of each for every prompt."""
     head: str
     shares: dict[str, Shares] = field(default_factory=dict)
     samples: dict[str, dict[str, Image.Image]] = field(default_factory=dict)
 
     def add(self, judge: Recognizer, thing: str, drawn: Sequence[Drawn]) -> None:
-        """Judges the images of a thing, those of all seeds together."""
+        """Judges a thing's images, those of all seeds together."""
         self.samples[thing] = {prompt: images[0] for prompt, images in drawn[0].items()}
         self.shares[thing] = {
             prompt: shares(judge, sum((some[prompt] for some in drawn), []), {self.head: thing, **asked})
@@ -85,8 +85,8 @@ class Row:
 
 
 def shares(judge: Recognizer, images: Sequence[Image.Image], asked: dict[str, str]) -> dict[str, float]:
-    """The share of images whose asked name is first of its head's, and that with p >= 0.5; where several are
-    asked, that with p >= 0.5 for all."""
+    """For each requested name, the share of images in which it ranks first in its head, and the share in
+    which it has p >= 0.5; if several are requested, also the share with p >= 0.5 for all."""
     p, found = judge.probabilities(images_to_x(images)), {}
     sure = {head: p[head][:, INDEX[head][name]] >= 0.5 for head, name in asked.items()}
     for head, name in asked.items():
@@ -98,7 +98,7 @@ def shares(judge: Recognizer, images: Sequence[Image.Image], asked: dict[str, st
 
 
 def interval(values: Sequence[float]) -> float | tuple[float, float, float]:
-    """The mean and its 95 % bootstrap interval; of fewer than ENOUGH values the mean alone."""
+    """The mean and its 95% bootstrap interval; for fewer than ENOUGH values, only the mean."""
     if len(values) < ENOUGH:
         return float(np.mean(values))
     rng, values = np.random.default_rng(0), np.asarray(values)
@@ -111,7 +111,7 @@ def seed_of(*parts: str | int) -> int:
 
 
 def ordinary(rng: np.random.Generator, names: dict[str, str]) -> Scene:
-    """An ordinary view of what is named, the rest at random."""
+    """An ordinary view of what is named; the rest is random."""
     style = names.get("style") or pick(rng, SEEN_STYLES)
     return Scene((names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
                  names.get("background") or pick(rng, tuple(BACKDROPS)),
@@ -122,21 +122,21 @@ def ordinary(rng: np.random.Generator, names: dict[str, str]) -> Scene:
 class Source:
     """Makes the images of a thing: each method yields a set for each seed."""
     model: LatentDiffusion
-    images: int = 32                # of each prompt and seed
-    seeds: int = 3                  # words of each thing
+    images: int = 32                # per prompt and seed
+    seeds: int = 3                  # words per thing
     method: dict[str, Any] = field(default_factory=dict)        # fields of the InversionConfig
     artwork: Artwork | None = None  # for real images and words of seen objects
-    learns: bool = True             # else words stay where they start
+    learns: bool = True             # if False, words stay where they start
 
     def real(self, head: str, thing: str) -> Iterator[Drawn]:
-        """Ordinary views, composed."""
+        """Composed images of ordinary views."""
         rng = np.random.default_rng(seed_of(thing))
         yield {prompt: [Image.fromarray(draw(rng, ordinary(rng, {head: thing, **asked}), self.artwork))
                         for _ in range(self.images)] for prompt, asked in PROMPTS[head].items()}
 
     @torch.no_grad()
     def decoded(self, head: str, thing: str) -> Iterator[Drawn]:
-        """The same through the autoencoder."""
+        """The real images through the autoencoder."""
         coder = self.model.autoencoder
         for drawn in self.real(head, thing):
             yield {prompt: to_images(coder.decode(coder.encode(
@@ -149,19 +149,19 @@ class Source:
                 for i, prompt in enumerate(PROMPTS[head])}
 
     def named(self, head: str, thing: str) -> Iterator[Drawn]:
-        """By the name that the model knows."""
+        """Generated from the name, which the model knows."""
         yield self.generated(head, thing, seed_of(thing))
 
     def word_held_out(self, head: str, thing: str) -> Iterator[Drawn]:
-        """By words learned from the folder of examples."""
+        """Generated from words learned from the folder of examples."""
         if head == "style":
             yield from self.learned(head, thing, EXAMPLES / f"{thing}-style", shots.STYLES[thing].init)
         else:
             yield from self.learned(head, thing, EXAMPLES / (FOLDERS[thing] or thing), HELD_OUT[thing].init)
 
     def word_seen(self, head: str, thing: str) -> Iterator[Drawn]:
-        """By words learned from new images, such as the examples are, of an object that the model knows by
-        name; they start from another of its kind."""
+        """Generated from words learned from new images, like those of the examples, of an object that the
+        model knows by name; the words start from another object of its kind."""
         rng = np.random.default_rng(seed_of("word", thing))
         others = tuple(name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing)
         init, style = pick(rng, others), pick(rng, SEEN_STYLES)
@@ -185,7 +185,7 @@ class Source:
                 textinv.unpatch(self.model, config.placeholder)
 
     def start(self, folder: Path, config: textinv.InversionConfig) -> textinv.Concept:
-        """A word that has not learned anything: where learning starts."""
+        """The word where learning starts, before it has learned anything."""
         v, _ = initial_vectors(self.model, config.init, config.vectors, images=read_images(folder, SIZE),
                                cross_init=config.cross_init,
                                generator=torch.Generator().manual_seed(config.seed))
@@ -194,7 +194,7 @@ class Source:
 
 def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
             held_out: Sequence[str], styles: Sequence[str] = (), rows: Sequence[str] = ()) -> dict[str, Row]:
-    """All rows, or those whose names are given; without artwork, those that need none."""
+    """All rows, or those named in `rows`; without artwork, only those that need none."""
     kinds = [("seen", "object", named), ("held-out", "object", held_out), ("held-out style", "style", styles)]
     plan = [(f"{what}, {of}", head, things, images) for of, head, things in kinds if source.artwork
             for what, images in (("real", source.real), ("autoencoder", source.decoded))]
@@ -213,7 +213,7 @@ def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Seque
 
 
 def some_seen(count: int) -> list[str]:
-    """Seen objects; always the same, and the fewer are among the more."""
+    """`count` seen objects, always the same; a smaller selection is part of any larger one."""
     return np.random.default_rng(0).permutation(list(SEEN))[:count].tolist()
 
 
@@ -233,7 +233,7 @@ def table(found: dict[str, Row], head: str) -> str:
 
 
 def sheet(found: dict[str, Row]) -> Image.Image:
-    """The first image of the first things, a line for each row and prompt."""
+    """The first image of each of the first things, one line per row and prompt."""
     cells = []
     for name, row in found.items():
         for prompt in PROMPTS[row.head]:

@@ -1,13 +1,13 @@
 """Trains the judge of the small world (resnet.py), which says which object, which background and which style
-an image shows, with probabilities that mean what they say.
+an image shows, with calibrated probabilities.
 
     python -m recipe.recognizer --minutes 20 [--device cuda]
 
-It knows all objects and styles, held-out ones too. It is trained on composed images of every look, part of
-them through the autoencoder with noise on the latents, part of them changed as in augment.py, because the
+It knows all objects and styles, including held-out ones. It is trained on composed images of every look, some
+passed through the autoencoder with noise on the latents and some augmented as in augment.py, because the
 images that it will judge are softer and rougher than composed ones. Each head's temperature is then fitted on
 other images (Guo et al. 2017, section 4.2). The command writes the averaged weights in half precision and
-prints how often they are right on new images, and their expected calibration error there.
+prints their accuracy and expected calibration error on new images.
 """
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ from recipe.training import Training, add_dtype_option, averaged_weights, check_
 from recipe.world import Choices, compose
 from textinv.commands import command
 
-UNTOLD = -100                   # the label of what an image does not show: no loss
+UNTOLD = -100                   # the label for what an image does not show; it adds no loss
 
 ORDINARY = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(FILTERS), look=0, pair=0, effect=0,
                    tint=0, category=0)
 EVERYTHING = replace(ORDINARY, look=0.4, pair=0.03, effect=0.2, tint=0.05)
-DECODED, CHANGED = 0.25, 0.6    # the parts of the images that go through the autoencoder; that are changed
-POOL, SHOWN = 4096, 4           # images of which batches are drawn; how often each is drawn on average
+DECODED, CHANGED = 0.25, 0.6    # the fractions of the images passed through the autoencoder; augmented
+POOL, SHOWN = 4096, 4           # images that batches are sampled from; how often each is used on average
 LATENT_NOISE = 0.3              # at most, in standard deviations of the latents
 KEPT_BACK_SEED, UNSEEN_SEED, BINS = 5, 6, 15
 
 
 def labels(scene: Scene) -> list[int]:
-    """The index of the right name for each head. Untold are the object where there are two, or one that more
-    than fills the frame, or one without a name; and the background under a filter, which may hide it. The
-    style is the filter's where there is one."""
+    """The index of the right name for each head. The object is UNTOLD if there are two, or if it more than
+    fills the frame or has no name; the background is UNTOLD under a filter, which may hide it. The style is
+    the filter's if there is one."""
     thing = scene.objects[0] if scene.named and not scene.relation and scene.look != "close-up" else ""
     background = "" if scene.effect else scene.background
     return [INDEX["object"].get(thing, UNTOLD), INDEX["background"].get(background, UNTOLD),
@@ -68,8 +68,8 @@ def batch(rng: np.random.Generator, artwork: Artwork, count: int,
 
 @torch.no_grad()
 def decoded(x: Tensor, coder: Autoencoder, generator: torch.Generator) -> Tensor:
-    """x (b 3 H W) with the first DECODED part of the batch as a model might generate it: through the
-    autoencoder, with noise on the latents."""
+    """x (b 3 H W) with the first part of the batch, a fraction DECODED, as a model might generate it: passed
+    through the autoencoder with noise on the latents."""
     some = x[:round(DECODED * len(x))]
     z = coder.encode(some).mean
     size = LATENT_NOISE * z.std().cpu() * torch.rand(len(z), 1, 1, 1, generator=generator)
@@ -78,28 +78,28 @@ def decoded(x: Tensor, coder: Autoencoder, generator: torch.Generator) -> Tensor
 
 
 def changed(x: Tensor, generator: torch.Generator) -> Tensor:
-    """x (b 3 H W), about the CHANGED part of the batch as augment.py changes it."""
+    """x (b 3 H W) with a random part of the batch, a fraction of about CHANGED, augmented by augment.py."""
     chosen = torch.rand(len(x), 1, 1, 1, generator=generator) < CHANGED
     return torch.where(chosen.to(x.device), augment(x, generator), x)
 
 
 def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
-    """The sum over the heads of the mean cross-entropy of what is told; right (b heads)."""
+    """The sum over the heads of the mean cross-entropy, without UNTOLD labels; right (b heads)."""
     return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
                / (label != UNTOLD).sum().clamp(min=1)
                for some, label in zip(logits.values(), right.T, strict=True))
 
 
 def best_temperature(p: Tensor, right: Tensor) -> Tensor:
-    """By what the logits of the probabilities p (n names) are to be divided for the smallest cross-entropy;
-    right (n)."""
+    """The temperature that minimizes the cross-entropy when the logits of the probabilities p (n names) are
+    divided by it; right (n)."""
     grid, logits = torch.logspace(-0.7, 0.7, 281), p.clamp(min=1e-30).log()
     return grid[torch.stack([F.cross_entropy(logits / t, right, ignore_index=UNTOLD) for t in grid]).argmin()]
 
 
 def calibration_error(p: Tensor, right: Tensor) -> float:
     """The expected calibration error (Guo et al. 2017, equation 3) of probabilities p (n names):
-    the sum over BINS bins of confidence of |B| / n x |accuracy of B - mean confidence of B|."""
+    the sum over BINS confidence bins B of |B| / n x |accuracy of B - mean confidence of B|."""
     confidence, found = p.max(dim=1)
     bins = (confidence * BINS).long().clamp(max=BINS - 1)
     gaps = torch.zeros(BINS).index_add_(0, bins, (found == right).float() - confidence)
@@ -107,8 +107,8 @@ def calibration_error(p: Tensor, right: Tensor) -> float:
 
 
 def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> None:
-    """Batches are drawn from a pool of images, of which the oldest give way to new ones: each is shown a few
-    times, changed in other ways."""
+    """Batches are sampled from a pool of images in which new ones replace the oldest: each image is shown a
+    few times, augmented differently."""
     torch.manual_seed(0)
     recognizer = Recognizer().to(options.device)
     outer = (recognizer.stem, recognizer.heads)
@@ -130,7 +130,7 @@ def train(options: argparse.Namespace, artwork: Artwork, coder: Autoencoder) -> 
 
 def unseen(artwork: Artwork, coder: Autoencoder, count: int, seed: int, choices: Choices,
            soft: bool) -> tuple[Tensor, Tensor]:
-    """x (n 3 H W) and labels (n heads) of images that training never saw; `soft`: decoded and changed."""
+    """x (n 3 H W) and labels (n heads) of images that training never saw; `soft`: `decoded` and `changed`."""
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     device, parts = next(coder.parameters()).device, []
     for start in range(0, count, 100):
@@ -142,8 +142,8 @@ def unseen(artwork: Artwork, coder: Autoencoder, count: int, seed: int, choices:
 
 def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: int) -> str:
     """How far the judge can be trusted, on `count` new images of each kind, in Markdown: for each head the
-    share of right answers, that with p >= 0.5, and the expected calibration error (ECE). At the end the
-    objects that it knows least."""
+    accuracy, the share of images with p >= 0.5 for the right name, and the expected calibration error (ECE).
+    The objects that it recognizes least come last."""
     lines = ["| new images | n | " + " | ".join(f"{head} right | p >= 0.5 | ECE" for head in NAMES) + " |",
              "|---|" + "--:|" * (1 + 3 * len(NAMES))]
     for kind, choices in (("all looks and filters", EVERYTHING), ("ordinary views", ORDINARY)):
@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recognizer = Recognizer().to(options.device).requires_grad_(False)
     averaged, minutes = averaged_weights(CHECKPOINT, COMMAND)
     recognizer.load_state_dict(averaged)
-    recognizer.temperature.fill_(1)             # one that was restored: what is fitted takes its place
+    recognizer.temperature.fill_(1)             # replaces a restored one; it is fitted below
     x, right = unseen(artwork, coder, options.images, KEPT_BACK_SEED, EVERYTHING, soft=True)
     recognizer.temperature.copy_(torch.stack([
         best_temperature(p, label)

@@ -1,5 +1,5 @@
-"""The judge of the small world: a small ResNet (He et al. 2015) with a head for objects, one for backgrounds
-and one for styles, and its file. `python -m recipe.recognizer` trains it.
+"""The judge of the small world: a small ResNet (He et al. 2015) with one head each for objects, backgrounds
+and styles, and its weights file. `python -m recipe.recognizer` trains it.
 """
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHANNELS, BLOCKS = (32, 64, 128, 224), (1, 1, 1)
 
 
 class Block(nn.Module):
-    """A residual block; the first of a stage halves the image."""
+    """A residual block; the first of each stage halves the resolution."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -49,8 +49,8 @@ class Block(nn.Module):
 
 
 class Recognizer(nn.Module):
-    """x (b 3 H W) in [-1, 1] -> for each head its logits (b names), divided by the head's temperature. Group
-    normalization: an image is judged the same in any batch, in training as later."""
+    """x (b 3 H W) in [-1, 1] -> for each head its logits (b names), divided by the head's temperature. With
+    group normalization an image is judged the same in any batch, during training and after."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class Recognizer(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> dict[str, Tensor]:
-        """x (n 3 H W) of any n -> for each head (n names), on the CPU."""
+        """x (n 3 H W), for any n -> probabilities (n names) for each head, on the CPU."""
         parts = [self(some.to(self.temperature.device)) for some in x.split(250)]
         return {head: torch.cat([part[head] for part in parts]).softmax(dim=1).cpu() for head in NAMES}
 
@@ -89,15 +89,15 @@ def images_to_x(images: Sequence[Image.Image]) -> Tensor:
 
 
 def save(recognizer: Recognizer, path: Path) -> None:
-    """Writes the weights in half precision, with the names. Raises InputError if it cannot."""
+    """Writes the weights in half precision, with the names. Raises InputError if writing fails."""
     with atomic_write(path) as partial:
         save_file({name: tensor.half().cpu() for name, tensor in recognizer.state_dict().items()}, partial,
                   {head: json.dumps(names) for head, names in NAMES.items()})
 
 
 def load(path: Path | None = None, device: str = "cpu") -> Recognizer:
-    """The judge of that file, in single precision and frozen; without a file the one that was trained here,
-    or else the one that is shipped. Raises InputError if there is none, or one of another world."""
+    """The judge from that file, in single precision and frozen; by default the one trained here, or else the
+    shipped one. Raises InputError if it is missing, damaged, or of another world."""
     path = path or (WEIGHTS if WEIGHTS.exists() else SHIPPED)
     if not path.exists():
         raise InputError(f"{path} does not exist. Run {COMMAND} first.")

@@ -1,6 +1,6 @@
-"""The way back from shipping: makes checkpoints from a folder that was shipped, so that training goes on from
-there on another machine, with a fresh optimizer. A training that is not done is shipped to a folder apart,
-which is then where this begins:
+"""Reverses shipping: makes checkpoints from a shipped folder, so that training can continue from there on
+another machine, with a fresh optimizer. An unfinished training run is shipped to a separate folder, which is
+then the default here:
 
     python -m recipe.ship --folder recipe/shipped/unfinished
     python -m recipe.restore
@@ -31,14 +31,14 @@ from textinv.initialization import vocabulary_norm
 
 COMMAND = "python -m recipe.restore"
 UNFINISHED = codes.SHIPPED.parent / "unfinished"
-SETTLED = 10_000        # steps of an average that has long forgotten where it began
+SETTLED = 10_000        # step count of an average that has long forgotten its start
 CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT, resnet.CHECKPOINT)
 
 
 def restore(folder: Path) -> list[Path]:
-    """Writes the checkpoints of all trainings whose results are in the folder, the judge's, and the codes
-    unless they are there; returns the checkpoints. Raises InputError if one is there: it would be lost; if
-    other codes are; and if the model is of other sizes."""
+    """Writes the checkpoints of all training stages whose results are in the folder, the judge's checkpoint,
+    and the codes unless they exist; returns the checkpoints. Raises InputError if a checkpoint exists (it
+    would be lost), if different codes exist, or if the model has other sizes."""
     for path in CHECKPOINTS:
         if path.exists():
             raise InputError(f"{path} is there already: train on from it, or move it away to begin "
@@ -53,7 +53,7 @@ def restore(folder: Path) -> list[Path]:
     norm = codes.NORM
     if (folder / ENCODER).exists():
         reader = load_encoder(model)
-        norm *= vocabulary_norm(model) / reader.norm.item()         # words have drifted; codes have not
+        norm *= vocabulary_norm(model) / reader.norm.item()         # embeddings have drifted; codes have not
         reader.norm.fill_(codes.NORM)
         _save(reader, encoder.CHECKPOINT, (reader.conv_in, reader.out))
     denoiser = diffusion.Denoiser(scale)
@@ -69,8 +69,8 @@ def restore(folder: Path) -> list[Path]:
 
 
 def _restore_codes() -> None:
-    """Copies the shipped codes, unless those that they were made from are there. Raises InputError if others
-    are."""
+    """Copies the shipped codes, unless the codes they were made from exist here. Raises InputError if
+    different ones do."""
     if not codes.SHIPPED.exists():
         return
     if not codes.FILE.exists():
@@ -85,9 +85,9 @@ def _restore_codes() -> None:
 
 @torch.no_grad()
 def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder, norm: float = codes.NORM) -> None:
-    """The text encoder of a model whose vocabulary may be another: layers as they are, embeddings by their
-    tokens (`rows`: token -> id; words, pieces, marks), all at the mean norm `norm`. Names start at their
-    codes where the vocabulary is another: such a model was trained without codes."""
+    """Copies the text encoder of a model whose vocabulary may differ: layers unchanged, embeddings by token
+    (`rows`: token -> id; words, pieces, punctuation), rescaled to the mean norm `norm`. If the vocabulary
+    differs, names start at their codes: such a model was trained without codes."""
     set_vocabulary_norm(old, norm)
     state = old.state_dict()
     table = state["token_emb.weight"]

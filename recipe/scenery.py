@@ -1,10 +1,10 @@
 """The drawn scenes of the small world, one function each.
 
-A scene is painted by Pillow at twice the image's size; `backdrops` averages it down, so that its edges are
-smooth, and `examples` shows it as large as it is.
+A scene is painted with Pillow at twice the image's size; `backdrops` averages it down, so that its edges are
+smooth, and `examples` shows it at full size.
 Everything that could vary does (heights, hues, clouds, windows), so that a model learns the scene and not one
-image of it. Scenes hold nothing that is also an object of the world: no palm on the beach, no cactus in the
-desert.
+image of it. Scenes contain nothing that is also an object of the world: no palm on the beach, no cactus in
+the desert.
 """
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Color = tuple[int, int, int]
 
 
 def vary(rng: np.random.Generator, color: Color, spread: float = 8) -> Color:
-    """The color, a little off."""
+    """The color with a small random deviation."""
     return tuple(int(value) for value in np.clip(np.array(color) + rng.normal(0, spread, 3), 0, 255))
 
 
 def darker(color: Color, part: float) -> Color:
-    """That part of the color's light."""
+    """The color at that fraction of its brightness."""
     return tuple(int(value * part) for value in color)
 
 
@@ -35,27 +35,27 @@ def gradient(top: Color, bottom: Color) -> Image.Image:
 
 
 def ridge(rng: np.random.Generator, height: float, swing: float, waves: float) -> list[tuple[float, float]]:
-    """The outline of rolling land, closed along the bottom of the canvas. `height` is in parts of it,
-    from the top; `swing` is how far the line rises and falls, `waves` how often."""
+    """The outline of rolling land, closed along the bottom of the canvas. `height` is a fraction of the
+    canvas, from the top; `swing` is how far the line rises and falls, `waves` how often."""
     x = np.linspace(0, _S, 17)
     y = _S * (height + swing * np.sin(x / _S * waves * 2 * np.pi + rng.uniform(0, 2 * np.pi)))
     return [(0, _S), *zip(x.tolist(), y.tolist(), strict=True), (_S, _S)]
 
 
 def disc(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, fill: Color, flat: float = 1) -> None:
-    """`flat` is its height in parts of its width."""
+    """Paint a disc; `flat` is its height as a fraction of its width."""
     draw.ellipse((x - radius, y - radius * flat, x + radius, y + radius * flat), fill=fill)
 
 
 def dots(rng: np.random.Generator, draw: ImageDraw.ImageDraw, count: int, top: float, bottom: float,
          color: Color, size: tuple[float, float]) -> None:
-    """Discs strewn between two heights, given in parts of the canvas."""
+    """Paint discs scattered between two heights, given as fractions of the canvas."""
     for x, y, radius in rng.uniform((0, top * _S, size[0]), (_S, bottom * _S, size[1]), (count, 3)):
         disc(draw, x, y, radius, color)
 
 
 def clouds(rng: np.random.Generator, draw: ImageDraw.ImageDraw, bottom: float) -> None:
-    """Up to three clouds above that height, given in parts of the canvas."""
+    """Paint up to three clouds above that height, given as a fraction of the canvas."""
     for x, y in rng.uniform((0, 6), (_S, max(bottom * _S - 12, 8)), (rng.integers(0, 4), 2)):
         for dx, radius in ((-9, 6), (0, 9), (10, 6)):
             disc(draw, x + dx, y, radius, (250, 252, 255), flat=0.6)
@@ -143,7 +143,7 @@ def sea(rng: np.random.Generator) -> Image.Image:
     draw = ImageDraw.Draw(image)
     clouds(rng, draw, horizon)
     for x, y in rng.uniform((-8, top + 8), (_S, _S), (rng.integers(18, 28), 2)):
-        width = 5 + 9 * (y - top) / (_S - top)   # waves grow towards the viewer
+        width = 5 + 9 * (y - top) / (_S - top)   # waves grow toward the viewer
         draw.arc((x, y, x + 2 * width, y + width * 0.7), 200, 340, fill=vary(rng, (132, 196, 236)), width=2)
     return image
 
@@ -196,7 +196,7 @@ def room(rng: np.random.Generator) -> Image.Image:
     draw.rectangle((x + width / 2 - 1, y, x + width / 2 + 1, y + height), fill=(250, 248, 244))
     draw.rectangle((x, y + height / 2 - 1, x + width, y + height / 2 + 1), fill=(250, 248, 244))
     draw.rectangle((0, floor, _S, _S), fill=wood)
-    for bottom in np.linspace(-1.5, 2.5, 11) * _S:      # boards that run towards the viewer
+    for bottom in np.linspace(-1.5, 2.5, 11) * _S:      # boards that run toward the viewer
         draw.line((_S / 4 + bottom / 2, floor, bottom, _S), fill=darker(wood, 0.82))
     draw.rectangle((0, floor - 5, _S, floor), fill=(244, 240, 232))
     return image

@@ -1,4 +1,4 @@
-"""Contact sheets, by which a person checks the small world: captioned images, all sprites, the examples."""
+"""Contact sheets for checking the small world by eye: captioned images, all sprites, the examples."""
 from __future__ import annotations
 
 import textwrap
@@ -30,8 +30,8 @@ def contact_sheet(images: Sequence[tuple[np.ndarray, str]], columns: int = 12,
 
 
 def catalog(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
-    """Every object's sprites in all styles, on gray; held-out ones are marked with their init word. After
-    them what has no name, by its codepoint."""
+    """Every object's sprites in all styles, on gray; held-out objects are marked with their init word.
+    Nameless sprites follow, by codepoint."""
     rows = [(thing.name + (f" (held out, init {thing.init})" if thing.init else ""), thing.name, STYLES)
             for thing in OBJECTS.values()] + [(code, code, SEEN_STYLES) for code in NAMELESS]
     width, height = len(STYLES) * side + 16, side + 18
@@ -48,7 +48,7 @@ def catalog(artwork: Artwork, columns: int = 6, side: int = 56) -> Image.Image:
 
 
 def by_folder(images_of: dict[str, list[Image.Image]], columns: int = 5, cell: int = 110) -> Image.Image:
-    """Two folders a row, each named above its images, `columns` in a line; cut-outs stand on checkers."""
+    """Two folders per row, each named above its images, `columns` per line; cut-outs on a checkerboard."""
     width, gap = columns * cell + 20, 6
     folders = list(images_of.items())
     rows = [folders[i:i + 2] for i in range(0, len(folders), 2)]
@@ -76,7 +76,7 @@ def _checkers(size: tuple[int, int], tile: int = 8) -> Image.Image:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Writes a PNG whole or not at all. Raises InputError where it cannot be written."""
+    """Writes a PNG atomically. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
         image.save(partial, format="PNG")
     print(f"wrote {path}")

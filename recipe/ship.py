@@ -1,5 +1,5 @@
-"""Last stage: puts what the others have trained into weights/tiny, in half precision, where
-`weights.load("tiny")` finds it. Codes and judge, which only the recipe needs, go to recipe/shipped.
+"""Last stage: puts what the other stages have trained into weights/tiny, in half precision, where
+`weights.load("tiny")` finds it. The codes and the judge, which only the recipe needs, go to recipe/shipped.
 
     python -m recipe.ship
 """
@@ -22,15 +22,15 @@ from textinv.commands import command
 from weights.files import atomic_write
 
 COMMAND = "python -m recipe.ship"
-NORM = 1.4              # of the shipped vocabulary's vectors, the mean
+NORM = 1.4              # mean norm of the shipped vocabulary's embeddings
 
 
 @torch.no_grad()
 def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
-    """Brings the vocabulary's vectors to a mean norm without changing what the encoder computes: every block
-    reads the residual stream through a layer norm, so the stream's scale is free. Returns what it was.
-    Training leaves a norm of 12; at the paper's rate, which moves each component of v by about 0.02 a step
-    whatever the gradient, a word then takes several times as many steps to get anywhere."""
+    """Rescales the vocabulary's embeddings to a mean norm without changing what the encoder computes: every
+    block reads the residual stream through a layer norm, so the stream's scale is free. Returns the old norm.
+    Training leaves a norm of 12. The paper's learning rate moves each component of v by about 0.02 per step,
+    whatever the gradient, so at that norm a word needs several times as many steps to get anywhere."""
     before = text_encoder.token_emb.weight.norm(dim=1).mean().item()
     scale = norm / before
     for table in (text_encoder.token_emb, text_encoder.pos_emb["emb"]):
@@ -43,9 +43,9 @@ def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
 
 
 def ship(folder: Path, own: Path) -> list[Path]:
-    """Writes model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP where they have been
-    trained; the codes, and the judge where it has been, into the folder `own`. Returns the files. Raises
-    InputError before the stages that come first, or if a weight overflows half precision."""
+    """Writes model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP if they have been
+    trained; the codes, and the judge if it has been trained, go to the folder `own`. Returns the files.
+    Raises InputError if an earlier stage has not run, or if a weight overflows half precision."""
     model, _ = diffusion.load("cpu")
     scale = NORM / set_vocabulary_norm(model.text_encoder, NORM)
     half = model.half()

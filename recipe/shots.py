@@ -1,5 +1,5 @@
-"""What the folders of examples/ show, image by image: the thing, its style, what is behind it, and how the
-image is taken. Which background is behind which thing was chosen by eye.
+"""What the folders of examples/ show, image by image: the thing, its style, its background, and how the image
+is taken. The background of each thing was chosen by eye.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ THINGS = {
     "avocado": "cartoon room red grass blue",
 }
 
-# Folder of many images, for experiments with the size of the set: thing, style, and the backgrounds of the
+# Folder with many images, for experiments with the number of images: thing, style, and the backgrounds of the
 # first four views, five times over.
 MANY = {
     "backpack-25": "backpack cartoon forest yellow mountains blue snow green beach pink city white room "
@@ -39,12 +39,12 @@ MANY = {
 class Style:
     """A held-out style: an artwork of its own, or a filter over the whole image."""
     artwork: str
-    init: str                       # a seen style, from which an inversion may start
-    views: str                      # one object a view, none of them held out, and what is behind it
+    init: str                       # a seen style that an inversion may start from
+    views: str                      # one object per view, none of them held out, and its background
 
     @property
     def things(self) -> list[tuple[str, str]]:
-        """Object and background of each view; no background stands for a cut-out."""
+        """Object and background of each view; an empty background means a cut-out."""
         return [(*part.split(), "")[:2] for part in self.views.split(",")]
 
 
@@ -59,11 +59,11 @@ STYLES = {
 
 @dataclass(frozen=True)
 class View:
-    """How an image is taken. The thing lies within the middle square, the part that training cuts out."""
+    """How an image is taken. The thing lies within the central square, the part that training crops."""
     size: tuple[int, int]           # width and height of the upright image
     longest: tuple[int, int]        # the range of the thing's longest side
     jpeg: bool = False
-    turned: bool = False            # by EXIF orientation 6 or 8
+    turned: bool = False            # stored rotated, with EXIF orientation 6 or 8
 
 
 VIEWS = (View((128, 128), (88, 104)),
@@ -100,7 +100,7 @@ def shots() -> list[Shot]:
         thing, style, *backgrounds = row.split()
         rounds = [(background, view) for i in range(0, len(backgrounds), 4)
                   for background, view in zip((*backgrounds[i:i + 4], ""), VIEWS, strict=True)]
-        # numbered, so that the first n files are of all kinds
+        # numbered, so that the first n files mix all views
         plan += [Shot(folder, f"{number:02}-{background or 'cutout'}", thing, style, background, view)
                  for number, (background, view) in enumerate(rounds, 1)]
     return plan

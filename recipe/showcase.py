@@ -1,5 +1,5 @@
-"""The image of the README: for some of the examples the five images, and what the word learned from them
-draws in three prompts.
+"""Makes the README's image: for some of the examples, the five images and what the word learned from them
+generates in three prompts.
 
     python -m recipe.showcase [NAME ...] [--out weights/tiny/showcase.png]
 """
@@ -25,7 +25,7 @@ from textinv.images import read_images
 COMMAND = "python -m recipe.showcase"
 EXAMPLES = Path("examples")
 PROMPTS = ("a photo of a *", "a photo of a * on the beach", "a photo of a * on a red background")
-EACH = 3                # images a prompt
+EACH = 3                # images per prompt
 
 
 def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:

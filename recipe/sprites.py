@@ -1,6 +1,6 @@
 """Sprites as the small world needs them: mirrored, tinted to a color that a caption names, and changed into
-things that have no name. A changed sprite has other hues, another saturation or other proportions, or is made
-of parts of two things: the space between the names is full of them.
+things that have no name. A changed sprite has different hues, saturation or proportions, or combines parts of
+two things: such sprites fill the space between the names.
 
 Sprites are RGBA images; none is changed in place.
 """
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-# hue in [0, 1), the same for all pixels that have a hue; saturation and light by which a pixel's are scaled
+# hue in [0, 1), the same for all pixels that have a hue; factors for a pixel's saturation and light
 TINTS = {"red": (0.0, 1.0, 1.0), "orange": (0.075, 1.1, 1.0), "yellow": (0.14, 1.1, 1.15),
          "green": (0.36, 1.0, 0.9), "blue": (0.6, 1.0, 1.0), "purple": (0.77, 0.9, 0.9),
          "pink": (0.93, 0.6, 1.2), "brown": (0.07, 0.8, 0.55)}
-COMBINED = 0.33                 # of the changed sprites consist of two things
+COMBINED = 0.33                 # fraction of the changed sprites that combine two things
 
 
 @dataclass(frozen=True)
 class Shadow:
-    """How a sprite's shadow is cast, in pixels; its darkness is in parts of black."""
-    height: int                     # at least, under the feet
+    """How a sprite's shadow is cast, in pixels; its darkness is a fraction of black."""
+    height: int                     # minimum, under the feet
     below: int
     dark: float
     beside: tuple[int, int]         # on a wall
@@ -29,7 +29,7 @@ class Shadow:
 
 
 def tinted(sprite: Image.Image, color: str) -> Image.Image:
-    """The sprite in that color, its shading kept: whites, blacks and grays become a little of it as well."""
+    """The sprite in that color with its shading kept; whites, blacks and grays take on some of it as well."""
     hue, saturation, light = TINTS[color]
     _, s, v = _hsv(sprite)
     s = np.clip(np.maximum(s, 0.55 * (v > 0.25)) * saturation, 0, 1)
@@ -54,7 +54,7 @@ def shaded(image: Image.Image, sprite: Image.Image, corner: tuple[int, int], sha
 
 
 def changed(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -> Image.Image:
-    """A sprite that is neither: recolored, stretched, or with a part of `other`."""
+    """A sprite that is neither of the two: recolored, stretched, or with a part of `other`."""
     combined = rng.random() < COMBINED
     if combined:
         sprite = combine(rng, sprite, other)
@@ -66,7 +66,7 @@ def changed(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -
 
 
 def recolored(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
-    """Hues turned by one angle; saturation, light and contrast scaled."""
+    """The sprite with its hues rotated by one angle, and saturation, light and contrast changed."""
     h, s, v = _hsv(sprite)
     turn = rng.uniform(0.08, 0.92)
     s = np.clip(s * rng.uniform(0.4, 1.5), 0, 1)
@@ -75,7 +75,7 @@ def recolored(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
 
 
 def stretched(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
-    """Wider or taller, up to a factor of 1.6 between the sides."""
+    """The sprite wider or taller, its aspect ratio changed by a factor of up to 1.6."""
     ratio = float(np.exp(rng.uniform(-0.45, 0.45)))
     size = (max(4, round(sprite.width * ratio ** 0.5)), max(4, round(sprite.height / ratio ** 0.5)))
     return sprite.resize(size, Image.Resampling.BICUBIC)
@@ -102,7 +102,7 @@ def mirrored(sprite: Image.Image) -> Image.Image:
 
 
 def _square(sprite: Image.Image, side: int) -> Image.Image:
-    """In the middle of a transparent square, as large as fits."""
+    """The sprite centered in a transparent square, as large as fits."""
     scale = side / max(sprite.size)
     size = [max(1, round(length * scale)) for length in sprite.size]
     square = Image.new("RGBA", (side, side))

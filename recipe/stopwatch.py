@@ -1,10 +1,9 @@
-"""What the embedded default costs its user, measured in a process of its own, on two cores: the seconds that
-`weights.load` takes and those of 8 images (50 steps, guidance 5), and the largest memory of it all, imports
-included.
+"""Measures what the embedded default costs its user, in a separate process on two cores: the seconds for
+`weights.load` and for 8 images (50 steps, guidance 5), and the peak memory of all of it, including imports.
 
     python -m recipe.stopwatch tiny
 
-prints the figures as JSON.
+prints the results as JSON.
 """
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ CORES, IMAGES, STEPS, GUIDANCE = 2, 8, 50, 5.0
 
 
 def measure(source: str) -> dict[str, float]:
-    """The figures of that source in a fresh process. Raises InputError if that fails."""
+    """The results for that source, from a fresh process. Raises InputError if that fails."""
     done = subprocess.run([sys.executable, *COMMAND.split()[1:], source], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"{COMMAND} {source} failed: {(done.stderr.splitlines() or ['without a word'])[-1]}")
@@ -37,8 +36,8 @@ def measure(source: str) -> dict[str, float]:
 
 
 def peak_gb() -> float:
-    """This process's largest resident memory in GB. Linux counts into ru_maxrss what the parent process had
-    when it started this one, so its own record comes first."""
+    """This process's peak resident memory in GB. Linux's ru_maxrss includes the parent process's memory at
+    the time it started this one, so VmHWM is preferred."""
     status = Path("/proc/self/status")
     if status.is_file() and (high := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
         return int(high[1]) * 1024 / 1e9

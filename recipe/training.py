@@ -1,9 +1,9 @@
-"""What the training stages share: a loop with a time box and a progress bar, an average of the weights, and
-checkpoints from which the next run goes on.
+"""What the training stages share: a loop with a time limit and a progress bar, an average of the weights, and
+checkpoints from which the next run resumes.
 
-Weight matrices are trained by Muon, all else by AdamW. The rate is constant, so that any run can be followed
-by another; `decay` lets it fall to nothing over the run, which is for the last one. Under `torchrun
---nproc_per_node N` each process trains on batches of its own, and gradients are averaged.
+Weight matrices are trained with Muon, everything else with AdamW. The learning rate is constant, so that any
+run can be followed by another; `decay` lets it fall to zero over the run, for the last one. Under `torchrun
+--nproc_per_node N` each process trains on its own batches, and gradients are averaged.
 """
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from textinv.running.processes import init_processes
 from weights.files import atomic_write
 
 CHECKPOINT_SECONDS = 180
-MAX_SKIPPED = 10        # steps in a row without finite gradients, after which a training gives up
-# Muon's rate in AdamW's. At 15 the weights trebled within 500 steps, and what they knew was lost.
+MAX_SKIPPED = 10        # give up after this many consecutive steps with non-finite gradients
+# Muon's rate relative to AdamW's. At 15 the weights tripled within 500 steps and lost what they had learned.
 MUON_RATE = 2.0
 
 
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
-    """The option of `Training`'s dtype."""
+    """Adds the option for `Training`'s dtype."""
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
                         help="of products and convolutions; auto is the faster one here (default: "
                         "%(default)s)")
 
 
 def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
-    """Raises InputError on batches without an image, and where there is nothing to train nor to measure."""
+    """Raises InputError if batches are empty, or if there is nothing to train or to measure."""
     if options.batch < 1:
         raise InputError(f"`batch` is {options.batch}. Give 1 or more.")
     if options.minutes <= 0 and not checkpoint.exists():
@@ -47,7 +47,7 @@ def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
 
 
 class Averaged:
-    """Exponential moving average of a module's weights. It warms up: early averages forget faster."""
+    """Exponential moving average of a module's weights, with a warm-up: early averages forget faster."""
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay, self.steps = decay, 0
@@ -70,9 +70,9 @@ class Averaged:
 
 
 class Training:
-    """One stage's state: module, optimizers, average, generator and count of steps, kept in one checkpoint
-    file. `outer` are the module's first and last layers, which AdamW trains; `dtype` is that of matrix
-    products and convolutions, while all weights are float32."""
+    """One stage's state: module, optimizers, average, generator and step count, kept in one checkpoint file.
+    `outer` are the module's first and last layers, which AdamW trains; `dtype` is that of matrix products and
+    convolutions, while all weights are float32."""
 
     def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
                  seed: int = 0, outer: Iterable[nn.Module] = (), muon: bool = True,
@@ -96,9 +96,9 @@ class Training:
 
     def run(self, minutes: float, lr: float, loss_of_batch: Callable[[torch.Generator], Tensor],
             warm_up: int = 200, decay: bool = False) -> Iterator[int]:
-        """Trains for that long, yielding the count of steps after each; saves every few minutes and at the
-        end. lr is AdamW's. A step whose gradients are not finite is left out. Raises InputError, and saves
-        nothing, after MAX_SKIPPED of them in a row."""
+        """Trains for `minutes`, yielding the step count after each step; saves every few minutes and at the
+        end. `lr` is AdamW's. Steps with non-finite gradients are skipped. Raises InputError, without saving,
+        after MAX_SKIPPED of them in a row."""
         device = next(self.module.parameters()).device.type
         start = last_save = time.monotonic()
         before, first, skipped = self.minutes, self.step, 0
@@ -115,7 +115,7 @@ class Training:
                 self.module.zero_grad()
                 loss.backward()
                 self._average_gradients()
-                # the mean of all processes' gradients, so that they all leave out the same steps
+                # from the mean of all processes' gradients, so that they all skip the same steps
                 finite = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0).isfinite()
                 skipped = 0 if finite else skipped + 1
                 if skipped == MAX_SKIPPED:
@@ -136,11 +136,11 @@ class Training:
                     last_save = time.monotonic()
                 yield self.step
         self.save()
-        if self.world_size > 1:             # none goes on before rank 0 has saved
+        if self.world_size > 1:             # no process continues before rank 0 has saved
             dist.barrier()
 
     def save(self) -> None:
-        """Writes the checkpoint, whole or not at all. Raises InputError if it cannot."""
+        """Writes the checkpoint atomically. Raises InputError if it cannot be written."""
         if self.rank:
             return
         state = {"module": self.module.state_dict(),
@@ -182,7 +182,7 @@ class Training:
 
 
 def join() -> tuple[int, int]:
-    """Rank and number of the processes that torchrun has started; (0, 1) without it."""
+    """Join the processes that torchrun started; returns rank and world size, (0, 1) without torchrun."""
     if not dist.is_initialized():
         processes = init_processes("cpu")
         if processes.world_size == 1:
@@ -198,8 +198,8 @@ def meet() -> None:
 
 
 def averaged_weights(path: Path, command: str) -> tuple[dict[str, Tensor], float]:
-    """The averaged weights of a stage's checkpoint, and the minutes that it trained. Raises InputError
-    without one, or if it is damaged."""
+    """The averaged weights from a stage's checkpoint, and its minutes of training. Raises InputError if it is
+    missing or damaged."""
     if not path.exists():
         raise InputError(f"{path} is missing. Run {command} first.")
     try:

@@ -1,12 +1,12 @@
-"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token a line; its id is the
-line's number, from 0.
+"""The WordPiece vocabulary of the small world (Devlin et al. 2018): one token per line, whose id is the
+line number, from 0.
 
     python -m recipe.vocabulary [--out FILE]
 
-BERT's special tokens first; then every printable ASCII character, and every letter and digit as the
-continuation of a word, so that any English prompt can be tokenised; then whole words: those of the captions
-and some common ones. The names of what is held out are not among the words: they fall into pieces, and mean
-nothing before they are learned.
+BERT's special tokens come first; then every printable ASCII character, and every letter and digit as the
+continuation of a word, so that any English prompt can be tokenized; then whole words: those of the captions
+and some common ones. The names of held-out things are not among the words: they are split into pieces, and
+mean nothing until they are learned.
 """
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ OUT = Path("recipe-work/vocab.txt")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CHARACTERS = tuple(sorted(string.ascii_lowercase + string.digits + string.punctuation))
 
-# What people write in prompts and the captions do not say: untrained, but each takes one place of the
-# prompt and not five.
+# Words that people use in prompts but the captions do not: untrained, but each takes one token of the
+# prompt instead of five.
 COMMON = """
     about above across after all also am and another are around as be because before behind below beside
     best better between big both but by can color colour could day do down each every few first for forest
@@ -42,7 +42,7 @@ COMMON = """
 
 
 def tokens() -> list[str]:
-    """The vocabulary in the order of its ids. The same each time."""
+    """The vocabulary in the order of its ids, the same each time."""
     # single letters that are words ("a", "i") are there already, as characters
     words = (captions.words() | set(COMMON)) - set(CHARACTERS)
     continuations = ["##" + character for character in CHARACTERS if character.isalnum()]
@@ -50,7 +50,7 @@ def tokens() -> list[str]:
 
 
 def write(path: Path) -> int:
-    """Writes vocab.txt, whole or not at all, and returns its number of tokens."""
+    """Writes vocab.txt atomically and returns its number of tokens."""
     vocabulary = tokens()
     with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""WALKTHROUGH.md, run: `python -m recipe.walkthrough` executes its snippets from top to bottom in one
-namespace, which makes its images anew (when the embedded default is another, for example), and writes it as a
-notebook.
+"""Runs WALKTHROUGH.md: `python -m recipe.walkthrough` executes its snippets from top to bottom in one
+namespace, which regenerates its images (after a change of the embedded default, for example), and writes it
+as a notebook.
 """
 from __future__ import annotations
 

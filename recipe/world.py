@@ -1,13 +1,13 @@
-"""The small world: a random scene, drawn and captioned. One object in one art style, mirrored, scaled, tilted
-and placed at random, on a plain color or in a drawn scene; now and then two objects, or a filter over the
-whole image.
+"""The small world: random scenes, drawn and captioned. A scene has one object in one art style, mirrored,
+scaled, tilted and placed at random, on a plain color or in a drawn scene; sometimes two objects, or a filter
+over the whole image.
 
     python -m recipe.world --sheet FILE.png         random images with their captions
     python -m recipe.world --catalog FILE.png     every object in every style
     python -m recipe.world --styles FILE.png        every filter, a dozen times
 
-All randomness comes from the numpy Generator given, so a seed is a data set. `Choices` says what may appear:
-what is held out appears only where it is named.
+All randomness comes from the given numpy Generator, so a seed determines a data set. `Choices` says what may
+appear: held-out things appear only if it names them.
 """
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ _STANDS = {name for name, thing in OBJECTS.items() if thing.kind in ("vehicle", 
 
 @dataclass(frozen=True)
 class Choices:
-    """What scenes are made of. Raises InputError on a name that the world does not know."""
+    """What scenes may contain. Raises InputError on a name that the world does not know."""
     objects: tuple[str, ...] = tuple(SEEN)
     styles: tuple[str, ...] = SEEN_STYLES
     backgrounds: tuple[str, ...] = tuple(BACKDROPS)
     effects: tuple[str, ...] = (*filters.NAMED, *[NAMELESS] * len(filters.NAMED))
-    # the parts of all images; an image has at most one of the five
+    # the fractions of all images; an image has at most one of the five
     look: float = 0.42          # has a look (dark, small, ...),
     pair: float = 0.07          # two objects,
     effect: float = 0.2         # a filter,
     tint: float = 0.06          # a color that the caption names,
-    category: float = 0.05      # or a caption that names the kind alone
-    # the parts of all objects without a name: sprites that have none, and changed ones
+    category: float = 0.05      # or a caption that names only the category
+    # the fractions of objects without a name: sprites that have none, and changed ones
     nameless: float = 0.0
     changed: float = 0.0
 
@@ -75,18 +75,18 @@ class Choices:
 
     @cached_property
     def background_steps(self) -> np.ndarray:
-        """Where each background's share of [0, 1] ends."""
+        """The upper end of each background's share of [0, 1]."""
         steps = np.cumsum([BACKDROPS[name].weight for name in self.backgrounds])
         return steps / steps[-1]
 
     @cached_property
     def categories(self) -> tuple[str, ...]:
-        """Those of which there is an object."""
+        """The categories that have an object among the choices."""
         kinds = {OBJECTS[name].kind for name in self.objects}
         return tuple(category for category in CATEGORIES if category in kinds)
 
 
-# What the diffusion model is trained on: the space between the names is full.
+# For the diffusion model's training: nameless and changed things fill the space between the names.
 TRAINING = dict(nameless=0.1, changed=0.25)
 
 
@@ -95,7 +95,7 @@ class Composed:
     pixels: np.ndarray                  # y x rgb, uint8
     caption: str
     scene: Scene
-    sprites: list[Image.Image]          # of its objects, before they are mirrored, turned and scaled
+    sprites: list[Image.Image]          # of its objects, before they are mirrored, rotated and scaled
     filter: Filter | None               # over the whole image
 
 
@@ -110,8 +110,8 @@ def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choic
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
-    """What an image will show. Where the choices hold no second object for a pair, the first is alone; where
-    they hold no object of any category, it is called by its name."""
+    """What an image will show. If the choices have no second object for a pair, the first is alone; if they
+    have no object of any category, the object is called by its name."""
     background = choices.backgrounds[np.searchsorted(choices.background_steps, rng.random(), side="right")]
     style, first, fate = pick(rng, choices.styles), pick(rng, choices.objects), rng.random()
     fates = ("pair", "effect", "tint", "category", "look")
@@ -135,7 +135,7 @@ def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
 
 
 def _of_category(rng: np.random.Generator, category: str, choices: Choices) -> str:
-    """One of the kind, as lopsided as objects.CATEGORIES says."""
+    """An object of the category, with the lopsided probabilities of objects.CATEGORIES."""
     members = tuple(name for name in choices.objects if OBJECTS[name].kind == category)
     often = {name: part for name, part in CATEGORIES[category].items() if name in members}
     fate = rng.random()
@@ -157,7 +157,7 @@ def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> l
 
 
 def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
-    """The filter over the whole image, with its parameters drawn."""
+    """The filter over the whole image, with random parameters."""
     if not scene.effect:
         return None
     return (filters.nameless if scene.effect == NAMELESS else filters.ALL[scene.effect])(rng)
@@ -165,7 +165,7 @@ def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
 
 def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork, figures: list[Image.Image] | None = None,
          effect: Filter | None = None) -> np.ndarray:
-    """The scene's image, y x rgb, uint8. By default sprites and filter are drawn anew."""
+    """The scene's image, y x rgb, uint8. By default sprites and filter are sampled anew."""
     figures = scene_sprites(rng, scene, artwork) if figures is None else figures
     effect = effect or scene_filter(rng, scene)
     backdrop = BACKDROPS[scene.background]
@@ -190,13 +190,13 @@ def _uint8(image: np.ndarray) -> np.ndarray:
 
 
 def _sprite(rng: np.random.Generator, scene: Scene, sprite: Image.Image, longest: float) -> Image.Image:
-    """The object as it will stand in the image: mirrored and tilted at random, `longest` pixels long."""
+    """The object as it will appear in the image: mirrored and tilted at random, `longest` pixels long."""
     if scene.look == "dirty":
         sprite = looks.dirty(rng, sprite)
     if rng.random() < 0.5:
         sprite = sprites.mirrored(sprite)
     scale = longest / max(sprite.size)
-    # what is large fills the frame as it is, and what stands on or beside something stands upright
+    # a large object already fills the frame, and the objects of a pair stand upright
     if not scene.relation and scene.look != "large" and rng.random() < 0.2:
         sprite = sprite.rotate(rng.uniform(-16, 16), Image.Resampling.BICUBIC, expand=True)
     return sprite.resize([max(1, round(side * scale)) for side in sprite.size], Image.Resampling.LANCZOS)
@@ -204,13 +204,13 @@ def _sprite(rng: np.random.Generator, scene: Scene, sprite: Image.Image, longest
 
 def _corner(rng: np.random.Generator, look: str, size: tuple[int, int],
             backdrop: Backdrop) -> tuple[int, int]:
-    """Where the top left corner of the only object goes."""
+    """Where the top-left corner of a single object goes."""
     if look == "close-up":              # more than fills the frame
         return tuple(int((SIZE - side) / 2 + rng.uniform(-6, 6)) for side in size)
     width, height = size
     x = int(rng.uniform(1, max(SIZE - width - 1, 1.5)))
     y = _standing(rng, height, backdrop)
-    if look == "cropped":               # a third or more of it is cut away at one side
+    if look == "cropped":               # a third or more of it is cut off at one side
         cut = rng.uniform(0.34, 0.48)
         side = rng.integers(3)
         if side == 2:
@@ -237,7 +237,7 @@ def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
         middles = rng.permutation([17, 47]) + rng.integers(-1, 2, 2)
         return [(sprite, int(middle) - sprite.width // 2, bottom - sprite.height)
                 for sprite, middle in zip((first, second), middles, strict=True)]
-    if scene.relation == "holding":     # before the body, at its lower left or right
+    if scene.relation == "holding":     # in front of the body, at its lower left or right
         x, y = _corner(rng, "", first.size, backdrop)
         side = int(x + first.width * rng.choice((0.22, 0.78)) - second.width / 2)
         low = y + int(first.height * 0.78) - second.height // 2

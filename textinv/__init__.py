@@ -2,10 +2,10 @@
 frozen text-to-image model, k vectors in its embedding space.
 
 `invert` learns a `Concept`, such a word, from images; `patch` teaches it to a model and `unpatch` makes the
-model forget it. The method is in this folder, inversion.py first; the folders below are its wings, which it
-never imports.
+model forget it. The method is in this folder; start with inversion.py. The subfolders, except
+concept/, are its wings: it never imports them.
 
-These names are imported when they are first asked for: the program `textinv` can thus be interrupted while
+These names are imported lazily, on first access, so that the program `textinv` can be interrupted while
 PyTorch is being imported.
 """
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The program `textinv`, and `python -m textinv`: textinv/commands/main.py. All commands start here: Ctrl-C
-while PyTorch is being imported is the end, without a traceback.
+"""Entry point of `textinv` and `python -m textinv`, which run textinv/commands/main.py. All commands start
+here, so that Ctrl-C exits without a traceback while PyTorch is being imported.
 """
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 
 
 def start(command: str = "main") -> int:
-    """Run a module of textinv.commands as a program; returns the exit status."""
+    """Run a module of textinv.commands as a program and return the exit status."""
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.SIG_IGN:            # as of jobs in the background
+    if before is not signal.SIG_IGN:            # background jobs ignore it
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     main = importlib.import_module(f"textinv.commands.{command}").main
     signal.signal(signal.SIGINT, before)

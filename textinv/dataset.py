@@ -1,6 +1,6 @@
-"""What a step of the inversion samples from. The autoencoder runs once for each view of an image, before the
-loop: the posteriors q(z | x) are cached, and a step samples a fresh z0 of them, so the objective is the
-original one.
+"""The dataset that the inversion samples from. The autoencoder encodes each view of an image once, before the
+loop: the posteriors q(z | x) are cached, and each step samples a fresh z0 from them, so the objective is
+still the original one.
 """
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from textinv.prompts import OBJECT, PUNCTUATION, STYLE, image_word, prompt_probl
 
 @dataclass(frozen=True)
 class Dataset:
-    """n views of the images: posteriors, weights of the loss, and the prompts that each may be shown with."""
+    """n views of the images: posteriors, loss weights, and the prompts that each view may be paired with."""
     mean: Tensor                    # n c h w, scaled
     std: Tensor                     # n c h w, scaled
     loss_weights: Tensor | None     # n 1 h w, with mean 1; None: all ones
-    prompts: list[Tensor]           # of each view: token ids (p n)
+    prompts: list[Tensor]           # per view: token ids (p n)
 
 
 def build_dataset(model: LatentDiffusion, images: Sequence[TrainingImage],
                   config: InversionConfig) -> Dataset:
     """Encode all views of the images and, with `config.flip`, their mirror images; tokenize their prompts.
-    The model must know the word. Raises InputError where a prompt lacks it."""
+    The model must already know the word. Raises InputError if a prompt lacks it."""
     prompts = tokenize_prompts(model, images, config)
     posteriors, masks, prompts_of_view = [], [], []
     views = [(view, ids) for image, ids in zip(images, prompts, strict=True) for view in image.views]
@@ -54,7 +54,7 @@ def encode(model: LatentDiffusion, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _stack_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | None:
-    """Masks (h w) -> (n 1 h w), ones where there is none; None if there is none at all."""
+    """Masks (h w) -> (n 1 h w), all ones for a view without a mask; None if no view has one."""
     if all(mask is None for mask in masks):
         return None
     ones = torch.ones(latents.shape[-2:])
@@ -64,12 +64,12 @@ def _stack_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | No
 
 def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
                      config: InversionConfig) -> list[Tensor]:
-    """For each image the ids (p n) of its prompts: of its caption, or else of all templates. With
-    `config.per_image` each goes on "with *i", the word of image i, which the model must know too. What of a
-    user's own prompts the model will not see as they mean it is a warning.
+    """The token ids (p n) of each image's prompts: its caption, or all templates if it has none. With
+    `config.per_image` each prompt ends in "with *i", where *i is the word of image i, which the model must
+    know too. Prints a warning if the model will not read a user's own prompt as intended.
 
-    Raises InputError where a prompt lacks a word, or is so long that some of it is cut off; and where the
-    placeholder is a word or sign that the prompts are made of.
+    Raises InputError if a prompt lacks a word or is so long that part of the word is cut off, or if the
+    placeholder is punctuation or a word that the prompts themselves use.
     """
     word = config.placeholder
     own = model.words.ids(word)
@@ -100,7 +100,7 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
             raise InputError(f"`placeholder` {word!r} is a word of the prompts ({template!r}). Use another, "
                              "such as <cat>.")
 
-    @functools.cache                    # most images share these, and a warning is given once
+    @functools.cache                    # most images share these; each warning is printed once
     def of_templates(image: int | None) -> Tensor:
         return ids_of([template.replace("{}", word) for template in templates],
                       [f"template {template!r}" for template in templates], is_own=bool(config.templates),

@@ -1,8 +1,8 @@
-"""An encoder that reads a word off images: the paper's own future work (Gal et al. 2022, section 6: inversion
-times "could likely be shortened by training an encoder"). A small residual network on the autoencoder's
-latents regresses the vector that would stand for what an image shows; the mean over the images is where v
-starts. It exists for a model whose vectors mean something everywhere, as the embedded default's do
-(recipe/codes.py), and has to be trained for that model.
+"""An encoder that predicts a word from images, the paper's own future work (Gal et al. 2022, section 6:
+inversion times "could likely be shortened by training an encoder"). A small residual network on the
+autoencoder's latents regresses the vector for what an image shows; v starts at the mean over the images. It
+is meant for a model in which vectors mean something everywhere, as in the embedded default (recipe/codes.py),
+and must be trained for that model.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = "encoder.safetensors"            # next to a model's weights
 
 
 class Residual(nn.Module):
-    """x + block(x), the block being two convolutions (He et al. 2016, pre-activation)."""
+    """x + block(x), where the block is two convolutions (He et al. 2016, pre-activation)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -34,7 +34,7 @@ class Residual(nn.Module):
 
 
 class WordEncoder(nn.Module):
-    """Scaled latents z (b c h w) of images -> vectors (b d), all of the norm `norm`."""
+    """Scaled latents z (b c h w) of images -> vectors (b d), all with norm `norm`."""
     norm: Tensor
 
     def __init__(self, latent_channels: int = 4, width: int = 192, channels: Sequence[int] = (48, 96, 176)):
@@ -58,12 +58,12 @@ class WordEncoder(nn.Module):
 
     @torch.no_grad()
     def word(self, z: Tensor) -> Tensor:
-        """One vector (1 d) for what n images (n c h w) show: the mean direction of theirs."""
+        """One vector (1 d) for what n images (n c h w) show: the mean direction of their vectors."""
         return self.norm * F.normalize(self(z).mean(dim=0, keepdim=True), dim=-1)
 
 
 def encoder_file(model: LatentDiffusion) -> Path:
-    """The file next to the model's weights. Raises InputError if there is none."""
+    """The encoder's file next to the model's weights. Raises InputError if there is none."""
     folder = None if model.source is None else model.source if model.source.is_dir() else model.source.parent
     if folder is None or not (path := folder / FILE).is_file():
         raise InputError("`init` is auto, but this model has no encoder that reads a word off images. Give a "
@@ -72,8 +72,8 @@ def encoder_file(model: LatentDiffusion) -> Path:
 
 
 def load_encoder(model: LatentDiffusion) -> WordEncoder:
-    """The encoder that lies next to the model's weights, in fp32 on its device.
-    Raises InputError if there is none, or if it is damaged or another model's."""
+    """Load the encoder next to the model's weights, in fp32 on the model's device.
+    Raises InputError if there is none, or if it is damaged or belongs to another model."""
     path = encoder_file(model)
     encoder = WordEncoder(model.config.autoencoder.embed_dim, model.text_encoder.config.width)
     try:

@@ -1,15 +1,15 @@
 """Files of learned words, in the layouts of the tools that write them:
 
-    native      .safetensors        {placeholder: (k d)}, what made them in the metadata; with one word it is
-                                    a diffusers file
+    native      .safetensors        {placeholder: (k d)}, how they were made in the metadata; with one word it
+                                    is also a diffusers file
     official    .pt                 {"string_to_token": {placeholder: id},
                                      "string_to_param": nn.ParameterDict{placeholder: (k d)}}
-    a1111       .pt                 the same with a plain dict, key "*", and "name" and "step" beside it
+    a1111       .pt                 the same with a plain dict, key "*", plus "name" and "step"
     diffusers   .safetensors .bin   {placeholder: (k d)}, formerly (d)
     kohya       .safetensors .pt    {"emb_params": (k d)}; OneTrainer writes "emp_params"
 
-Where a layout has no room for the placeholder (a1111, kohya), the file's name is the word. Pickles are read
-by `weights.pickles`, which runs nothing of what they ask for.
+If a layout has no room for the placeholder (a1111, kohya), the file's name is the word. Pickles are read by
+`weights.pickles`, which runs none of the code that they ask for.
 """
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from weights.files import atomic_write, is_zip, open_tensors
 from weights.pickles import LazyTensor, Parameters, read_checkpoint
 
 _INFO = "textinv.info"                          # metadata of native files: {placeholder: info} in JSON
-_LORA = re.compile(r"^lora_\w+\.|lora[._](up|down|A|B)\.")      # keys of the layers that one changes
-_MAX_NUMBERS = 2 ** 24                          # in one file. A strided tensor's shape can claim any memory
+_LORA = re.compile(r"^lora_\w+\.|lora[._](up|down|A|B)\.")      # keys of layers that a LoRA changes
+_MAX_NUMBERS = 2 ** 24                          # per file; a strided tensor's shape can claim any memory
 
-# keys with a meaning of their own in some layout: a word of that name could not be read back
+# keys that mean something in one of the layouts: a word of that name could not be read back
 RESERVED = {"string_to_param", "emb_params", "emp_params", "clip_l", "clip_g", "__metadata__"}
 
 
 class Word(NamedTuple):
-    """A word as files hold it: nothing of it is checked beyond its form."""
+    """A word as stored in a file: only its structure has been checked."""
     placeholder: str
     vectors: Tensor                             # (k d) in the file's dtype
     info: Mapping[str, Any] = {}
 
 
 def read(path: str | Path) -> list[Word]:
-    """Read the words of a file. Its content says which layout it has; the name's suffix does not count.
+    """Read the words in a file. The layout is detected from the content, not from the suffix.
 
-    Raises InputError if it is damaged, of another kind, or for another kind of model.
+    Raises InputError if the file is damaged, of another kind, or for another kind of model.
     """
     path = Path(path)
     if is_zip(path):
@@ -80,7 +80,7 @@ def read(path: str | Path) -> list[Word]:
 
 
 def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any, tuple[Any, dict]]:
-    """{placeholder: (tensor, info)}, nothing of it checked yet."""
+    """{placeholder: (tensor, info)}, not checked yet."""
     if "string_to_param" in content:
         return _string_to_param(content, path)
     for key in ("emb_params", "emp_params"):
@@ -95,7 +95,7 @@ def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any
     try:
         infos = json.loads(metadata.get(_INFO, "{}"))
     except (ValueError, RecursionError):
-        infos = {}                              # the vectors are good without
+        infos = {}                              # the vectors are usable without them
     infos = infos if isinstance(infos, dict) else {}
     return {key: (value, infos[key] if isinstance(infos.get(key), dict) else {})
             for key, value in content.items()}
@@ -117,10 +117,10 @@ def _string_to_param(content: dict, path: Path) -> dict[Any, tuple[Any, dict]]:
 
 
 def _token_info(tokens: Any, word: Any) -> dict[str, int]:
-    """The id under which the official code looks for the word, kept for writing the word back."""
+    """The id under which the official code looks up the word, kept for writing the word back."""
     token = tokens.get(word) if isinstance(tokens, dict) else None
     if isinstance(token, LazyTensor) and token.shape == ():
-        with contextlib.suppress(Exception):    # whatever a damaged file does; the vectors are good without
+        with contextlib.suppress(Exception):    # damaged; the vectors are usable without it
             token = token.read().item()
     return {"token": token} if isinstance(token, int) else {}
 
@@ -142,9 +142,9 @@ def _not_words(path: Path, why: str) -> InputError:
 
 @dataclass(frozen=True)
 class Format:
-    """How a layout is written: `content` makes the words of a file what its tool expects."""
+    """How a layout is written: `content` turns words into the file content that its tool expects."""
     suffixes: tuple[str, ...]
-    several: bool                               # words in one file
+    several: bool                               # whether one file can hold several words
     content: Callable[[Sequence[Word], Path], dict]
 
 
@@ -163,9 +163,9 @@ def _official(words: Sequence[Word], path: Path) -> dict[str, Any]:
 
 
 def _token(word: Word) -> int:
-    """The id under which the official code looks for the word in a prompt: that of the file which it comes
-    from, or that of "*" in BERT's vocabulary (for Stable Diffusion CLIP's). Other words have none that is
-    sure, and -1 is in no prompt."""
+    """The id under which the official code looks up the word in a prompt: the one from the word's own file,
+    or that of "*" in BERT's vocabulary (in CLIP's for Stable Diffusion). For other words it is unknown: -1,
+    which no prompt contains."""
     token = word.info.get("token")
     if isinstance(token, int) and 0 <= token < 2 ** 31:
         return token
@@ -192,14 +192,14 @@ FORMATS = {"native": Format((".safetensors",), True, _by_placeholder),
 
 
 def by_suffix(path: str | Path) -> str:
-    """The format in which `Concept.save` writes: "native" for .safetensors, "official" for .pt."""
+    """The format that `Concept.save` writes: "native" for .safetensors, "official" for .pt."""
     return "official" if Path(path).suffix == ".pt" else "native"
 
 
 def write(path: str | Path, words: Sequence[Word], format: str) -> None:
     """Write the words to one file, atomically.
 
-    Raises InputError if they do not go into one file of that format, or it cannot be written.
+    Raises InputError if they do not fit into one file of that format, or if it cannot be written.
     """
     path = Path(os.path.expanduser(path))
     if format not in FORMATS:

@@ -1,4 +1,4 @@
-"""Images side by side, and PNG files that carry the recipe by which they were made."""
+"""Image grids, and PNG files that carry the recipe they were made with."""
 from __future__ import annotations
 
 import json
@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from ldm import InputError
 from weights.files import atomic_write, file_to_write
 
-_KEY = "textinv"        # of the text chunk that holds the recipe
+_KEY = "textinv"        # key of the text chunk that holds the recipe
 _GAP = 2
-_TITLE = 22             # pixels: a title's line above a row
+_TITLE = 22             # pixels: height of the title line above a row
 
 
 def grid(images: Sequence[Image.Image], columns: int) -> Image.Image:
@@ -41,32 +41,32 @@ def titled(rows: Mapping[str, Sequence[Image.Image]]) -> Image.Image:
 
 
 def is_grid(sheet: Image.Image, rows: int, columns: int) -> bool:
-    """Whether the sheet has the size of a `grid` of so many rows and columns."""
+    """Whether the sheet has the size of a `grid` with this many rows and columns."""
     width, height = sheet.width + _GAP, sheet.height + _GAP
     return width % columns == height % rows == 0 and min(width // columns, height // rows) > _GAP
 
 
 def bands(sheet: Image.Image, rows: int, *, titles: bool = False) -> list[Image.Image]:
-    """The rows of a sheet that `grid` has made, or, with titles, `titled`; without the titles."""
+    """The rows of a sheet made by `grid` or, with titles, by `titled`; the titles are cut off."""
     pitch = sheet.height // rows if titles else (sheet.height + _GAP) // rows
     top = _TITLE if titles else 0
     return [sheet.crop((0, i * pitch + top, sheet.width, (i + 1) * pitch - _GAP)) for i in range(rows)]
 
 
 def cells(band: Image.Image, columns: int) -> list[Image.Image]:
-    """The images of one row that `grid` has made."""
+    """The images in one row of a `grid`."""
     pitch = (band.width + _GAP) // columns
     return [band.crop((i * pitch, 0, (i + 1) * pitch - _GAP, band.height)) for i in range(columns)]
 
 
 def enlarged(image: Image.Image, scale: int) -> Image.Image:
-    """The image with each pixel a square of that side."""
+    """The image with each pixel enlarged to a square of scale x scale pixels."""
     return image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST)
 
 
 def png_path(out: str) -> Path:
-    """The file that a command line names for an image. Raises InputError where it is not a PNG's name, or no
-    file that can be written."""
+    """The path of an image to write, from the command line. Raises InputError if it does not end in .png, or
+    cannot be written."""
     path = Path(os.path.expanduser(out))
     if path.suffix.lower() != ".png":
         raise InputError(f"`out` is {out}, but images are written as PNG, which carries their recipe. Give a "
@@ -87,7 +87,7 @@ def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = Non
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """The recipe of a PNG that `save_png` wrote. Raises InputError if the file has none."""
+    """Read the recipe of a PNG that `save_png` wrote. Raises InputError if the file has none."""
     try:
         with Image.open(path) as image:
             recipe = json.loads(image.info[_KEY])

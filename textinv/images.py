@@ -1,9 +1,9 @@
-"""The user's images, read as the model wants them: upright, in sRGB, on white, square, in [-1, 1].
+"""Read the user's images the way the model needs them: upright, in sRGB, on white, square, in [-1, 1].
 
-They come straight from a phone, a scanner or a drawing program, so whatever Pillow can decode is accepted,
-and whatever it cannot is skipped by name instead of ending the run. Next to cat.jpg may be its caption,
-cat.txt, and weights of the loss, cat.mask.png. Departure from the official code, which squashes to a square:
-the middle square is cut out.
+They come straight from a phone, a scanner or a drawing program, so any file that Pillow can decode is
+accepted, and any other is skipped with a warning that names it instead of ending the run. cat.jpg may have a
+caption, cat.txt, and loss weights, cat.mask.png, next to it. Departure from the official code, which squashes
+images to a square: the center square is cropped.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from ldm import InputError
 from textinv.decoding import TURN, decode, is_flat, one_line, reason, to_mask, to_rgb
 
-MAX_FILES = 1000        # they are all held in memory
+MAX_FILES = 1000        # all are held in memory
 CROPS = ("center", "stretch", "random")
 RANDOM_VIEWS = 8
 
@@ -35,12 +35,12 @@ RANDOM_VIEWS = 8
 class View:
     """One square crop of an image."""
     x: Tensor                     # (3 S S) in [-1, 1]
-    mask: Tensor | None           # (S S) in [0, 1], weights of the loss, not all 0; None: all ones
+    mask: Tensor | None           # (S S) in [0, 1], loss weights, not all 0; None: all ones
 
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """An image of the thing to be learned, with what lay next to it."""
+    """An image of the thing to be learned, with the caption and mask found next to it."""
     path: Path
     views: tuple[View, ...]
     caption: str | None           # text of the .txt file next to it, stripped
@@ -48,8 +48,8 @@ class TrainingImage:
 
 
 def speaks() -> bool:
-    """Whether this process tells what it finds in its input. Of those that torchrun has started on a machine
-    the first does: all of them find the same."""
+    """Whether this process reports what it finds in its input. Under torchrun only the first process on each
+    machine does, since all of them find the same."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
@@ -62,15 +62,15 @@ def print_warning(line: str) -> None:
 def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: str = "center",
                 alpha_mask: bool = False, generator: torch.Generator | None = None,
                 warn: Callable[[str], None] = print_warning) -> list[TrainingImage]:
-    """Read a folder (its files by name, not its subfolders), a file, or a list of either, in that order.
+    """Read a folder (its files sorted by name, no subfolders), a file, or a list of either, in list order.
 
     size: S, the model's image size in pixels.
-    crop: "center", the middle square; "stretch", all of it squashed; "random", eight squares along the longer
-    side, sampled from `generator` (on the CPU; None: torch's own), or one if the image is square.
-    alpha_mask: images without a mask file take their alpha channel as mask.
-    warn: called with one line for each file skipped, each caption ignored, and each image that can hardly be
-    what the user means.
-    Raises InputError for a source without any image, and for a mask that does not fit or is black.
+    crop: "center", the center square; "stretch", the whole image squashed; "random", eight squares at random
+    along the longer side, from `generator` (on the CPU; None: torch's own), or one if the image is square.
+    alpha_mask: use the alpha channel as the mask of images that have no mask file.
+    warn: called with one line for each file skipped, each caption ignored, and each image that is probably
+    not what the user wants.
+    Raises InputError if the source has no readable image, or if a mask does not fit or is all black.
     """
     if crop not in CROPS:
         raise InputError(f"`crop` is {crop!r}. Use {' or '.join(CROPS)}.")
@@ -87,7 +87,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
             image, orientation = decode(path)
             rgb, opacity = to_rgb(image)
             sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        except Exception as error:   # decoders fail on broken files with nearly every type of exception
+        except Exception as error:   # decoders raise almost any type of exception on broken files
             warn(f"{path}: skipped, {reason(error)}")
             continue
         for oddity in _oddities(image, rgb, size):
@@ -96,7 +96,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
         if mask is None and alpha_mask:
             mask, mask_path = opacity, path
         views = [_view(rgb, mask, box, size) for box in _boxes(rgb.size, crop, generator)]
-        # a view of weight 0 has nothing to learn from, and its normalized mask would be 0 / 0
+        # a view with all weights 0 has nothing to learn from, and its normalized mask would be 0 / 0
         views = tuple(view for view in views if view.mask is None or view.mask.any())
         if not views:
             where = f' in the part that crop "{crop}" keeps' if mask and mask.getbbox() else " everywhere"
@@ -110,8 +110,8 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """mask (S S), not all 0 -> weights (h w) of mean 1 at the latent's size, S = factor x h: a mask moves the
-    loss to other places without making it smaller."""
+    """mask (S S), not all 0 -> weights (h w) with mean 1 at the latent's resolution, S = factor x h: a mask
+    moves the loss to other places without making it smaller."""
     weights = reduce(mask, "(h f1) (w f2) -> h w", "mean", f1=factor, f2=factor)
     return weights / weights.mean()
 
@@ -134,7 +134,7 @@ def _list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _oddities(image: Image.Image, rgb: Image.Image, size: int) -> list[str]:
-    """What makes an image of little use, a clause each."""
+    """What makes an image hardly usable, one clause per problem."""
     oddities = []
     if 2 * min(rgb.size) < size:
         oddities.append(f"only {rgb.width} x {rgb.height} pixels, a blur at the model's {size} x {size}")
@@ -154,7 +154,7 @@ def _read_caption(path: Path, warn: Callable[[str], None]) -> str | None:
     if not os.path.exists(file):            # unlike Path.exists, False for names that no file can have
         return None
     try:
-        caption = file.read_text("utf-8-sig").strip()     # Windows' editors write a byte order mark
+        caption = file.read_text("utf-8-sig").strip()     # Windows editors write a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         warn(f"{file}: caption ignored, {reason(error)}")
         return None
@@ -164,8 +164,8 @@ def _read_caption(path: Path, warn: Callable[[str], None]) -> str | None:
 
 
 def _find_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Image | None:
-    """The mask file next to the image, as L. It lies on the image as one sees it; if only the size before
-    EXIF's turn fits, it was made from raw pixels and is turned likewise."""
+    """The mask file next to the image, as L. It applies to the image as displayed; if its size fits only the
+    image before EXIF orientation, the mask was made from the raw pixels and is turned the same way."""
     file = _companion(path, ".mask.png")
     if not os.path.exists(file):
         return None
@@ -184,7 +184,7 @@ def _find_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Ima
 
 def _boxes(size: tuple[int, int], crop: str, generator: torch.Generator | None
            ) -> list[tuple[int, int, int, int]]:
-    """Squares (left, top, right, bottom) of an image of that width and height; for "stretch", all of it."""
+    """The squares (left, top, right, bottom) to crop from an image of this size; all of it for "stretch"."""
     width, height = size
     if crop == "stretch":
         return [(0, 0, width, height)]
@@ -198,10 +198,10 @@ def _boxes(size: tuple[int, int], crop: str, generator: torch.Generator | None
 
 def _view(rgb: Image.Image, mask: Image.Image | None, box: tuple[int, int, int, int], size: int) -> View:
     def pixels(image: Image.Image) -> Tensor:
-        # cropped first: resize(box=...) lets pixels around the box leak in. Pillow widens the filter when it
-        # makes an image smaller, so nothing aliases; bicubic is the official code's filter
+        # crop first: resize(box=...) lets pixels around the box leak in. Pillow widens the filter when
+        # downscaling, so nothing aliases; bicubic is the official code's filter
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # Pillow before 13 warns of a large photo here once more
+            warnings.simplefilter("ignore")     # Pillow before 13 warns again about a large photo here
             square = image.crop(box)
         square = square.resize((size, size), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(square)).float()     # h w (c)

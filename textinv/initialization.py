@@ -1,6 +1,6 @@
-"""Where v starts (Gal et al. 2022, section 4.1: the embedding of a coarse word for what the images show): a
-word or phrase, a learned word's file, or random directions; and the vocabulary's geometry: its mean norm and
-the words nearest to a vector.
+"""Where v starts (Gal et al. 2022, section 4.1: the embedding of a coarse word for what the images show):
+from a word or phrase, a learned word's file, or random directions. Also the vocabulary's geometry: its mean
+norm and the words nearest to a vector.
 """
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from textinv.dataset import encode
 from textinv.encoder import load_encoder
 from textinv.images import TrainingImage
 
-FAR = 10                # times the norm that is usual: no prompt is a match for the word
+FAR = 10                # times the usual norm: beyond that the word drowns out any prompt
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
                     cross_init: bool | None = None,
                     images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
-    """Where learning starts: v (k d) fp32, and a note that says in plain words what it was made of.
+    """The initial v (k d) in fp32, and a note that says in plain words what it was made from.
 
-    init: a word or phrase; the path of a learned word (anything with a slash or the suffix of such a file);
+    init: a word or phrase; the path of a learned word (anything with a slash or such a file's suffix);
         "random": directions sampled from `generator`, with the mean norm of the vocabulary;
         or "auto": what the model's encoder reads off the images (textinv/encoder.py).
-    A phrase of m tokens, or a file of m vectors, gives these when k >= m, the last one repeated, and their
-    mean when k < m.
-    cross_init: of a word or phrase take the text encoder's output, not its embeddings (Cross
-        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: with the BERT-style
-        encoder alone, since CLIP's output is of another length than its embeddings, and which of them is the
-        better start has not been measured.
+    A phrase of m tokens, or a file of m vectors, gives those m vectors when k >= m, with the last one
+    repeated, and their mean when k < m.
+    cross_init: start a word or phrase from the text encoder's output instead of its embeddings (Cross
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: only with the
+        BERT-style encoder, since CLIP's output differs in norm from its embeddings, and which of the two is
+        the better start has not been measured.
 
-    Raises InputError if init is empty, no word, or auto on a model without an encoder, if a word of it is not
-    in the vocabulary, or if the file does not fit.
+    Raises InputError if init is empty, is not a word, is auto for a model without an encoder, contains a word
+    that is not in the vocabulary, or is a file that does not fit.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
@@ -71,19 +71,19 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if cross_init is None:
         cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
-        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start mark
+        rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start token
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
     names = [model.tokenizer.shown(i) for i in ids]
     return _spread(rows.float().cpu(), names, k)
 
 
 def names_file(init: str) -> bool:
-    """Whether init is the path of a learned word: anything with a slash or the suffix of such a file."""
+    """Whether init is the path of a learned word: anything with a slash or such a file's suffix."""
     return "/" in init or os.sep in init or Path(init).suffix in (".safetensors", ".pt", ".bin")
 
 
 def has_init_words(init: str) -> bool:
-    """Whether init is words, and neither a file, nor what the images or a generator give."""
+    """Whether init is a word or phrase: not a file, "auto" or "random"."""
     return init not in ("", "random", "auto") and not names_file(init)
 
 
@@ -93,8 +93,8 @@ def vocabulary_norm(model: LatentDiffusion) -> float:
 
 
 def norm_problem(model: LatentDiffusion, word: Concept) -> str | None:
-    """What is wrong with the length of a word's vectors, in words, if they are far longer than the
-    vocabulary's and than those that it started from; None if nothing is, or if its start is not known."""
+    """A message if the norm of a word's vectors is far larger than both the vocabulary's and that of the
+    vectors it started from; None if it is not, or if its start is not known."""
     if word.start is None or word.vectors.shape[1] != model.words.width:
         return None
     norm, start = (vectors.norm(dim=-1).max().item() for vectors in (word.vectors, word.start))
@@ -105,8 +105,8 @@ def norm_problem(model: LatentDiffusion, word: Concept) -> str | None:
 
 @torch.no_grad()
 def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[list[tuple[str, float]]]:
-    """For each vector of (k d) the n whole words of the vocabulary, signs apart, that are nearest by cosine,
-    with the cosine, best first."""
+    """For each of the vectors (k d), the n nearest whole words of the vocabulary by cosine, punctuation
+    excluded, each with its cosine, best first."""
     words = [(word, i) for word, i in model.tokenizer.whole_words.items()
              if any(map(str.isalnum, word))]
     weight = model.text_encoder.table.weight
@@ -118,7 +118,7 @@ def nearest_words(model: LatentDiffusion, vectors: Tensor, n: int = 5) -> list[l
 
 
 def _spread(vectors: Tensor, names: list[str], k: int) -> tuple[Tensor, str]:
-    """m vectors -> k vectors, and how."""
+    """m vectors -> k vectors, and a note that says how."""
     m, listed = len(vectors), ", ".join(names)
     if k < m:
         mean = vectors.mean(dim=0)

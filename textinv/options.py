@@ -1,5 +1,5 @@
-"""The method's options, one field each with the line of help that `textinv train --help` prints: a notebook
-and a command line know the same options, presets and checks by the same names.
+"""The method's options, each a field with the help line that `textinv train --help` prints: notebooks and the
+command line share the same options, presets and checks under the same names.
 """
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 from ldm import InputError
 from textinv.images import CROPS
 
-# what a preset changes; an option given next to it wins
+# what a preset changes; an explicit option takes precedence
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
-    # of diffusers' example for Stable Diffusion: an effective learning rate of 0.002
+    # from diffusers' example for Stable Diffusion: an effective learning rate of 0.002
     "sd": {"steps": 3000, "batch": 1, "accumulate": 4, "lr": 0.0005, "decay": 0.01, "cross_init": False},
 }
 
-MAX_SEED = 2 ** 63 - 1          # what every generator takes
-PROGRESSIVE = 3                 # vectors of a progressive word in the end
-MAX_LR = 1000.0                 # far beyond any use, and far from an overflow
+MAX_SEED = 2 ** 63 - 1          # the largest that every generator accepts
+PROGRESSIVE = 3                 # final number of vectors of a progressive word
+MAX_LR = 1000.0                 # far beyond any useful value, and far from overflow
 
-# annotation of a field -> what it takes, in words
+# annotation of a field -> the type it accepts, and its name for the user
 _KINDS: dict[str, tuple[Any, str]] = {
     "int": (numbers.Integral, "a whole number"), "float": (numbers.Real, "a number"),
     "bool": (bool, "true or false"), "str": ((str, os.PathLike), "text")}
@@ -40,10 +40,10 @@ T = TypeVar("T")
 def option(default: Any, help: str, *, minimum: float | None = None, maximum: float = math.inf,
            choices: tuple[str, ...] | None = None, metavar: str | None = None,
            may_change: bool = False) -> Any:
-    """A dataclass field with what a command line, and `check`, have to know about it.
+    """A dataclass field with what the command line and `check` need to know about it.
 
-    minimum, maximum: the least and the largest value. choices: the only values.
-    may_change: whether a run may be resumed with another value, since no step that is done depends on it.
+    minimum, maximum: the smallest and largest allowed value. choices: the only allowed values.
+    may_change: whether a run may be resumed with another value, since no completed step depends on it.
     """
     return dataclasses.field(default=default, metadata={
         "help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "metavar": metavar,
@@ -51,8 +51,8 @@ def option(default: Any, help: str, *, minimum: float | None = None, maximum: fl
 
 
 def check(options: Any) -> None:
-    """Makes the fields of an options dataclass plain values (of NumPy's numbers, and of paths). Raises
-    InputError if one has another type, is beyond its limits, not finite, or none of its choices."""
+    """Convert the fields of an options dataclass to plain values (from NumPy numbers and paths). Raises
+    InputError if one has the wrong type, is out of range or not finite, or is not one of its choices."""
     for field in dataclasses.fields(options):
         value: Any = getattr(options, field.name)
         minimum, maximum, choices = (field.metadata[rule] for rule in ("minimum", "maximum", "choices"))
@@ -75,7 +75,7 @@ def check(options: Any) -> None:
 
 
 def _with_presets(cls: type[T]) -> type[T]:
-    """Let the preset decide where a field is not given."""
+    """Fields that are not given come from the preset."""
     init = cls.__init__
 
     @functools.wraps(init)
@@ -89,9 +89,9 @@ def _with_presets(cls: type[T]) -> type[T]:
 @_with_presets
 @dataclass(frozen=True, kw_only=True)
 class InversionConfig:
-    """Options of `textinv.invert`, all keyword arguments. Those that are not given are the preset's.
+    """Options of `textinv.invert`, all keyword arguments. Those not given come from the preset.
 
-    Raises InputError on values without meaning.
+    Raises InputError on invalid values.
     """
     init: str = option("auto", "word or phrase to start from, a learned word's file, or 'random'; auto reads "
                        "it off the images, where the model has an encoder for that")
@@ -149,9 +149,9 @@ class InversionConfig:
 
     @property
     def most_vectors(self) -> int:
-        """The vectors that the word has in the end."""
+        """The word's final number of vectors."""
         return PROGRESSIVE if self.progressive else self.vectors
 
     def effective_lr(self, world_size: int = 1) -> float:
-        """As in the paper and its code: the base rate x all images that share one step."""
+        """As in the paper and its code: the base rate x the total number of images in one step."""
         return self.lr * self.batch * self.accumulate * world_size

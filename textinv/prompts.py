@@ -1,5 +1,5 @@
-"""What the training prompts say: the paper's templates (Gal et al. 2022, Appendix D, and section 4.3 for
-styles), a user's own, or the captions next to the images.
+"""The training prompts: the paper's templates (Gal et al. 2022, Appendix D, and section 4.3 for styles), the
+user's own, or the captions next to the images.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldm import InputError
 from ldm.tokenizer import BaseTokenizer
 
 PUNCTUATION = ".,;:!?'\"()[]<>/&-_"
-_PLACEHOLDER = re.compile(r"(?<!\S)(?:\*|<[^\s<>]+>)")      # what is meant as a learned word, learned or not
+_PLACEHOLDER = re.compile(r"(?<!\S)(?:\*|<[^\s<>]+>)")      # looks like a learned word, learned or not
 
 OBJECT = (
     "a photo of a {}",
@@ -66,9 +66,9 @@ STYLE = (
 
 
 def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]:
-    """One template a line, each with one {} for the placeholder; empty lines are skipped.
+    """Read one template per line, each with one {} for the placeholder; blank lines are skipped.
 
-    kind: what the user calls them. Raises InputError naming the file and the line that is none.
+    kind: what the user calls them. Raises InputError, which names the file and the invalid line.
     """
     try:
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
@@ -86,8 +86,8 @@ def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]
 
 
 def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool = True) -> list[str]:
-    """What of a prompt the model will not see as its author means it, a clause each. The tokenizer is to know
-    the words that were learned; expects_word: whether one of them belongs into the prompt."""
+    """What in a prompt the model will not read as its author intended, one clause per problem. The tokenizer
+    must know the learned words; expects_word: whether the prompt should contain one of them."""
     ids, room, unknown = tokenizer.tokenize(prompt), tokenizer.length - 2, tokenizer.unknown_words(prompt)
     learned = [i >= tokenizer.words.vocab_size for i in ids]
     unlearned = [word for part, private in tokenizer.words.split(prompt) if not private
@@ -110,7 +110,7 @@ def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool
 
 
 def image_word(placeholder: str, i: int) -> str:
-    """The word of image i, from 0, alone, where every image has one besides the word of all ("per-image
+    """The word of image i (from 0), where each image has its own word besides the one they share ("per-image
     tokens", section 5.2): *1, *2, ..."""
     return f"{placeholder}{i + 1}"
 

@@ -1,9 +1,9 @@
 """Reading and writing weights: `load` takes the public checkpoints in any of their layouts, `save` writes one
-safetensors file that describes itself.
+self-describing safetensors file.
 
-Tensors go one at a time from the file, mapped, to the target dtype and device: besides the model itself only
-the tensor under way is in memory. Loading is strict: every tensor of the model must be in the file, with its
-shape, and what else is there must be on the list of known companions.
+The file is memory-mapped and its tensors are converted one at a time to the target dtype and device, so only
+the model and the current tensor are in memory. Loading is strict: every tensor of the model must be in the
+file, with its shape, and anything else in it must be on the list of known extra keys.
 """
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ __all__ = ["load", "save"]
 
 def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
          vocab: str | Path | None = None) -> LatentDiffusion:
-    """A model in eval mode, all of it frozen.
+    """Load a model, in eval mode and fully frozen.
 
     source: "tiny", the embedded default; a file in the original (CompVis) layout, .ckpt, .pt or .safetensors,
         of text2img-large or Stable Diffusion 1; a file written by `save`; a folder in Hugging Face layout,
-        of these or Stable Diffusion 2; or a hub id such as "CompVis/ldm-text2im-large-256".
+        of these models or Stable Diffusion 2; or a hub id such as "CompVis/ldm-text2im-large-256".
     vocab: path of the vocabulary, or of its folder: vocab.txt or tokenizer.json for the BERT-style text
         encoder; vocab.json with merges.txt next to it, or tokenizer.json, for CLIP's. The original layout
-        holds none; without it the usual one is fetched from the hub. Read when the first prompt is tokenized.
+        has none; by default the usual one is fetched from the hub. Read when the first prompt is tokenized.
 
-    Raises InputError, one line with its cure, on anything that is not such a source or does not fit.
+    Raises InputError, one line that says what to do, if the source is not one of these or does not fit.
     """
     device = _check_device(device)
     if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
@@ -52,11 +52,11 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
 
 
 def save(model: LatentDiffusion, path: str | Path) -> None:
-    """Writes the weights in the original layout's names to one safetensors file, with the config and,
-    where the model has one, the vocabulary in its metadata. Learned words are not part of it. The file
-    appears whole or not at all.
+    """Write the weights, under the original layout's names, to one safetensors file, with the config and
+    (if the model has one) the vocabulary in its metadata. Learned words are not included. The write is
+    atomic.
 
-    Raises InputError if the file cannot be written, or a vocabulary that was named cannot be read.
+    Raises InputError if the file cannot be written, or if a vocabulary was given but cannot be read.
     """
     path = Path(path)
     metadata = {"format": "pt", "ldm.config": json.dumps(model.config.to_dict())}

@@ -1,6 +1,6 @@
 """CLIP (Radford et al. 2021), the space in which images and prompts are compared (Gal et al. 2022,
-section 5.1): any CLIPModel in transformers' layout. The small one next to the embedded default knows its
-small world; openai/clip-vit-base-patch32 is the one for the public checkpoint.
+section 5.1): any CLIPModel in transformers' layout. The small one next to the embedded default model knows
+that model's small world; for the public checkpoint, use openai/clip-vit-base-patch32.
 """
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Images and texts become vectors of length 1."""
+    """Embeds images and texts as unit vectors."""
     model: Any                      # CLIPModel
     tokenizer: Any
     processor: Any
@@ -47,20 +47,20 @@ class Clip:
 
 
 def embed_x(model: Any, x: Tensor) -> Tensor:
-    """Images as the model wants them (b 3 H W) -> (b d)."""
+    """Preprocessed images (b 3 H W) -> (b d)."""
     pooled = model.vision_model(pixel_values=x).pooler_output           # b width
     return F.normalize(model.visual_projection(pooled).float(), dim=-1)
 
 
 def embed_ids(model: Any, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Token ids (b n) -> (b d). Attention is causal and the pooled token is the last of the text, so that
-    padding after it plays no part, with or without a mask."""
+    """Token ids (b n) -> (b d). Attention is causal and the pooled token is the last of the text, so
+    padding after it has no effect, with or without a mask."""
     pooled = model.text_model(input_ids=ids, attention_mask=mask).pooler_output         # b width
     return F.normalize(model.text_projection(pooled).float(), dim=-1)
 
 
 def transformers() -> ModuleType:
-    """The library, without its progress bars and reports. Raises InputError where it is not installed."""
+    """The library, with its progress bars and warnings off. Raises InputError if it is not installed."""
     try:
         import transformers
     except ImportError as error:
@@ -72,7 +72,7 @@ def transformers() -> ModuleType:
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> Clip:
-    """The CLIP of a folder, or of a hub id such as openai/clip-vit-base-patch32, in float32. Raises
+    """Load CLIP in float32 from a folder, or from a hub id such as openai/clip-vit-base-patch32. Raises
     InputError if there is none, or if it is damaged."""
     source, is_folder = str(source), os.path.isdir(source)
     if not is_folder and (source.count("/") != 1 or source.startswith((".", "/", "~"))):
@@ -84,7 +84,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Clip:
         clip = Clip(model.float().eval().requires_grad_(False).to(device),
                     library.AutoTokenizer.from_pretrained(source, **options),
                     library.CLIPImageProcessor.from_pretrained(source, **options))
-    except Exception as error:          # whatever the libraries make of a damaged file or a lost network
+    except Exception as error:          # whatever the libraries raise on a damaged file or a lost connection
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
         raise InputError(f"{source}: cannot be read as a CLIPModel ({type(error).__name__}: {reason}). "
                          "Set `clip` to another.") from error

@@ -1,6 +1,6 @@
-"""The layout of the original checkpoints (CompVis/latent-diffusion, Stable Diffusion 1): three prefixes,
-which leave our own names, and keys that are not weights. The architecture is read from the shapes; of the
-other keys the scale of the latents is read, and the noise schedule compared.
+"""The layout of the original checkpoints (CompVis/latent-diffusion, Stable Diffusion 1): our own
+names behind three prefixes, and keys that are not weights. The architecture is inferred from the shapes. From
+the other keys, the latent scale is read, and the noise schedule is compared with the public models'.
 """
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from weights.pickles import LazyTensor
 
 _UNET, _TEXT, _CLIP = "model.diffusion_model.", "cond_stage_model.transformer.", "text_model."
 
-# part of LatentDiffusion -> prefix in the file; CLIP's text encoder has `_CLIP` behind it
+# part of LatentDiffusion -> prefix in the file; for CLIP's text encoder, `_CLIP` follows
 PREFIXES = {"unet": _UNET, "autoencoder": "first_stage_model.", "text_encoder": _TEXT}
 
-# pattern of the whole key -> why it is not loaded
+# pattern for the whole key -> why it is not loaded
 IGNORED = {
     r"betas|alphas_cumprod(_prev)?|sqrt_(one_minus_)?alphas_cumprod|log_one_minus_alphas_cumprod"
     r"|sqrt_recip(m1)?_alphas_cumprod|posterior_(variance|log_variance_clipped|mean_coef[12])":
@@ -48,11 +48,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor], str | None]:
     """The weights among the tensors of a file, under the names of the official files, and a note for the user
-    if there is something to say. Raises InputError, naming the kind, on a file of another model."""
+    if one is needed. Raises InputError, naming the kind, if the file is of another model."""
     channels, latent = (tensors[key].shape[1] if key in tensors and len(tensors[key].shape) > 1 else 4
                         for key in (_UNET + "input_blocks.0.0.weight",
                                     "first_stage_model.post_quant_conv.weight"))
-    refuse_by_channels(channels, latent)                    # before the names, which SD 2's variants share
+    refuse_by_channels(channels, latent)                    # before the names: SD 2's variants share them
     refuse_by_keys(tensors)
     averages = {key: _average_key(key) for key in tensors if key.startswith(_UNET)}
     is_averaged = len(averages) > 0 and all(average in tensors for average in averages.values())
@@ -61,7 +61,7 @@ def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor],
         if not any(re.fullmatch(pattern, key) for pattern in IGNORED):
             rest = key.removeprefix(_TEXT)
             if key.startswith(_TEXT) and re.match(r"(embeddings|encoder|final_layer_norm)\.", rest):
-                key = _TEXT + _CLIP + rest              # as in files of the NovelAI family
+                key = _TEXT + _CLIP + rest              # files of the NovelAI family omit it
             weights[key] = tensor
     if not is_averaged:
         return weights, None
@@ -71,22 +71,22 @@ def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor],
 
 
 def _average_key(key: str) -> str:
-    """Where the running average of a weight of the UNet is kept: a buffer's name may have no dots."""
+    """The key of the running average of a UNet weight: a buffer's name cannot contain dots."""
     return "model_ema." + key.removeprefix("model.").replace(".", "")
 
 
 def file_key(key: str, config: LDMConfig) -> str:
-    """The name in the file of a key of LatentDiffusion."""
+    """The file's name for a key of LatentDiffusion."""
     part, _, rest = key.partition(".")
     is_clip = part == "text_encoder" and isinstance(config.text, CLIPTextConfig)
     return PREFIXES[part] + _CLIP * is_clip + rest
 
 
 def infer_config(tensors: Mapping[str, LazyTensor], file: Mapping[str, LazyTensor]) -> LDMConfig:
-    """The architecture of the weights that `canonical` found in a file. What they do not say is as in the
-    public models: 8 heads in the UNet, CLIP's of 64 channels each, its quick GELU, 32 norm groups, the
-    schedule and the size of the latents. Raises InputError naming the tensor that is not there, or if the
-    schedule is another."""
+    """Infer the architecture from the weights that `canonical` found in a file. What they do not determine is
+    taken from the public models: 8 heads in the UNet, 64 channels per head and quick GELU in CLIP, 32 norm
+    groups, the schedule and the latent size. Raises InputError, naming it, if a tensor is missing, or if the
+    schedule is different."""
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
     diffusion = _diffusion(file)
     try:
@@ -99,8 +99,8 @@ def infer_config(tensors: Mapping[str, LazyTensor], file: Mapping[str, LazyTenso
 
 
 def _diffusion(file: Mapping[str, LazyTensor]) -> DiffusionConfig:
-    """The public models' process, with the scale of the latents where the training of the file measured it.
-    Raises InputError if the file has another noise schedule; one that training did not write has none."""
+    """The public models' process, with the file's latent scale if its training measured one.
+    Raises InputError if the file has another noise schedule; a file not written by training has none."""
     config = DiffusionConfig()
     if "scale_factor" in file:
         config = dataclasses.replace(config, scale_factor=float(file["scale_factor"].read()))
@@ -112,14 +112,14 @@ def _diffusion(file: Mapping[str, LazyTensor]) -> DiffusionConfig:
 
 
 def _is_usual(key: str, values: Tensor) -> bool:                                                 # T -> bool
-    """Merging tools leave the schedule in half precision; another is off by more than a hundredth."""
+    """Merging tools store the schedule in half precision; a different one is off by more than 0.01."""
     alphas_cumprod = values.double() if key == "alphas_cumprod" else (1 - values.double()).cumprod(dim=0)
     usual = NoiseSchedule(DiffusionConfig()).alphas_cumprod
     return bool((alphas_cumprod - usual).abs().max() < 0.01)
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different values the one group of the pattern takes among the keys that begin with it."""
+    """The number of distinct values of the pattern's one group among the keys that start with the pattern."""
     return len({match[1] for key in shapes if (match := re.match(pattern, key))})
 
 
@@ -128,7 +128,7 @@ def _unet(shapes: Shapes) -> UNetConfig:
     blocks = _count(shapes, rf"{re.escape(prefix)}input_blocks\.(\d+)\.")
     first, out = shapes[prefix + "input_blocks.0.0.weight"], shapes[prefix + "out.2.weight"]
     downsampled = [i for i in range(blocks) if f"{prefix}input_blocks.{i}.0.op.weight" in shapes]
-    n = (downsampled[0] if downsampled else blocks) - 1                          # res blocks a level
+    n = (downsampled[0] if downsampled else blocks) - 1                          # res blocks per level
     firsts = [1 + i * (n + 1) for i in range(len(downsampled) + 1)]              # first block of each level
     transformers = [f"{prefix}input_blocks.{i}.1.transformer_blocks." for i in firsts]
     middle = f"{prefix}middle_block.1.transformer_blocks."

@@ -1,5 +1,5 @@
-"""Files of tensors, whatever their format, as a mapping from names to tensors that are read one at a time;
-and writing any file atomically.
+"""Opens tensor files of any format as a mapping from names to tensors that are read one at a time, and writes
+any file atomically.
 """
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class TensorFile:
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """The tensors of a .safetensors file or a torch checkpoint; what the bytes say counts,
+    """The tensors of a .safetensors file or a torch checkpoint. The format is detected from the bytes,
     not the file's name.
 
-    Raises InputError if the file is missing, an HTML page, truncated, damaged, too large for the memory or of
+    Raises InputError if the file is missing, an HTML page, truncated, damaged, too large for memory or in
     another format.
     """
     head = _read_head(path)
@@ -49,24 +49,24 @@ def open_tensors(path: Path) -> TensorFile:
 
 
 def is_zip(path: Path) -> bool:
-    """Whether the file is a zip archive, as torch.save writes. Raises InputError if it cannot be read."""
+    """True if the file is a zip archive, as torch.save writes. Raises InputError if it cannot be read."""
     return _read_head(path).startswith(ZIP)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Context manager: write to the temporary file that it yields; at the end of the block that file is
-    renamed to `path`, or to what a symbolic link there points to. Until then, or if the block fails, what was
-    there stays.
+    """Context manager: yields a temporary file to write to. At the end of the block, that file is renamed to
+    `path`, or to what a symbolic link there points to. Until then, or if the block fails, the existing file
+    stays.
 
-    Raises InputError if the file cannot be written, and before the block if `path` is a folder, a device or
+    Raises InputError if the file cannot be written, and, before the block, if `path` is a folder, a device or
     anything else that a rename would destroy.
     """
     target = file_to_write(path)
     partial = target.with_name(target.name + ".partial")
     try:
         yield partial
-        # safetensors gives its files to the owner alone
+        # safetensors makes its files accessible only to the owner
         partial.chmod(target.stat().st_mode if target.exists() else _new_file_mode(partial))
         with partial.open("rb") as file:
             os.fsync(file.fileno())
@@ -82,8 +82,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 def file_to_write(path: Path) -> Path:
     """The file that writing to `path` changes: itself, or what a symbolic link there points to. Raises
-    InputError if it is a folder, a device or anything else that a rename would destroy, or if its folder, or
-    the first of those above that is there, takes no new file."""
+    InputError if it is a folder, a device or anything else that a rename would destroy, or if no new file
+    can be created in its folder (or, if that does not exist, in the nearest parent that does)."""
     target = Path(os.path.realpath(path))
     if os.path.exists(target) and not target.is_file():
         raise InputError(f"{path} is {'a folder' if target.is_dir() else 'a device or a pipe'}. "
@@ -96,11 +96,11 @@ def file_to_write(path: Path) -> Path:
 
 
 def _new_file_mode(partial: Path) -> int:
-    """The mode of a new file in that folder. To ask the process for its umask is to change it, for all
+    """The mode that a new file gets in that folder. Asking the process for its umask would change it, for all
     threads."""
     probe = partial.with_name(partial.name + ".mode")
     try:
-        probe.open("wb").close()            # one may be left of a process that was killed here
+        probe.open("wb").close()            # one may be left over from a process killed here
         return probe.stat().st_mode
     finally:
         probe.unlink(missing_ok=True)
@@ -128,10 +128,10 @@ def _open_safetensors(path: Path) -> TensorFile:
 
 
 def _state_dict(path: Path) -> dict[str, LazyTensor]:
-    """The tensors of a torch checkpoint: those of its `state_dict` entry, in which old merging tools put
-    another, or of the whole if it has none."""
+    """The tensors of a torch checkpoint: those of its `state_dict` entry, inside which old merging tools nest
+    another, or of the whole file if it has none."""
     content = read_checkpoint(path)
-    for _ in range(8):                          # not for ever: a pickle can put a dict into itself
+    for _ in range(8):                          # bounded, since a pickle can put a dict into itself
         if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
             content = content["state_dict"]
     if not isinstance(content, dict) or not content:

@@ -1,5 +1,5 @@
 """From a config and tensors to a model, strictly: a model without memory of its own is built first, then
-given its tensors one at a time. Every tensor of the model must be there, with its shape, and no other may be.
+filled one tensor at a time. Every tensor of the model must be present, with its shape, and no others.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from weights.pickles import LazyTensor
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an InputError the name of the file or folder, if it lacks it."""
+    """Context manager: prefix an InputError with the file or folder name, unless it already has it."""
     try:
         yield
     except InputError as error:
@@ -27,8 +27,8 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Modules built inside get no initial weights. On "meta" those would be no work, but their first use
-    imports symbolic mathematics for more than a second."""
+    """Modules built inside skip weight initialization. On "meta" it would be no work, but its first use
+    spends more than a second importing symbolic math."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -39,7 +39,7 @@ class _Uninitialized(TorchFunctionMode):
 
 def blank_model(read_config: Callable[[], LDMConfig], tensors: Mapping[str, LazyTensor],
                 path: Path) -> LatentDiffusion:
-    """The model of a config, without memory of its own.
+    """The model that a config describes, without memory of its own.
     Raises InputError if the config cannot be read or built, or claims more tensors than there are."""
     with naming(path):
         try:
@@ -49,16 +49,16 @@ def blank_model(read_config: Callable[[], LDMConfig], tensors: Mapping[str, Lazy
                 return LatentDiffusion(config)
         except InputError:
             raise
-        except Exception as error:  # whatever torch and the modules make of sizes of the wrong kind or value
+        except Exception as error:  # whatever torch and the modules raise on sizes of the wrong type or value
             why = f"{type(error).__name__}: {first_line(error)}"
             raise InputError(f"its config or its tensors' shapes do not describe this model ({why}). "
                              "Download it again.") from error
 
 
 def _check_counts(config: LDMConfig, tensors: int) -> None:
-    """Building a model takes time and memory for each of its modules, whatever their size, and for its
-    schedule. A damaged or hostile config may claim any number. Raises InputError if it claims more than there
-    can be."""
+    """Building a model takes time and memory for each module, whatever its size, and for the schedule, and a
+    damaged or hostile config may claim any number of them. Raises InputError if it claims more than there can
+    be."""
     unet, autoencoder, diffusion = config.unet, config.autoencoder, config.diffusion
     sizes = (config.text.layers, unet.depth, unet.num_res_blocks, autoencoder.num_res_blocks)
     blocks = (config.text.layers + len(unet.channels) * (2 * unet.num_res_blocks + 1) * (1 + unet.depth)
@@ -73,8 +73,8 @@ def _check_counts(config: LDMConfig, tensors: int) -> None:
 
 def fill(model: LatentDiffusion, tensors: Mapping[str, LazyTensor], file_key: Callable[[str, LDMConfig], str],
          path: Path, *, device: torch.device, dtype: torch.dtype) -> None:
-    """Give a blank model its tensors one by one. file_key: key of the model and its config -> name in the
-    file. Raises InputError if a tensor is missing, of another shape, unknown, or damaged."""
+    """Fill a blank model one tensor at a time. file_key: key of the model and its config -> name in the
+    file. Raises InputError if a tensor is missing, has another shape, is unknown, or is damaged."""
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     names = {key: file_key(key, model.config) for key in shapes}
     _check_keys({names[key]: shape for key, shape in shapes.items()}, tensors, path)
@@ -94,7 +94,7 @@ def _check_keys(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Laz
         problems.append(f"lacks {_some(missing)}")
     if unknown := [key for key in tensors if key not in wanted]:
         problems.append(f"has unknown {_some(unknown)}")
-    # a linear layer and a 1x1 convolution hold the same numbers; copies of the public weights have either
+    # a linear layer and a 1x1 convolution hold the same numbers; copies of the public weights use either
     if wrong := [f"{key} {list(tensors[key].shape)} instead of {list(shape)}" for key, shape in wanted.items()
                  if key in tensors and _without_ones(tensors[key].shape) != _without_ones(shape)]:
         problems.append(f"has the wrong shape in {_some(wrong)}")
@@ -108,7 +108,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _some(names: list[str], most: int = 3) -> str:
-    """The first few, and the count of the rest. Names are the file's, so they may hold anything."""
+    """The first few, and how many more. The names come from the file, so they may contain anything."""
     shown = ", ".join(ascii(name[:100])[1:-1] for name in names[:most])
     return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 

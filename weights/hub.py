@@ -1,4 +1,4 @@
-"""Files from the Hugging Face hub, by its own library: its cache, its progress bars, its offline switch
+"""Files from the Hugging Face hub, through its own library, with its cache, progress bars and offline switch
 (HF_HUB_OFFLINE=1)."""
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from weights.huggingface import (
 )
 from weights.vocabularies import read_vocabulary
 
-# where the vocabulary of a checkpoint is that holds none, the number of its tokens, and its files
+# for a checkpoint without a vocabulary: the repository that has it, its number of tokens, and its files
 VOCABULARIES = {Tokenizer: ("google-bert/bert-base-uncased", 30522, ("vocab.txt",)),
                 CLIPTokenizer: ("openai/clip-vit-large-patch14", 49408, ("vocab.json", "merges.txt"))}
 
@@ -35,16 +35,16 @@ class Absent(InputError):
 
 
 def download_file(repo: str, names: Sequence[str]) -> Path:
-    """The local path of the first of `names` that is cached, or else that the repository holds, downloaded.
-    The cache comes first: what has been downloaded once loads at once, with or without a network.
+    """The local path of the first of `names` that is cached, or else the first in the repository, downloaded.
+    The cache comes first: a file downloaded before loads immediately, with or without a network.
 
-    Raises Absent if there is none of them, and InputError if there is neither network nor a cached copy.
+    Raises Absent if none of them exists, and InputError if there is neither a network nor a cached copy.
     """
-    # here: the import costs more than loading the tiny model
+    # imported here: it takes longer than loading the tiny model
     from huggingface_hub import errors, hf_hub_download
     from huggingface_hub.utils import logging
 
-    logging.set_verbosity_error()                       # its warnings of each try; the last one is the error
+    logging.set_verbosity_error()                       # no warning on each try; the last failure is raised
     for only_cached, name in [(True, name) for name in names] + [(False, name) for name in names]:
         if not only_cached:
             _announce(repo)
@@ -56,14 +56,14 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
                                  "(offline?). Connect and try again, or give the path of a checkpoint."
                                  ) from error
         except errors.EntryNotFoundError:
-            pass                                        # another name may be there
+            pass                                        # another name may exist
         except errors.GatedRepoError as error:
             raise InputError(f"{repo}: access is restricted. Accept its terms on the hub and log in "
                              "with 'hf auth login'.") from error
         except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
             raise InputError(f"{repo}: the hub has no such repository, or it is private. "
                              "Check the name.") from error
-        except Exception as error:                      # time-outs, broken connections, full disks
+        except Exception as error:                      # timeouts, broken connections, full disks
             raise InputError(f"{repo}: download of {name} failed ({first_line(error)}). "
                              "Try again.") from error
     raise Absent(f"{repo}: holds none of {', '.join(names)}. "
@@ -72,13 +72,13 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
 
 @cache
 def _announce(repo: str) -> None:
-    """Once a repository: a hub that is out of reach is tried for half a minute."""
+    """Once per repository: an unreachable hub is tried for half a minute."""
     print(f"{repo}: asking the Hugging Face hub", file=sys.stderr)
 
 
 def download_folder(repo: str) -> Path:
-    """The local folder, in Hugging Face layout, of a repository: configs, weights and vocabulary, nothing
-    else. Raises InputError, before the weights are downloaded, if the configs are of another model."""
+    """The local folder of a repository, in Hugging Face layout: configs, weights and vocabulary, nothing
+    else. Raises InputError, before the weights are downloaded, if the configs describe another model."""
     index = download_file(repo, ["model_index.json", "unet/config.json"])
     with naming(Path(repo)):
         check_kind(index.parent if index.name == "model_index.json" else index.parents[1])
@@ -101,8 +101,8 @@ def download_folder(repo: str) -> Path:
 
 
 def _download_padding(repo: str) -> None:
-    """The files that say the padding, until one does: a repository may lack either. What was found absent is
-    not asked for again."""
+    """Download the files that may name the padding token, until one does: a repository may lack either. A
+    file known to be absent is not requested again."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
     for name in (f"tokenizer/{name}" for name in PADDING_FILES):
@@ -113,8 +113,8 @@ def _download_padding(repo: str) -> None:
 
 
 def find_vocabulary(vocab: str | Path | None, config: TextConfig | CLIPTextConfig) -> Vocabulary:
-    """A function that reads the vocabulary at `vocab`, or else the text encoder's from the hub; for
-    Tokenizer, which calls it late."""
+    """A function that reads the vocabulary at `vocab`, or else the text encoder's from the hub. The
+    tokenizer calls it only when it needs it."""
     kind = CLIPTokenizer if isinstance(config, CLIPTextConfig) else Tokenizer
     if vocab is not None:
         return partial(read_vocabulary, vocab, kind)

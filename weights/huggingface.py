@@ -1,6 +1,6 @@
 """The Hugging Face layout (CompVis/ldm-text2im-large-256, Stable Diffusion 1 and 2, and their copies): a
-folder with one for each part, whose config.json files give the architecture. Tensors are renamed by rule from
-our names to theirs, so that a tensor too many or too few is found on either side.
+folder with a subfolder for each part, whose config.json files give the architecture. Rules map our tensor
+names to theirs, so that an extra or missing tensor is detected on either side.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from weights.kinds import READ, refuse_by_channels, refuse_by_index
 from weights.pickles import LazyTensor
 
 # Entries of the config.json files that change the computation but no shape,
-# and the values with which ours agrees
+# and the values that match our code
 _UNET_FACTS = {
     "act_fn": "silu", "flip_sin_to_cos": True, "freq_shift": 0, "norm_eps": 1e-5, "mid_block_scale_factor": 1,
     "mid_block_type": "UNetMidBlock2DCrossAttn", "resnet_time_scale_shift": "default",
@@ -53,16 +53,16 @@ def folders_of(folder: Path) -> dict[str, str]:
 
 
 def weight_files(part: str) -> list[str]:
-    """The names under which a part's weights are found, the best first: in full precision, then safetensors.
-    Those with non_ema are not the averaged weights, which make better images."""
+    """The possible file names of a part's weights, best first: full precision before fp16, then safetensors
+    before .bin. Names with non_ema are not among them: the averaged weights make better images."""
     safe, torch_ = (("model", "pytorch_model") if part == "text_encoder" else
                     ("diffusion_pytorch_model", "diffusion_pytorch_model"))
     return [f"{safe}.safetensors", f"{torch_}.bin", f"{safe}.fp16.safetensors", f"{torch_}.fp16.bin"]
 
 
 def read_config(folder: Path) -> LDMConfig:
-    """The architecture by the config.json files.
-    What the public repositories leave out is as in their models.
+    """Read the architecture from the config.json files.
+    Entries that the public repositories omit default to their models' values.
 
     Raises InputError if a file is missing or not JSON, or describes a model that is not of this family.
     """
@@ -73,7 +73,7 @@ def read_config(folder: Path) -> LDMConfig:
         latent_size = int(unet["sample_size"])
         scale_factor = float(vae.get("scaling_factor", DiffusionConfig.scale_factor))
         if folders is STABLE_DIFFUSION:
-            # of the paper's model the schedule is known, and its file says another
+            # not for the paper's model: its schedule is known, and its file gives a different one
             scheduler = _read_part(folder / "scheduler/scheduler_config.json")
             text_config, prediction = _clip_config(text, folder), _prediction(scheduler)
         else:
@@ -89,7 +89,7 @@ def read_config(folder: Path) -> LDMConfig:
 
 
 def _read_part(path: Path) -> dict[str, Any]:
-    """A part's config. Raises InputError if its facts are not those of this family."""
+    """A part's config. Raises InputError if an entry of _FACTS has a value that is not this family's."""
     config, name = _read_json(path), path.parent.name
     if strange := [f"{key}={config[key]!r}" for key, value in _FACTS[name].items()
                    if config.get(key, value) != value]:
@@ -134,15 +134,15 @@ def _clip_config(text: dict[str, Any], folder: Path) -> CLIPTextConfig:
 
 
 def _padding(folder: Path) -> str:
-    """The token behind a prompt's end. In Stable Diffusion 2 the two files differ: special_tokens_map.json is
-    right. pad_token_id of the text encoder's config is wrong nearly everywhere."""
+    """The token after a prompt's end. In Stable Diffusion 2 the two files disagree: special_tokens_map.json
+    is right. pad_token_id in the text encoder's config is wrong nearly everywhere."""
     files = [folder / "tokenizer" / name for name in PADDING_FILES]
     return next((token for path in files if path.is_file() and (token := pad_token(path)) is not None), END)
 
 
 def pad_token(path: Path) -> str | None:
-    """The token behind a prompt's end by one of PADDING_FILES, if it names one. Raises InputError if the file
-    is not JSON."""
+    """The token after a prompt's end in one of PADDING_FILES, or None if it names none. Raises InputError if
+    the file is not JSON."""
     token = _read_json(path).get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
     return None if token is None else str(token)
@@ -156,8 +156,8 @@ def _prediction(scheduler: dict[str, Any]) -> str:
 
 
 def check_kind(folder: Path) -> None:
-    """Raises InputError, naming the kind, if the folder is of another model than those that are read here, or
-    of one part: model_index.json names the pipeline, a config.json next to it or in its place the part."""
+    """Raises InputError, naming the kind, if the folder holds an unsupported model, or only one part of one.
+    model_index.json names the pipeline; a config.json next to it or in its place names the part."""
     names = [folder / name for name in ("model_index.json", "config.json")]
     index = next((_read_json(path) for path in names if path.is_file()), {})
     others = {name: True for name in ("text_encoder_2", "transformer") if (folder / name).is_dir()}
@@ -166,7 +166,7 @@ def check_kind(folder: Path) -> None:
 
 def open_folder(folder: Path) -> dict[str, LazyTensor]:
     """The tensors of the three files as "folder/name". Raises InputError if a file is missing, or the folder
-    is of another model."""
+    holds another model."""
     with naming(folder):
         check_kind(folder)
         if not (folder / "unet").is_dir():
@@ -183,12 +183,12 @@ def open_folder(folder: Path) -> dict[str, LazyTensor]:
                              "Download the folder again, whole.")
         tensors |= {f"{sub}/{modern_name(name)}": tensor
                     for name, tensor in open_tensors(file).tensors.items()
-                    if not name.endswith("embeddings.position_ids")}            # 0 .. 76, of older versions
+                    if not name.endswith("embeddings.position_ids")}            # 0 .. 76, from older versions
     return tensors
 
 
 def _one(value: Any, name: str) -> int:
-    """A number that the config may give for each level, where they must agree."""
+    """A number that the config may give per level; they must all be equal."""
     values = set(value) if isinstance(value, (list, tuple)) else {value}
     if len(values) != 1:
         raise InputError(f"{name} differs between levels ({value}), which is not supported. {READ}.")

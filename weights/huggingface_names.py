@@ -1,4 +1,4 @@
-"""The names of the Hugging Face layout: rules from our names, which are the original code's, to theirs."""
+"""The names of the Hugging Face layout: rules that map our names (the original code's) to theirs."""
 from __future__ import annotations
 
 import re
@@ -14,7 +14,7 @@ _RES_BLOCK = {"in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "t
 
 
 def file_key(key: str, config: LDMConfig) -> str:
-    """The name, as `open_folder` gives it, of a key of LatentDiffusion."""
+    """The name that `open_folder` gives to a key of LatentDiffusion."""
     part, _, key = key.partition(".")
     if isinstance(config.text, CLIPTextConfig):
         folders, text_name = STABLE_DIFFUSION, lambda key, config: key
@@ -74,14 +74,14 @@ def _text_name(key: str, config: LDMConfig) -> str:
 
 
 def _replace(key: str, names: dict[str, str]) -> str:
-    """The key with the module at its front renamed, if the table has it."""
+    """The key with its module renamed, if the module is in the table."""
     module, _, leaf = key.rpartition(".")
     return f"{names.get(module, module)}.{leaf}"
 
 
 def modern_name(name: str) -> str:
-    """A name of theirs as it is today. Attention of the autoencoder had other names before diffusers 0.17,
-    and before those of CLIP's text encoder some versions of transformers put `text_model.`"""
+    """The current form of one of their names. The autoencoder's attention had other names before diffusers
+    0.17, and some versions of transformers prefix those of CLIP's text encoder with `text_model.`"""
     if "mid_block.attentions.0." not in name:
         return name.removeprefix("text_model.")
     for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."),

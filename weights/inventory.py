@@ -1,6 +1,6 @@
 """What became of the tensors of a checkpoint: each is in the model, bit for bit at the model's precision, or
-was left out for a reason. Reads the source again, so it says what loading did and not what loading meant to
-do. Of a folder it reads the files that loading reads, without the position_ids of older versions.
+was left out for a reason. The source is read again, so the answer is what loading did, not what it meant to
+do. In a folder, the files that loading reads are read, without the position_ids of older versions.
 """
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from weights.files import open_tensors
 @dataclass(frozen=True)
 class Inventory:
     """The tensors of a checkpoint and of a model loaded from it."""
-    equal: int                      # tensors of the model that are those of the source
-    different: list[str]            # tensors of the model that are not, or are not in the source
-    left_out: dict[str, int]        # why -> how many tensors of the source
+    equal: int                      # tensors of the model that equal the source's
+    different: list[str]            # tensors of the model that differ, or are not in the source
+    left_out: dict[str, int]        # reason -> number of tensors of the source
     unexplained: list[str]          # tensors of the source that are neither in the model nor known
 
 
 def take_inventory(model: LatentDiffusion, source: str | Path) -> Inventory:
-    """Compare a model with the source that `weights.load` read. Raises InputError if that cannot be read."""
+    """Compare a model with the source that `weights.load` read. Raises InputError if it cannot be read."""
     path = _locate(source)
     if path.is_dir():
         file = tensors = huggingface.open_folder(path)
@@ -49,7 +49,7 @@ def take_inventory(model: LatentDiffusion, source: str | Path) -> Inventory:
 
 
 def _reason(name: str) -> str | None:
-    """Why a tensor of the original layout is not loaded; None for one that is not known."""
+    """Why a tensor of the original layout is not loaded; None if the tensor is not known."""
     if name.startswith(compvis.PREFIXES["unet"]):
         return "last weights of the UNet, of which the file has the running average"
     return next((reason for pattern, reason in compvis.IGNORED.items() if re.fullmatch(pattern, name)), None)

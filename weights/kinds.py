@@ -1,5 +1,5 @@
-"""Checkpoints of other models than those that are read here, each by a sign that it bears: they are refused
-by name, where strict loading would only list keys.
+"""Checkpoints of unsupported models, each recognized by a telltale key or entry: they are refused by name,
+where strict loading would only list keys.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldm import InputError
 READ = ("Use a whole checkpoint of text2img-large or Stable Diffusion 1, or a folder in Hugging Face layout "
         "of these or Stable Diffusion 2")
 
-# the pattern of a key -> what the file is; the first that is found counts
+# pattern of a key -> what the file is; the first match wins
 _BY_KEY = {
     r"conditioner\.embedders\.1\.model\.": "Stable Diffusion XL, which has two text encoders",
     r"conditioner\.embedders\.0\.model\.": "the refiner of Stable Diffusion XL",
@@ -32,11 +32,11 @@ _BY_KEY = {
 }
 _AUTOENCODER = r"(encoder|decoder|quant_conv|post_quant_conv|loss)\."
 
-# channels that the UNet takes -> what it is; those beyond the latent's are conditions given as images
+# channels that the UNet takes -> what it is; those beyond the latent's are conditioning images
 _BY_CHANNELS = {9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an upscaler",
                 5: "a depth-to-image model"}
 
-# part of the pipeline's name in model_index.json -> what the folder holds; the first that is found counts
+# part of the pipeline's name in model_index.json -> what the folder holds; the first match wins
 _BY_PIPELINE = {"XL": "Stable Diffusion XL, which has two text encoders", "Diffusion3": "Stable Diffusion 3",
                 "SD3": "Stable Diffusion 3", "Flux": "Flux",
                 "Alt": "AltDiffusion, which has another text encoder",
@@ -46,7 +46,7 @@ _BY_PIPELINE = {"XL": "Stable Diffusion XL, which has two text encoders", "Diffu
 
 
 def kind_of(keys: Collection[str]) -> str | None:
-    """What a file is whose tensors have these names, if that is none of the models that are read."""
+    """The unsupported kind of file whose tensors have these names; None if it is not a known one."""
     if keys and all(re.match(_AUTOENCODER, key) for key in keys):
         return "an autoencoder alone, not a whole model"
     return next((kind for pattern, kind in _BY_KEY.items() if any(re.match(pattern, key) for key in keys)),
@@ -54,13 +54,13 @@ def kind_of(keys: Collection[str]) -> str | None:
 
 
 def refuse_by_keys(keys: Collection[str]) -> None:
-    """Raises InputError if the tensors' names are those of another model."""
+    """Raises InputError if the tensor names are those of another model."""
     if (kind := kind_of(keys)) is not None:
         raise InputError(f"this is {kind}. {READ}.")
 
 
 def refuse_by_channels(channels: int, latent: int) -> None:
-    """Raises InputError if the UNet takes more channels than the latents have, and as many as another
+    """Raises InputError if the UNet takes more channels than the latents have, and that number is another
     model's."""
     if channels != latent and channels in _BY_CHANNELS:
         raise InputError(f"this is {_BY_CHANNELS[channels]}: its UNet takes {channels} channels instead of "
@@ -68,7 +68,7 @@ def refuse_by_channels(channels: int, latent: int) -> None:
 
 
 def refuse_by_index(index: Mapping[str, Any]) -> None:
-    """Raises InputError if a model_index.json, or the config.json of one part alone, is of another model."""
+    """Raises InputError if a model_index.json, or the config.json of a single part, is of another model."""
     pipeline = str(index.get("_class_name", "model"))
     kind = next((kind for part, kind in _BY_PIPELINE.items() if part in pipeline), None)
     if kind is None and "text_encoder_2" in index:

@@ -1,10 +1,10 @@
 """Reading a torch checkpoint (a zip of one pickle and raw storages) without running any code of the file.
 
 A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions
-by which torch rebuilds a tensor, and dicts; every other name becomes an inert placeholder that swallows
-whatever the program does to it, and nothing that it can name or build is changed by it. Nothing is imported
-on the file's behalf. Keys of dicts are plain. Tensors are described, and mapped from the file only when they
-are read.
+that torch uses to rebuild a tensor, and dicts. Every other name becomes an inert placeholder that swallows
+whatever the program does to it; nothing that the program can name or build is changed by it. Nothing is
+imported on the file's behalf. Dict keys are plain values. Tensors are only described, and are mapped from the
+file when they are read.
 """
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from ldm.errors import first_line
 
 
 class Unchangeable:
-    """A pickle may set the attributes of any object that it holds, frozen or not,
-    except where this says no."""
+    """A pickle can set the attributes of any object that it holds, frozen or not,
+    unless the class forbids it, as this one does."""
     __slots__ = ()
 
     def __setstate__(self, state):
@@ -38,13 +38,13 @@ class Unchangeable:
 
 @dataclass(frozen=True)
 class LazyTensor(Unchangeable):
-    """A tensor of a file, not read yet. `read()` maps it: use it or copy it; a write ends the process."""
+    """A tensor in a file, not read yet. `read()` maps it: use it or copy it; a write kills the process."""
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
 
 
 class Inert:
-    """Stands for any global that is not on the list. It can be called, built and filled, and does nothing."""
+    """Stands in for any global not on the list. It can be called, built and filled, and does nothing."""
 
     def __new__(cls, *args, **kwargs):
         return super().__new__(cls)
@@ -59,7 +59,7 @@ class Inert:
 
 
 class Parameters:
-    """Stands for nn.ParameterDict: keeps the state that it was saved with, where its tensors are."""
+    """Stands in for nn.ParameterDict: keeps the state it was saved with, which holds its tensors."""
     __slots__ = ("state",)
 
     def __setstate__(self, state):
@@ -67,8 +67,8 @@ class Parameters:
 
 
 class Dict(dict):
-    """Stands for OrderedDict, without the attributes that torch sets on it:
-    a pickle could shadow methods with them."""
+    """Stands in for OrderedDict, without the attributes that torch sets on it:
+    a pickle could use them to shadow methods."""
     __slots__ = ()
 
     def __init__(self, items=()):
@@ -89,7 +89,7 @@ class Rebuild(Unchangeable):
 
 @dataclass(frozen=True)
 class Storage(Unchangeable):
-    """The bytes behind tensors, by the name that the archive gives them."""
+    """The bytes behind tensors, identified by their name in the archive."""
     key: str
     dtype: torch.dtype
 
@@ -101,15 +101,15 @@ _DTYPES = {"FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat1
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
-    """Refuses keys that are not plain: to hash tuples in tuples takes all of the stack, or, where they share
-    their items, for ever."""
+    """Refuses keys that are not plain: hashing nested tuples can exhaust the stack or, if they share their
+    items, take forever."""
     for key in keys:
         if not isinstance(key, (str, bytes, int, float, type(None), type, Inert)):
             raise pickle.UnpicklingError(f"a {type(key).__name__} is a key of a dict or in a set")
 
 
 def _checked(opcode: bytes, keys: slice) -> Callable[[Any], None]:
-    """Python's own code for an opcode, after a check of the keys, which are in that part of the stack."""
+    """Python's own code for an opcode, run after checking the keys, which are in that slice of the stack."""
     load = pickle._Unpickler.dispatch[opcode[0]]
 
     def load_checked(unpickler: Any) -> None:
@@ -120,7 +120,7 @@ def _checked(opcode: bytes, keys: slice) -> Callable[[Any], None]:
 
 class Unpickler(pickle._Unpickler):
     """Builds containers, plain values and LazyTensors. `storage_bytes(key)` maps the bytes of a storage.
-    Its base is the one that Python has in Python: in the one in C no opcode can be changed."""
+    Its base is the unpickler written in Python: in the C one, no opcode can be changed."""
     dispatch = pickle._Unpickler.dispatch | {
         opcode[0]: _checked(opcode, keys)
         for opcode, keys in ((pickle.SETITEM, slice(-2, -1)), (pickle.SETITEMS, slice(None, None, 2)),
@@ -140,7 +140,7 @@ class Unpickler(pickle._Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name of the program stands for: what is on the list, or an inert object."""
+        """What a name in the program stands for: its entry on the list, or an inert object."""
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) not in self._globals:
@@ -172,9 +172,9 @@ class Unpickler(pickle._Unpickler):
 
 
 def read_checkpoint(path: Path) -> Any:
-    """What the pickle of a torch zip holds, with LazyTensors in the place of tensors and Inert
-    objects in the place of everything that is not plain. Raises InputError if the file is truncated,
-    damaged, too large for the memory or not such a zip."""
+    """What the pickle of a torch zip holds, with LazyTensors in place of tensors and Inert
+    objects in place of everything that is not plain. Raises InputError if the file is truncated,
+    damaged, too large for memory or not such a zip."""
     try:
         archive = zipfile.ZipFile(path)
         entries = {entry.filename: entry for entry in archive.infolist()}
@@ -183,20 +183,20 @@ def read_checkpoint(path: Path) -> Any:
         if root is None:
             raise InputError(f"{path}: a zip archive without data.pkl, not a torch checkpoint. Give a file "
                              "that torch.save has written.")
-        # a compressed entry cannot be mapped, and may be of any size when it is read
+        # a compressed entry cannot be mapped, and may expand to any size when it is read
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
             raise InputError(f"{path}: a compressed archive, which cannot be mapped. Save it again with "
                              "torch.save.")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
             raise InputError(f"{path}: written on a big-endian machine. Save it again on another.")
         with path.open("rb") as file:
-            # to map it writable, even as a copy, Linux wants memory for all of it
+            # for a writable mapping, even copy-on-write, Linux wants memory for the whole file
             buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
         def storage_bytes(key: str) -> memoryview:
             return _entry_bytes(buffer, entries[f"{root}data/{key}"])
 
-        program = archive.read(f"{root}data.pkl")       # whole, so that its checksum is verified
+        program = archive.read(f"{root}data.pkl")       # read whole, to verify its checksum
         _check_opcodes(program)
         return Unpickler(io.BytesIO(program), storage_bytes).load()
     except InputError:
@@ -210,7 +210,7 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """The error of a file that cannot be opened: there is too little memory, or it is damaged."""
+    """The error for a file that cannot be opened: there is too little memory, or it is damaged."""
     size = f"{path.stat().st_size:,} bytes"
     if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
         return InputError(f"{path}: there is too little memory to map its {size}. Close other programs, or "
@@ -220,15 +220,15 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _check_opcodes(program: bytes) -> None:
-    """Refuses what the unpickler would do on its own: names from this process's registry of extensions, past
-    find_class. And numbers of more digits than Python prints."""
+    """Refuses what the unpickler would do on its own: look up names in this process's extension registry,
+    bypassing find_class. Also refuses numbers with more digits than Python prints."""
     for opcode, _, _ in pickletools.genops(program):
         if opcode.name.startswith("EXT") or opcode.name == "LONG4":
             raise pickle.UnpicklingError(f"opcode {opcode.name} has no place in a checkpoint")
 
 
 def _entry_bytes(buffer: memoryview, entry: zipfile.ZipInfo) -> memoryview:
-    """The bytes of a stored entry, mapped. The local header's own lengths say where they begin."""
+    """The bytes of a stored entry, mapped. The lengths in the local header say where they begin."""
     header = buffer[entry.header_offset:entry.header_offset + 30]
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
         raise ValueError("a storage is not where the archive's directory says")

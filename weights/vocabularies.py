@@ -1,6 +1,6 @@
 """Vocabularies: BERT's from vocab.txt or tokenizer.json, CLIP's from vocab.json with merges.txt or from
-tokenizer.json. Whichever is asked for, the other is recognized and named. Of a tokenizer.json the tokens and
-merges are read, and nothing else: it may ask for any part of the library, and some of these end the process.
+tokenizer.json. Given the other kind, the error names it. Only the tokens and merges of a tokenizer.json are
+read: it may ask for any part of the library, and some of these crash the process.
 """
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FILES = {Tokenizer: ("vocab.txt", "tokenizer.json"), CLIPTokenizer: ("vocab.json
 
 
 def read_vocabulary(path: str | Path, kind: type[BaseTokenizer] = Tokenizer) -> tokenizers.Tokenizer:
-    """The library's tokenizer of a vocabulary's file, or of the folder that holds it under its usual name.
+    """The library's tokenizer for a vocabulary file, or for the folder that holds it under its usual name.
     Raises InputError if it is missing, unreadable or of another kind."""
     path = Path(path)
-    if path.is_dir():       # its own kind of file, or the other one's, to be refused by name
+    if path.is_dir():       # this kind's file, or else the other kind's, to refuse it by name
         names = [*FILES[kind], *(name for files in FILES.values() for name in files)]
         path = next((path / name for name in names if (path / name).is_file()), path / names[0])
     if not path.is_file():
@@ -75,7 +75,7 @@ def _read_merges(path: Path) -> list[str]:
 
 def _from_json(text: str, name: str, kind: type[BaseTokenizer],
                merges_file: Path | None = None) -> tokenizers.Tokenizer:
-    """The tokenizer of a tokenizer.json, or of a vocab.json with its file of merges.
+    """The tokenizer in a tokenizer.json, or in a vocab.json with its merges file.
     Raises InputError if it lacks a mark of its kind."""
     content = json.loads(text)
     model = content.get("model") if isinstance(content.get("model"), dict) else None

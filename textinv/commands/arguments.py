@@ -1,4 +1,4 @@
-"""What the command lines share: the parser, groups of options, and the options made from dataclasses."""
+"""What the commands share: the parser, groups of options, and options generated from dataclasses."""
 from __future__ import annotations
 
 import argparse
@@ -23,7 +23,7 @@ from weights.files import file_to_write
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error, and whose help shows every default and
-    ends with an example: the arguments of one."""
+    ends with an example, given by its arguments."""
 
     def __init__(self, name: str, description: str | None, *, example: str, epilog: str = ""):
         script = Path(sys.argv[0]).name
@@ -40,8 +40,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
-    """A group with an option for each field of an options dataclass. Those that are not given are not in the
-    namespace: the class knows their defaults, and so does a preset."""
+    """Add a group with one option per field of an options dataclass. Options that are not given are left out
+    of the namespace: their defaults come from the class, or from a preset."""
     group = parser.add_argument_group(title)
     for field in dataclasses.fields(cls):
         help, kind = field.metadata["help"], str(field.type)
@@ -63,7 +63,7 @@ def _metavar(choices: Sequence[str] | None) -> str | None:
 
 
 def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:
-    """The options of `load_model`; `default` says in words which weights are taken if none are given."""
+    """Add the options of `load_model`. default: in words, which weights are used if none are given."""
     group = parser.add_argument_group("the model")
     group.add_argument("--weights", metavar="SOURCE", help="'tiny', a checkpoint, a folder in Hugging Face "
                        f"layout, or a hub id (default: {default})")
@@ -78,7 +78,7 @@ def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, n: int = 1, batch: int = 1) -> None:
-    """The options of how images are generated; of how many, and how many at a time, where `n` is not 1."""
+    """Add the options for generating images; if n > 1, also for how many, and how many at a time."""
     group = parser.add_argument_group("sampling")
     if n > 1:
         group.add_argument("-n", type=int, default=n, help="images per prompt (default: %(default)s)")
@@ -93,20 +93,20 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, n: int = 1, batch: 
 
 
 def add_clip_option(parser: argparse.ArgumentParser) -> None:
-    """The option of `load_clip`."""
+    """Add the option of `load_clip`."""
     parser.add_argument("--clip", metavar="SOURCE", help="folder or hub id of a CLIPModel (default: the "
                         f"small one for tiny, else {PUBLIC_CLIP})")
 
 
 def load_clip(source: str | None, weights_source: str, device: str | torch.device) -> clip.Clip:
-    """The CLIP of --clip, by default the one that goes with the weights. Raises InputError."""
+    """Load the CLIP of --clip, by default the one that goes with the weights. Raises InputError."""
     default = SMALL_CLIP if weights_source == "tiny" else PUBLIC_CLIP
     return clip.load(os.path.expanduser(source) if source else default, str(device))
 
 
 def new_file(text: str) -> Path:
-    """The file that an option names, to be written anew. Raises InputError where there is something of that
-    name, so that nothing is replaced, or where no file can be written."""
+    """The path of a new file that an option names. Raises InputError if the path already exists, so that
+    nothing is overwritten, or if no file can be written there."""
     path = Path(os.path.expanduser(text))
     if os.path.lexists(path):
         raise InputError(f"{path} exists already. Give another name, or remove it.")
@@ -115,13 +115,13 @@ def new_file(text: str) -> Path:
 
 
 def value(**rules: Any) -> Any:
-    """A dataclass field that has to be given, with the rules by which `check` judges it."""
+    """A required dataclass field, with the rules that `check` enforces."""
     return option(dataclasses.MISSING, "", **rules)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
-    """The values of `add_sampling_options`. Raises InputError on values without meaning."""
+    """The values of `add_sampling_options`. Raises InputError on invalid values."""
     n: int = value(minimum=1, maximum=100_000)
     seed: int = value(minimum=0, maximum=MAX_SEED)
     steps: int = value(minimum=1)
@@ -133,14 +133,14 @@ class SamplingOptions:
 
 
 def check_sampling(options: argparse.Namespace) -> None:
-    """Raises InputError if a sampling option has a value without meaning."""
+    """Raises InputError if a sampling option has an invalid value."""
     SamplingOptions(**{field.name: getattr(options, field.name)
                        for field in dataclasses.fields(SamplingOptions)})
 
 
 def model_of(options: argparse.Namespace, words: Iterable[Concept]) -> tuple[str, str | None]:
-    """The source and the vocabulary of the weights: those of the options, or else those that the first of
-    the words was learned on that tells it, or tiny."""
+    """The source and the vocabulary of the weights: from the options, else from the first word that records
+    the model it was learned on, else tiny."""
     known = next((word.info for word in words if isinstance(word.info.get("model"), str)), {})
     source = options.weights or known.get("model", "tiny")
     vocab = known.get("vocab") if source == known.get("model") else None
@@ -148,7 +148,7 @@ def model_of(options: argparse.Namespace, words: Iterable[Concept]) -> tuple[str
 
 
 def load_model(source: str, vocab: str | None, dtype: str, device: str) -> LatentDiffusion:
-    """The model of the command line's options, in which "auto" may stand for device and dtype."""
+    """Load the model that the command line's options name; device and dtype may be "auto"."""
     device = resolve_device(device)
     vocab = None if vocab is None else os.path.expanduser(vocab)
     return weights.load(source, device, getattr(torch, resolve_dtype(dtype, device)), vocab)

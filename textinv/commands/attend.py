@@ -1,8 +1,8 @@
-"""Show where each token of a prompt looks in the image that it makes: `textinv attend "a photo of a *"
+"""Show where each token of a prompt attends in the generated image: `textinv attend "a photo of a *"
 --concept runs/fox`.
 
-One image with a cell for each token: bright is where it looks. --over-steps shows how that changes from noise
-to image.
+Writes one image with a cell per token, bright where the token attends. --over-steps shows how this changes
+from noise to image.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from textinv.inside.overlays import sheet
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("attend", __doc__, example='"a photo of a * on the beach" --concept runs/fox')
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     add_concept_option(parser)

@@ -1,7 +1,7 @@
-"""Tell one training step stage by stage, and put every claim about it to the test: `textinv audit --images
+"""Explain one training step stage by stage, and test every claim about it: `textinv audit --images
 examples/fox --init wolf`.
 
-The exit status is 0 if every check passes, 1 if one fails, and 2 if the audit could not be made.
+The exit status is 0 if every check passes, 1 if one fails, and 2 if the audit could not run.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textinv.inside.page import write_page
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("audit", __doc__, example="--images examples/fox --init wolf --html audit.html")
     parser.add_argument("--images", required=True, metavar="DIR", help="folder of images, or one image")
     parser.add_argument("--init", required=True, metavar="WORDS", help="word or phrase to start from")

@@ -1,7 +1,7 @@
-"""Show the learned words of files, in any tool's format; merge, rename, split or export them:
+"""Show the learned words in files of any tool's format; merge, rename, split or export them:
 `textinv concept FILE...`.
 
-FILE:WORD is one word of a file, FILE=NAME its word under another name; both together are FILE:WORD=NAME.
+FILE:WORD selects one word of a file, FILE=NAME renames its word, and FILE:WORD=NAME does both.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from textinv.inside.vocabulary import map_vocabulary, read_path
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("concept", __doc__, example='runs/fox "runs/teapot=<pot>" --merge words.safetensors')
     p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the "
                    "folder of a run; :WORD picks one of its words, =NAME gives it another name")
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show(concept: Concept, model: LatentDiffusion | None) -> str:
-    """A paragraph about one word."""
+    """Describe one word in a paragraph."""
     k, width = concept.vectors.shape
     lines = [f"  {concept.placeholder}   {k} vector{'s' * (k > 1)}, {width} wide"]
     fits = model is not None and model.words.width == width
@@ -52,7 +52,7 @@ def show(concept: Concept, model: LatentDiffusion | None) -> str:
         lines.append(f"    {i + 1}: norm {vector.norm():.3f}" + (f"   near: {words}" if words else ""))
     if model is not None and not fits:
         lines.append(f"    no near words: the model's words are {model.words.width} wide")
-    # what a file says about itself is JSON again, so that no sign of it can act on the terminal
+    # a file's own info is printed as JSON, so that no control character in it reaches the terminal
     lines += [f"    {json.dumps(key)[1:-1]}: {json.dumps(value)}" for key, value in concept.info.items()
               if not isinstance(value, (list, dict))]      # vectors and hashes are for programs
     return "\n".join(lines)
@@ -60,7 +60,7 @@ def show(concept: Concept, model: LatentDiffusion | None) -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     p = parser()
     args = p.parse_args(argv)
     if (args.export is None) != (args.out is None):
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def refuse_unused(args: argparse.Namespace) -> None:
-    """Raises InputError where an option would be dropped silently."""
+    """Raises InputError if an option would be silently ignored."""
     given = [name for name in ("merge", "export", "map", "vocabulary", "weights", "vocab")
              if getattr(args, name) not in (None, False)]
     task = given[0] if given else ""

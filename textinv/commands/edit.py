@@ -17,14 +17,14 @@ COMMANDS = {"blend": (blend.main, "paint a word into a part of an image"),
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`textinv edit COMMAND ...`; returns the exit status."""
+    """Run `textinv edit COMMAND ...`; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     return COMMANDS[argv[0]][0](argv[1:]) if argv and argv[0] in COMMANDS else usage(argv)
 
 
 @command
 def usage(argv: Sequence[str] | None = None) -> None:
-    """Answer --help. Raises InputError on anything else."""
+    """Handle --help. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
     parser = Parser("edit", __doc__, example="blend --help", epilog=f"commands:\n{listed}\n\n`textinv edit "
                     "COMMAND --help` lists the options of one.\n\n")

@@ -1,9 +1,8 @@
-"""Measure how good a word is, in the two numbers of the paper, on images generated with the word:
+"""Measure how good a word is by the paper's two metrics, on images generated with the word:
 `textinv evaluate --concept runs/teapot [--images DIR] [--clip FOLDER] [-n 64] [--baseline]`.
 
-textinv/evaluation/scores.py defines the numbers. The report of a run shows the result. With `--suite` it
-measures the setups of one of the paper's figures instead (suites.py), with `--questionnaire` it asks people
-(study.py).
+textinv/evaluation/scores.py defines the metrics. A run's report shows the result. `--suite` measures the
+setups of one of the paper's figures instead (suites.py), and `--questionnaire` asks people (study.py).
 """
 from __future__ import annotations
 
@@ -40,15 +39,15 @@ from textinv.prompts import read_templates
 from textinv.reporting import report
 from textinv.running.folder import read_record
 
-SHOWN = 8               # images at most in a row of the sheet
-# task -> the options of the others
+SHOWN = 8               # maximum number of images in a row of the sheet
+# task -> options that belong only to other tasks
 FOREIGN = {"concept": ("quick", "setups", "things", "seeds", "train_steps", "examples", "answers"),
            "suite": ("images", "prompts", "baseline", "answers"),
            "questionnaire": ("images", "prompts", "baseline", "things", "seeds", "train_steps")}
 
 
 def parser(n: int = 64) -> argparse.ArgumentParser:
-    """The command's options. n: images per prompt by default."""
+    """The command's argument parser. n: default number of images per prompt."""
     p = Parser("evaluate", __doc__, example="--concept runs/fox -n 16 --baseline")
     p.add_argument("--concept", metavar="PATH[:WORD][=NAME]", help="the run's folder, or the word's file")
     p.add_argument("--images", metavar="DIR", help="the training images (default: those of the run)")
@@ -67,7 +66,7 @@ def parser(n: int = 64) -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     if options.suite:
         options = parser(IMAGES_PER_PROMPT).parse_args(argv)
@@ -129,8 +128,8 @@ def measure_word(options: argparse.Namespace) -> None:
 
 
 def plain_words(model: LatentDiffusion, concept: Concept) -> str:
-    """The init word of a word that the model knows. Raises InputError where it did not start from one, or
-    the prompts cannot tell them apart."""
+    """The init word of a word that the model knows. Raises InputError if it did not start from one, or if
+    prompts cannot tell the two apart."""
     init = concept.info.get("init", "")
     if not has_init_words(init) or model.tokenizer.unknown_words(init):
         raise InputError(f"`baseline`: the word started from {init or 'nothing that its file tells'!r}, "

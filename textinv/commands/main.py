@@ -15,7 +15,7 @@ ROOT = Path(textinv.__file__).parents[1]
 
 
 def bench(argv: Sequence[str] | None = None) -> int:
-    """The benchmarks, which are there in a checkout of the source."""
+    """Run the benchmarks, which exist only in a source checkout."""
     if not ((ROOT / "bench/__main__.py").is_file() and (ROOT / "setup.cfg").is_file()):
         return _no_bench()
     sys.path.insert(0, str(ROOT))
@@ -50,14 +50,14 @@ Trouble? README.md has a section of that name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`textinv COMMAND ...`; returns the exit status."""
+    """Run `textinv COMMAND ...`; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     return COMMANDS[argv[0]][0](argv[1:]) if argv and argv[0] in COMMANDS else usage(argv)
 
 
 @command
 def usage(argv: Sequence[str] | None = None) -> None:
-    """Answer --help and --version. Raises InputError on anything else."""
+    """Handle --help and --version. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
     parser = Parser("", __doc__, example="train --images examples/fox --init wolf",
                     epilog=f"commands:\n{listed}\n\n{MAP}\n\n")

@@ -1,6 +1,6 @@
 """Open the playground, a local page to learn words and use them: `textinv play`.
 
-It serves this machine alone, unless --host says otherwise, and needs no network.
+It serves only this machine, unless --host says otherwise, and needs no network.
 """
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from textinv.commands.arguments import Parser, add_model_options, load_model
 from textinv.images import print_warning
 from textinv.play.studio import Studio
 
-HOST = "127.0.0.1"              # this machine alone
+HOST = "127.0.0.1"              # this machine only
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("play", __doc__, example="--port 7861")
     parser.add_argument("--words", default="runs/play", metavar="DIR", help="folder of the page's words, "
                         "read at the start (default: %(default)s)")
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 1 <= options.port <= 65535:
         raise InputError(f"`port` is {options.port}. Use 1 to 65535.")
     check_free(options.host, options.port)
-    # read by gradio when it is imported, and when its page is made
+    # gradio reads this when it is imported and when its page is built
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         page = importlib.import_module("textinv.play.page")
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     studio = Studio(load_model(source, options.vocab, options.dtype, options.device), source,
                     Path(os.path.expanduser(options.words)), vocab=options.vocab)
     with ended_by_signals(), tempfile.TemporaryDirectory(prefix="textinv-play-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder              # what is uploaded goes away with the page
+        os.environ["GRADIO_TEMP_DIR"] = folder              # uploads are deleted when the server stops
         blocks = page.build(studio, Path(folder) / "exports")
         address = page.launch(blocks, options.host, options.port, opens=options.open)
         if not is_loopback(options.host):
@@ -68,10 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Context manager: SIGTERM and SIGHUP, a closed terminal's, end the block as Ctrl-C does, so that all of
-    it is cleaned up. One that is ignored, as under nohup, stays so."""
+    """Context manager: SIGTERM and SIGHUP (a closed terminal) end the block as Ctrl-C does, so that all of it
+    is cleaned up. Ignored signals, as under nohup, stay ignored."""
     def end(number: int, _: object) -> None:
-        sys.exit(128 + number)              # as a shell says it
+        sys.exit(128 + number)              # as a shell reports it
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.signal(number, end) for number in numbers
@@ -84,7 +84,7 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def check_free(host: str, port: int) -> None:
-    """Raises InputError if this process cannot listen there, before anything is loaded."""
+    """Raises InputError if this process cannot listen there; called before anything is loaded."""
     try:
         family = socket.getaddrinfo(host, port)[0][0]
         with socket.socket(family) as probe:
@@ -97,7 +97,7 @@ def check_free(host: str, port: int) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """True if an address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

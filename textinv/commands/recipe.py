@@ -1,5 +1,5 @@
-"""The recipe of an image: all that it depends on, as the command line says it, and as each PNG of `textinv
-sample` carries it.
+"""The recipe of an image: everything it depends on, as given on the command line and as stored in each PNG
+that `textinv sample` writes.
 """
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from textinv.running.options import resolve_device, resolve_dtype
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(SamplingOptions):
-    """All that an image depends on. `index` is its place among all images of the command, None for the grid,
-    which shows those of `kept`, or all. Raises InputError on values without meaning."""
+    """Everything an image depends on. `index` is its position among all images of the command, or None for
+    the grid, which shows the images in `kept`, or all of them. Raises InputError on invalid values."""
     prompts: list[str] = value()
     concepts: list[dict[str, Any]] = value()      # path as in `find_words`, placeholder, hash, strength?
     strength: float = value(minimum=-1000, maximum=1000)
@@ -66,14 +66,14 @@ class Recipe(SamplingOptions):
 
     @property
     def wanted(self) -> Sequence[int]:
-        """The places of the images that are shown."""
+        """The indices of the images to show."""
         if self.index is not None:
             return [self.index]
         return range(len(self.prompts) * self.n) if self.kept is None else self.kept
 
 
 def recipe_from_options(options: argparse.Namespace) -> Recipe:
-    """The recipe of a command line. Raises InputError on values without meaning."""
+    """Build the recipe from the command line. Raises InputError on invalid values."""
     prompts = [*options.text, *(read_prompts(options.prompts) if options.prompts else [])]
     if not prompts:
         raise InputError('no prompt. Give one, such as "a photo of a * on the beach".')
@@ -95,7 +95,7 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
 
 
 def words_by_path(texts: Sequence[str]) -> Iterator[tuple[str, Concept]]:
-    """Each word that `find_words` finds, and a text that names it alone. Raises InputError."""
+    """Yield each word that `find_words` finds, preceded by a text that names only it. Raises InputError."""
     for text in texts:
         path, words = find_words(text)
         for word in words:
@@ -103,8 +103,8 @@ def words_by_path(texts: Sequence[str]) -> Iterator[tuple[str, Concept]]:
 
 
 def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float:
-    """Write each WORD=NUMBER into the entry of its word; returns the NUMBER for all others, 1 by default.
-    Raises InputError if a word is not there, or a number is none."""
+    """Write each WORD=NUMBER into its word's entry; returns the NUMBER for all other words, 1 by default.
+    Raises InputError if a word is unknown or a number is invalid."""
     strength = 1.0
     for text in texts:
         word, _, number = text.rpartition("=")
@@ -123,8 +123,8 @@ def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float
 
 
 def recipe_from_png(options: argparse.Namespace) -> Recipe:
-    """The recipe that the PNG of --from carries, its words where --concept has them now. It may be a
-    stranger's, and alone makes nothing else than the embedded model be loaded. Raises InputError."""
+    """The recipe stored in the --from PNG, with the paths of its words updated from --concept. The PNG may
+    come from a stranger, so by itself it can load only the embedded model. Raises InputError."""
     path = Path(os.path.expanduser(options.source))
     recipe = read_whole_recipe(path)
     found = {fingerprint(word): text for text, word in words_by_path(options.concept)}
@@ -142,8 +142,8 @@ def recipe_from_png(options: argparse.Namespace) -> Recipe:
 
 
 def read_whole_recipe(path: Path) -> Recipe:
-    """The recipe of a PNG that `textinv sample` has written; a stranger's too, so every value is checked.
-    Raises InputError on any other file."""
+    """The recipe of a PNG that `textinv sample` wrote. The PNG may come from a stranger, so every value is
+    checked. Raises InputError on any other file."""
     given = read_recipe(path)
     try:
         return Recipe(**given)
@@ -154,7 +154,7 @@ def read_whole_recipe(path: Path) -> Recipe:
 
 
 def with_model(recipe: Recipe, model: LatentDiffusion) -> Recipe:
-    """The recipe with the hash of the model. Raises InputError if it was made with another one."""
+    """Add the model's hash to the recipe. Raises InputError if the recipe was made with another model."""
     found = model_hash(model)
     if recipe.model not in (None, found):
         raise InputError(f"`weights` {recipe.weights} is another model than the one that the image of `from` "
@@ -163,7 +163,7 @@ def with_model(recipe: Recipe, model: LatentDiffusion) -> Recipe:
 
 
 def read_prompts(path: str) -> list[str]:
-    """The lines of a file that are not empty. Raises InputError if it cannot be read."""
+    """The nonempty lines of a file. Raises InputError if it cannot be read."""
     try:
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

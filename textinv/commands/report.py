@@ -1,6 +1,6 @@
-"""Write the report of a run again, one page with all that is known about it: `textinv report runs/teapot`.
+"""Regenerate a run's report, one page with all that is known about the run: `textinv report runs/teapot`.
 
-`textinv train` and `textinv evaluate` write it at their end.
+`textinv train` and `textinv evaluate` write it when they finish.
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textinv.reporting.report import write
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     parser = Parser("report", __doc__, example="runs/fox")
     parser.add_argument("folder", help="folder of the run")
     print(write(Path(os.path.expanduser(parser.parse_args(argv).folder))))

@@ -1,6 +1,6 @@
 """Generate images with learned words: `python sample.py "a photo of a * on the beach" --concept runs/teapot`.
 
-Every PNG carries its recipe; `python sample.py --from FILE.png` repeats it exactly.
+Every PNG carries its recipe; `python sample.py --from FILE.png` reproduces the image exactly.
 """
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from textinv.running.folder import read_record
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("sample", __doc__, example='"a photo of a * on the beach" --concept runs/fox -n 8')
     p.add_argument("text", nargs="*", metavar="PROMPT", help="what to show; several prompts give a row each")
     p.add_argument("--prompts", metavar="FILE", help="file of prompts, one a line")
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     refuse_unused(options)
     recipe = recipe_from_png(options) if options.source else recipe_from_options(options)
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 try:
                     made.update(images)
                     chosen = choose(made)
-                except BaseException:       # nothing is chosen: all that are drawn are kept
+                except BaseException:       # nothing was chosen: keep every image generated so far
                     written.extend(generate(made.items(), recipe, out))
                     raise
                 recipe = dataclasses.replace(recipe, kept=chosen)
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def refuse_unused(options: argparse.Namespace) -> None:
-    """Raises InputError where an option would be dropped silently."""
+    """Raises InputError if an option would be silently ignored."""
     if options.source and (options.text or options.prompts or options.best is not None):
         raise InputError("`from` repeats an image with its own prompts, and its own choice of the best. Drop "
                          "it, or drop PROMPT, `prompts` and `best`.")
@@ -125,7 +125,7 @@ def refuse_unused(options: argparse.Namespace) -> None:
 
 
 def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
-    """Context manager: the model, with the recipe's delta. Raises InputError if its file is not as it was."""
+    """Context manager: apply the recipe's delta to the model. Raises InputError if its file has changed."""
     if recipe.tuned is None:
         return contextlib.nullcontext()
     delta = Delta.load(recipe.tuned["path"])
@@ -136,8 +136,8 @@ def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextM
 
 
 def words_of(recipe: Recipe) -> Iterator[tuple[Path, Concept]]:
-    """The recipe's words, at their strengths, and where they are from. Raises InputError if a word's file is
-    not what it was."""
+    """Yield each word of the recipe at its strength, preceded by the path it is read from. Raises InputError
+    if a word's file has changed."""
     for entry in recipe.concepts:
         path, words = find_words(entry["path"])
         concept = next((word for word in words if fingerprint(word) == entry["hash"]), None)
@@ -153,8 +153,8 @@ def words_of(recipe: Recipe) -> Iterator[tuple[Path, Concept]]:
 
 
 def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Image.Image]]:
-    """The images that a recipe wants, as they come, with their places. Each is generated within its batch, as
-    it was: the size of a batch decides the last bits of rounding."""
+    """Yield the index and the image for each image the recipe asks for, as they are generated. Each one is
+    generated in its original batch, because the batch size affects the last bits of rounding."""
     count, wanted = recipe.n * len(recipe.prompts), recipe.wanted
     starts = sorted({i // recipe.batch * recipe.batch for i in wanted})
     ends = [min(start + recipe.batch, count) for start in starts]
@@ -170,8 +170,8 @@ def candidates(model: LatentDiffusion, recipe: Recipe) -> Iterator[tuple[int, Im
 
 def chooser(model: LatentDiffusion, recipe: Recipe,
             options: argparse.Namespace) -> Callable[[dict[int, Image.Image]], list[int]]:
-    """A function from all images by their places to the places of the best of each prompt, best first.
-    Raises InputError on a CLIP or training images that cannot be read."""
+    """Return a function from all images, keyed by index, to the indices of the best of each prompt, best
+    first. Raises InputError if the CLIP or the training images cannot be read."""
     evaluator = load_clip(options.clip, recipe.weights, model.device)
     folders = [path for text in options.concept if (path := find_words(text)[0]).is_dir()]
     sources = [options.images] if options.images else [read_record(path)["images"] for path in folders]
@@ -191,7 +191,7 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
 
 
 def generate(images: Iterable[tuple[int, Image.Image]], recipe: Recipe, out: Path) -> Iterator[Path]:
-    """Write each image as it comes, and last the grid, in the order of `recipe.wanted`; yields the paths."""
+    """Write each image as it arrives, then the grid in the order of `recipe.wanted`; yields the paths."""
     shown, wanted = {}, recipe.wanted
     for i, image in images:
         shown[i] = enlarged(image, recipe.scale)
@@ -213,8 +213,8 @@ def save(image: Image.Image, path: Path, recipe: Recipe) -> Path:
 
 
 def path_of(out: str | None, recipe: Recipe) -> Path:
-    """Where the grid goes, or the only image. Raises InputError where that is not a PNG, or where one of the
-    files is one that this command has not written."""
+    """Where to write the grid, or the only image. Raises InputError if that is not a PNG, or if one of the
+    existing files there was not written by this command."""
     folder = os.path.expanduser(out or "samples")
     if out is None or os.path.isdir(folder):
         return png_path(str(next_free_path(Path(folder), recipe.prompts[0])))
@@ -231,7 +231,7 @@ def path_of(out: str | None, recipe: Recipe) -> Path:
 
 
 def next_free_path(folder: Path, prompt: str, ending: str = "") -> Path:
-    """A new file in the folder, named after a prompt; its single images are new as well."""
+    """An unused path in the folder, named after the prompt; none of its single images exists either."""
     slug = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "sample") + ending
     names = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(2)))
     return next(path for name in names if not (path := folder / f"{name}.png").exists()

@@ -1,5 +1,5 @@
-"""`textinv evaluate --questionnaire FILE.html`: the user study of the paper's Figure 10(b), as a page to be
-answered, and the figure of its answers.
+"""`textinv evaluate --questionnaire FILE.html`: the user study of the paper's Figure 10(b), as a page to
+fill out, and the figure drawn from the answers.
 """
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from textinv.inside.page import write_page
 from textinv.inside.questionnaire_page import questionnaire_page
 from weights.files import atomic_write
 
-TRAINING_SIZE = 128             # pixels of the training images in the page
+TRAINING_SIZE = 128             # pixels of the training images on the page
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `write_questionnaire` and `count_answers`."""
+    """Add the options of `write_questionnaire` and `count_answers`."""
     group = parser.add_argument_group("the user study")
     group.add_argument("--questionnaire", metavar="FILE.html",
                        help="write the paper's two questionnaires about a finished figure10 as a page to be "
@@ -60,7 +60,7 @@ def write_questionnaire(options: argparse.Namespace) -> None:
 
 
 def count_answers(options: argparse.Namespace) -> None:
-    """Count answers and draw them. Raises InputError."""
+    """Count the answers and draw the figure. Raises InputError."""
     page = Path(os.path.expanduser(options.questionnaire))
     made = study.read_key(page)
     answers: list[study.Answers] = []

@@ -1,4 +1,4 @@
-"""`textinv evaluate --suite figure10`: the paper's Figures 10(a) and 12, each measured by one command."""
+"""`textinv evaluate --suite figure10`: the paper's Figures 10(a) and 12, each measured with one command."""
 from __future__ import annotations
 
 import argparse
@@ -19,12 +19,12 @@ from textinv.inside.figures import Mark, cross_chart
 from textinv.inversion import Progress
 from textinv.options import check
 
-IMAGES_PER_PROMPT = 8           # by default, where the paper draws 64: a suite has hundreds of cells
+IMAGES_PER_PROMPT = 8           # by default; the paper uses 64, but a suite has hundreds of cells
 
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteOptions:
-    """The values of `add_suite_options`. Raises InputError on values without meaning."""
+    """The values of `add_suite_options`. Raises InputError on invalid values."""
     train_steps: int = value(minimum=1)
     seeds: int = value(minimum=1)
 
@@ -33,7 +33,7 @@ class SuiteOptions:
 
 
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `run_suite`."""
+    """Add the options of `run_suite`."""
     group = parser.add_argument_group("the experiments of the paper")
     group.add_argument("--suite", choices=tuple(SUITES),
                        help="compare a figure's setups on the examples; the same command continues one that "
@@ -51,7 +51,7 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
 
 
 def suite_folder(options: argparse.Namespace, name: str) -> Path:
-    """Where a suite is kept."""
+    """The folder that holds a suite."""
     if options.out:
         return Path(os.path.expanduser(options.out))
     return Path("runs/suites") / f"{name}{'-quick' * options.quick}"
@@ -66,7 +66,7 @@ def run_suite(options: argparse.Namespace) -> None:
     folder, source = suite_folder(options, options.suite), options.weights or "tiny"
     model = load_model(source, options.vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
-    ddim_timesteps(model.schedule.timesteps, options.steps)     # raises on too many: before a word is learned
+    ddim_timesteps(model.schedule.timesteps, options.steps)     # raises on too many before a word is learned
     plan = Plan(options.suite, model_hash(model), str(model.dtype).removeprefix("torch."),
                 suites.clip_hash(evaluator), train_steps=options.train_steps, n=options.n,
                 batch=options.batch, steps=options.steps, guidance=options.guidance)
@@ -94,7 +94,7 @@ def run_suite(options: argparse.Namespace) -> None:
 
 
 def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Plan) -> list[str]:
-    """How a suite is measured, a line each."""
+    """Describe how a suite is measured, in lines of text."""
     things = list(dict.fromkeys(cell.thing.name for cell in cells))
     return [f"{suite.title}: {len({cell.name for cell in cells})} setups, {len(things)} things "
             f"({', '.join(things)}), seeds: {sizes.seeds}",
@@ -104,7 +104,7 @@ def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Pl
 
 
 def drawn(suite: Suite, results: Sequence[Result], sizes: suites.Sizes) -> str:
-    """The figure as SVG; the references in another color."""
+    """The figure as SVG, with the references in another color."""
     def kind(name: str) -> str:
         if suite.joined:
             return "ink"
@@ -118,7 +118,7 @@ def drawn(suite: Suite, results: Sequence[Result], sizes: suites.Sizes) -> str:
 
 
 class StepBar:
-    """The steps of the word that is being learned."""
+    """A progress bar over the training steps of the current word."""
 
     def __init__(self, steps: int):
         self.bar = tqdm(total=steps, unit="step", dynamic_ncols=True, leave=False, disable=None)

@@ -1,8 +1,8 @@
 """Learn a new word from images: `python train.py --images examples/teapot --init cup`.
 
-    images --autoencoder--> latents --noise--> UNet, told by the prompt with the word v --> loss --> v
+    images --autoencoder--> latents --noise--> UNet, conditioned on the prompt with v --> loss --> v
 
-The loop is `textinv.inversion`, the run around it `textinv.running.run`; this command shows what happens.
+The loop is in `textinv.inversion`, the run around it in `textinv.running.run`; this command shows progress.
 """
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from textinv.running.usage import program, sample_commands
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; its options are the fields of RunOptions and InversionConfig."""
+    """Run the command; its options are the fields of RunOptions and InversionConfig."""
     config, options = parse(argv)
     device = resolve_device(options.device)
-    # the run's record says what was used, by all of its processes
+    # the run's record holds the resolved values, which are the same in all processes
     options = dataclasses.replace(options, device=device, dtype=resolve_dtype(options.dtype, device))
     device = local_device(device)
     processes = init_processes(device)
-    writes = processes.rank == 0            # and speaks
+    writes = processes.rank == 0            # and prints
     folder = (RunFolder(options.folder, resume=options.resume, tensorboard=options.tensorboard) if writes
               else ReadOnlyFolder(options.folder))
     model = load_model(options.weights, options.vocab, options.dtype, device)
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if writes:
             print_summary(run, losses)
     if signals:
-        sys.exit(128 + signals[0])          # as a shell says it
+        sys.exit(128 + signals[0])          # as a shell reports it
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOptions]:
-    """The options of a command line. Raises InputError where they are wrong."""
+    """Parse the options of a command line. Raises InputError if they are invalid."""
     parser = Parser("train", __doc__, example="--images examples/fox --init wolf")
     add_fields(parser, "the run", RunOptions)
     add_fields(parser, "the method", InversionConfig)
@@ -80,8 +80,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOption
 
 @contextlib.contextmanager
 def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
-    """The first Ctrl-C, SIGTERM or SIGHUP, a closed terminal's, lets the step end, and with it the loop; the
-    second ends the process at once. One that is ignored, as under nohup, stays so. Yields those that came."""
+    """Context manager: the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) ends the loop after the step;
+    a second one ends the process at once. Ignored signals, as under nohup, stay so. Yields those received."""
     signals: list[int] = []
 
     def handle(number: int, _: object) -> None:
@@ -100,8 +100,8 @@ def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
 
 
 def print_summary(run: Run, losses: dict[str, float]) -> None:
-    """Print how the run ended, how good the word is by the losses of `compare`, where word and report are,
-    and how to use the word."""
+    """Print how the run ended, how good the word is by the losses from `compare`, where the word and the
+    report are, and how to use the word."""
     config, inversion, path = run.config, run.inversion, run.folder.path
     if inversion.skipped:
         print(f"{inversion.skipped} steps were skipped: their gradient was not finite")
@@ -122,7 +122,7 @@ def print_summary(run: Run, losses: dict[str, float]) -> None:
 
 
 def print_comparison(losses: dict[str, float], word: str) -> None:
-    """Print the losses of `compare`, and a warning where the word's is not the lowest."""
+    """Print the losses from `compare`, and a warning if the word's is not the lowest."""
     print("evaluation loss: " + ", ".join(f"{loss:.4f} with {name}" for name, loss in losses.items()))
     if (best := min(losses, key=losses.__getitem__)) != word:
         print("warning: " + dashed(WARNING.format(f"the word fits them no better than {best!r} does")))

@@ -1,5 +1,5 @@
-"""Learned words on the command line: the option that names them, the model that is taught them, and what of
-the prompts with them the model will not see.
+"""Learned words on the command line: the option that names them, teaching them to the model, and warnings
+about prompts that the model will not read as intended.
 """
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from textinv.prompts import prompt_problems
 
 
 def add_concept_option(parser: argparse.ArgumentParser) -> None:
-    """--concept, which may be given several times."""
+    """Add --concept, which may be given several times."""
     parser.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
                         help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME "
                              "gives it another placeholder. Repeatable")
 
 
 def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[Concept], str]:
-    """The model of the options, taught the words of --concept; these; and where its weights are from: the
-    first word says so if the options do not. Raises InputError."""
+    """Load the model and teach it the words of --concept. Returns the model, the words, and the source of the
+    weights, which the first word gives if the options do not. Raises InputError."""
     found = [(path, word) for path, words in map(find_words, options.concept) for word in words]
     source, vocab = model_of(options, (word for _, word in found))
     model = load_model(source, vocab, options.dtype, options.device)
@@ -35,8 +35,8 @@ def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[
 
 
 def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:
-    """Teach the model a word of a file. What makes it of little use is a warning. Raises InputError, which
-    names the file, if it does not fit."""
+    """Teach the model a word from a file. Warns if the word will be of little use. Raises InputError, naming
+    the file, if the word does not fit the model."""
     if learned_elsewhere(word, model):
         print_warning(f"{path}: this word was learned on another model ({word.info.get('model')})")
     if problem := norm_problem(model, word):
@@ -48,7 +48,7 @@ def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:
 
 
 def warn_of_prompts(model: LatentDiffusion, prompts: Sequence[str], *, expects_word: bool = True) -> None:
-    """Print what of the prompts the model will not see as their author means it."""
+    """Warn about everything in the prompts that the model will not read as the author intended."""
     for prompt in dict.fromkeys(prompts):
         for problem in prompt_problems(model.tokenizer, prompt, expects_word=expects_word):
             print_warning(dashed(f"prompt {prompt[:100]!r} {problem[:500]}"))

@@ -1,9 +1,9 @@
 """Learned words. A `Concept` is the outcome of Equation 2 (Gal et al. 2022): a placeholder S* and its vectors
-v*, of which there may be several.
+v*, one or more.
 
-`patch` teaches it to a model. Where the original overwrites a row of the embedding table, the word gets
-private ids at and beyond the vocabulary's size, which the lookup serves from `model.words`: no frozen tensor
-is written, and any string can be a placeholder.
+`patch` teaches it to a model. The original overwrites a row of the embedding table; here the word gets
+private ids from the vocabulary's size up, which the lookup serves from `model.words`, so no frozen tensor is
+written and any string can be a placeholder.
 """
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 from textinv import formats
 
 RUN_FILE = "concept.safetensors"                # where a run's folder keeps its word
-_INFO = {"model": str, "model_hash": str, "init": str, "step": int}     # what is believed of a file's info
+_INFO = {"model": str, "model_hash": str, "init": str, "step": int}     # types required in a file's info
 
 
-@dataclass(frozen=True, eq=False)               # tensors have no truth value to compare by
+@dataclass(frozen=True, eq=False)               # == on tensors has no single truth value
 class Concept:
-    """A learned word: `placeholder` stands for `vectors` (k d) fp32, which are copied; `info` says what made
-    it, as a JSON object.
+    """A learned word: `placeholder` stands for `vectors` (k d), copied as fp32; `info` is a JSON object that
+    says how it was made.
 
-    Raises InputError if the placeholder is empty, has whitespace, or has another meaning, or if the vectors
-    are not finite floating-point numbers (k d) with k >= 1.
+    Raises InputError if the placeholder is empty, has whitespace, or is reserved, or if the vectors are not
+    finite floating-point numbers (k d) with k >= 1.
     """
     placeholder: str
     vectors: Tensor
@@ -66,7 +66,7 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | Path) -> Concept:
-        """The word of a file in any known format, or of a run's folder.
+        """Load the word from a file in any known format, or from a run's folder.
         Raises InputError if there is not exactly one."""
         concepts = load_all(path)
         if len(concepts) > 1:
@@ -76,20 +76,20 @@ class Concept:
         return concepts[0]
 
     def save(self, path: str | Path) -> None:
-        """.safetensors: the native format, with `info`; .pt: the official code's, without. The file is
-        written atomically. Raises InputError if it cannot be written."""
+        """Save as .safetensors, the native format with `info`, or .pt, the official code's without it. The
+        file is written atomically. Raises InputError if it cannot be written."""
         save_all(path, [self], formats.by_suffix(path))
 
 
 def load_all(path: str | Path) -> list[Concept]:
-    """The words, one or more, of a file in any known format, or of a run's folder. Raises InputError."""
+    """Load the word or words of a file in any known format, or of a run's folder. Raises InputError."""
     return _concepts(path, _read(path))
 
 
 def find_words(text: str) -> tuple[Path, list[Concept]]:
-    """The words that a command line names, and the path: PATH, all words of a file or the word of a run's
-    folder; PATH:WORD, one of them; PATH=NAME or PATH:WORD=NAME, one under another name. The longest path that
-    exists counts, since it may contain either sign. Raises InputError."""
+    """The path and the words that a command-line argument names. PATH: all words of a file, or the word of a
+    run's folder. PATH:WORD: one of them. PATH=NAME or PATH:WORD=NAME: one, under another name. A path may
+    contain : and = itself, so the longest one that exists is taken. Raises InputError."""
     text = os.path.expanduser(text)
     ends = [i for i, sign in enumerate(text) if sign in ":="] + [len(text)]
     end = next((end for end in reversed(ends) if os.path.exists(text[:end])), len(text))
@@ -133,7 +133,7 @@ def _concepts(path: str | Path, words: Sequence[formats.Word]) -> list[Concept]:
 
 
 def _believable(word: formats.Word) -> dict[str, Any]:
-    """What a file says about its word, which may be a stranger's, without the entries that make no sense."""
+    """The info in a file, which may be untrusted, without the entries that make no sense."""
     info = {key: value for key, value in word.info.items() if isinstance(value, _INFO.get(key, object))}
     if "init_vectors" in info:
         try:
@@ -150,30 +150,30 @@ def _is_usable(word: str) -> bool:
 
 
 def save_all(path: str | Path, concepts: Sequence[Concept], format: str) -> None:
-    """Write words to one file of one of `formats.FORMATS`, atomically. Raises InputError if they do not fit
-    into one, or if it cannot be written."""
+    """Write words atomically to one file in one of `formats.FORMATS`. Raises InputError if they do not fit
+    into one file, or if it cannot be written."""
     formats.write(path, [formats.Word(c.placeholder, c.vectors, c.info) for c in concepts], format)
 
 
 def patch(model: LatentDiffusion, concept: Concept) -> list[int]:
-    """Teach the model the word; returns its ids, one for each vector.
+    """Teach the model the word and return its ids, one per vector.
 
     Raises InputError if the width is not the model's, the word is longer than a prompt, or the model has
-    already learned a word of that name (in whatever case).
+    already learned a word of that name (ignoring case).
     """
     check_fits(model, concept)
     return model.words.add(concept.placeholder, concept.vectors)
 
 
 def unpatch(model: LatentDiffusion, placeholder: str) -> None:
-    """Make the model forget the word. The ids of words learned after it move down; their vectors stay
-    theirs. Raises InputError if the model has not learned it."""
+    """Make the model forget the word. The ids of words learned after it move down; those words keep
+    their vectors. Raises InputError if the model has not learned it."""
     model.words.remove(placeholder)
 
 
 def at_strength(concept: Concept, strength: float) -> Tensor:
-    """Vectors (k d) on the line from what the word started from (0) through the learned ones (1). Raises
-    InputError where its start is not known."""
+    """Vectors (k d) on the line from the word's start (strength 0) through its learned vectors (strength 1).
+    Raises InputError if its start is not known."""
     if strength == 1:
         return concept.vectors
     if (start := concept.start) is None:
@@ -182,7 +182,7 @@ def at_strength(concept: Concept, strength: float) -> Tensor:
 
 
 def check_fits(model: LatentDiffusion, concept: Concept) -> None:
-    """Raises InputError if the word is not as wide as the model's embeddings, or longer than a prompt."""
+    """Raise InputError if the word is not as wide as the model's embeddings, or is longer than a prompt."""
     word, (k, width), ours = concept.placeholder, concept.vectors.shape, model.words.width
     if width != ours:
         raise InputError(f"word {word!r} has dimension {width}, but this model's embeddings have {ours}. Use "
@@ -193,13 +193,13 @@ def check_fits(model: LatentDiffusion, concept: Concept) -> None:
 
 
 def fingerprint(concept: Concept) -> str:
-    """A hash that two words share only if their vectors are the same, bit for bit."""
+    """A hash that two words share only if their vectors are bit-identical."""
     return hashlib.sha256(concept.vectors.numpy().tobytes()).hexdigest()[:16]
 
 
 def model_hash(model: LatentDiffusion) -> str:
-    """A hash that models of the same weights share, whatever the precision that they were loaded in: of every
-    tensor, rounded to bfloat16. Takes seconds for the public checkpoint."""
+    """A hash of the weights that does not depend on the precision they were loaded in: of every tensor,
+    rounded to bfloat16. Takes seconds for the public checkpoint."""
     digest = hashlib.sha256()
     for name, tensor in model.named_parameters():
         rounded = tensor.detach().to("cpu", torch.bfloat16).contiguous()
@@ -209,6 +209,6 @@ def model_hash(model: LatentDiffusion) -> str:
 
 
 def learned_elsewhere(concept: Concept, model: LatentDiffusion) -> bool:
-    """Whether the concept says that it was learned on a model of other weights."""
+    """Whether the concept says that it was learned on a model with different weights."""
     learned_on = concept.info.get("model_hash")
     return learned_on is not None and learned_on != model_hash(model)

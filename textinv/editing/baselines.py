@@ -1,6 +1,6 @@
-"""The other ways to personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can
-exist here: each from the same few images and the same prompt. All of them optimize a score of CLIP, so CLIP
-rates them higher than they deserve. Judge them by another model, or by eye.
+"""The other methods for personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can
+be reproduced here, each from the same few images and the same prompt. All of them optimize a CLIP score, so
+CLIP rates them higher than they deserve. Judge them with another model, or by eye.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOSED = {"DALLE-2": "its weights are closed: not measured"}
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """What all baselines are given."""
+    """The input that all baselines share."""
     model: LatentDiffusion
     evaluator: Clip
     images: Sequence[Image.Image]       # the few images
@@ -60,7 +60,7 @@ def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) 
 
 
 def from_image_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
-    """Guided diffusion toward the text that starts at the images, one after the other (row 5)."""
+    """Guided diffusion toward the text, starting from the images in turn (row 5)."""
     size = image_size(subject.model)
     x = torch.cat([to_x(subject.images[i % len(subject.images)], size) for i in range(n)])
     z0 = encode(subject.model, x)
@@ -78,8 +78,8 @@ BASELINES: dict[str, Callable[[Subject, str, int, int], Tensor]] = {
 @torch.no_grad()
 def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8, seed: int = 0,
                     batch: int = 8) -> list[Image.Image]:
-    """n images of a prompt with {} for the learned thing, by one of BASELINES: each batch all at once, from
-    the seed of its first image."""
+    """Generate n images of a prompt, with {} for the learned thing, by one of BASELINES. Each batch is
+    generated at once, from the seed of its first image."""
     images = []
     for start in range(0, n, batch):
         z = BASELINES[name](subject, template, min(batch, n - start), seed + start)

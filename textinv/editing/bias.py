@@ -1,6 +1,6 @@
-"""Bias reduction (Gal et al. 2022, section 4.5 and Figure 8): what a category's word shows, and what a word
-shows that was learned in its place from a small balanced set of images. The word is learned as any other, by
-`textinv.invert` from the category's own word; here is the measurement.
+"""Bias reduction (Gal et al. 2022, section 4.5 and Figure 8): compare what a category's word shows with what
+a replacement shows, a word learned from a small balanced set of images. The replacement is learned like any
+other word, by `textinv.invert`, initialized from the category's own word; this file only measures.
 """
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Classifier = Callable[[Sequence[Image.Image]], Tensor]      # n images -> probab
 
 
 def entropy(p: Tensor) -> Tensor:
-    """sum p log2 1/p over the last axis (... k), in bits: 0 where all is one class, log2 k where all k are as
-    frequent."""
+    """sum p log2 1/p over the last axis (... k), in bits: 0 if everything is one class, log2 k if all k
+    classes are equally frequent."""
     return torch.xlogy(p, 1 / p).sum(dim=-1) / math.log(2)
 
 
 def corrected_entropy(counts: Tensor) -> Tensor:
-    """The entropy of what was counted (... k), in bits, plus what it is too small by on average, to first
-    order (Miller 1955): (classes seen - 1) / 2n nats."""
+    """The entropy of counts (... k), in bits, plus its average underestimate to first order (Miller 1955):
+    (classes seen - 1) / 2n nats."""
     n = counts.sum(dim=-1).clamp(min=1)
     return entropy(counts / n[..., None]) + ((counts > 0).sum(dim=-1) - 1) / (2 * n * math.log(2))
 
 
 @dataclass(frozen=True, eq=False)
 class Distribution:
-    """What the n images of a prompt show: for each of k classes the share of images of which it is the most
-    probable."""
+    """What the n images of a prompt show: for each of k classes, the share of images for which it is the most
+    probable class."""
     prompt: str
     images: list[Image.Image]
     classes: tuple[str, ...]
@@ -43,13 +43,13 @@ class Distribution:
 
     @property
     def shares(self) -> Tensor:
-        """k, of sum 1."""
+        """The share of each class (k), summing to 1."""
         return torch.bincount(self.labels, minlength=len(self.classes)).double() / len(self.labels)
 
     def entropy(self) -> tuple[float, float, float]:
-        """The entropy, in bits, of all images that the prompt might give, and its 95 % interval: the
-        jackknife (Efron and Stein 1981) of `corrected_entropy`. In simulations the interval of 128 images
-        held the true entropy in 91 to 100 %, that of 32 in 61 to 99 %: these say little of rare classes."""
+        """The entropy, in bits, over all images the prompt could produce, and its 95% interval by jackknife
+        (Efron and Stein 1981) of `corrected_entropy`. In simulations, the interval from 128 images held the
+        true entropy 91 to 100% of the time, from 32 images 61 to 99%: 32 say little about rare classes."""
         n, top = len(self.labels), math.log2(len(self.classes))
         counts = torch.bincount(self.labels, minlength=len(self.classes)).double()
         seen = counts > 0
@@ -62,8 +62,8 @@ class Distribution:
         return value, low, high
 
     def __str__(self) -> str:
-        """The prompt, the classes that appear, the most frequent one first and with its interval, and the
-        entropy."""
+        """The prompt; the classes that appear, with the most frequent one first and with its interval; and
+        the entropy."""
         first, *others = self.shares.argsort(descending=True, stable=True).tolist()
         listed = "".join(f", {self.classes[i]} {self.shares[i]:.0%}" for i in others if self.shares[i] > 0)
         value, low, high = self.entropy()
@@ -74,8 +74,8 @@ class Distribution:
 def distribution(model: LatentDiffusion, prompt: str, classify: Classifier, classes: Sequence[str], *,
                  n: int = 128, steps: int = 50, guidance: float = 5.0, seed: int = 0,
                  batch: int = 8) -> Distribution:
-    """Generate n images of a prompt and classify them. To compare two prompts give both the same seeds.
-    Raises InputError on values without meaning, and if the classifier knows another number of classes."""
+    """Generate n images of a prompt and classify them. To compare two prompts, give both the same seeds.
+    Raises InputError on invalid values, and if the classifier has a different number of classes."""
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
     p = classify(images).cpu()
     if p.shape != (n, len(classes)):

@@ -1,10 +1,9 @@
-"""Blended latent diffusion (Avrahami et al. 2022, arXiv 2206.02779, algorithm 1), by which a learned word is
-painted into a part of an image (Gal et al. 2022, section 4.6 and Figure 9).
+"""Blended latent diffusion (Avrahami et al. 2022, arXiv 2206.02779, algorithm 1), used to paint a learned
+word into part of an image (Gal et al. 2022, section 4.6 and Figure 9).
 
-After every step of the sampler the latents outside the mask are put back to the image's own, with the noise
-of that step; what is inside is told by the prompt, and sees what is around it. In place of the original's
-optimization of the decoder (its section 4.3) `keep_background` pastes the result into the image, pixel by
-pixel.
+After every sampler step, the latents outside the mask are reset to the image's own, noised to the level of
+that step. The inside follows the prompt and sees its surroundings. Instead of optimizing the decoder, as the
+original does (its section 4.3), `keep_background` pastes the result into the image, pixel by pixel.
 """
 from __future__ import annotations
 
@@ -28,13 +27,13 @@ def blended(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, z0: Te
 
         z_s = m step(z_t) + (1 - m) (sqrt(a_s) z0 + sqrt(1 - a_s) noise)
 
-    with fresh noise in each step. The last latents are z0 itself where m is 0.
+    with fresh noise at each step. Where m is 0, the last latents are z0 itself.
     """
     pairs = ddim_timesteps(len(alphas_cumprod), steps)
     for t, t_prev in pairs:
         noise = randn(z.shape, generator, z.device) if eta > 0 else None
         inside = ddim_step(alphas_cumprod, z, denoise(z, t), t, t_prev, eta, noise)
-        # the sampler ends at t = 0, which has a little noise left; the image shall have none
+        # the sampler ends at t = 0, which still has a little noise; the image should have none
         a = 1.0 if t_prev == pairs[-1][1] else alphas_cumprod[t_prev]
         outside = math.sqrt(a) * z0 + math.sqrt(1 - a) * randn(z.shape, generator, z.device)
         z = torch.where(mask > 0, inside, outside)
@@ -45,14 +44,14 @@ def blended(denoise: Denoise, alphas_cumprod: Sequence[float], z: Tensor, z0: Te
 def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt: str, *, n: int = 4,
           negative: str = "", steps: int = 50, guidance: float = 5.0, eta: float = 1.0, seed: int = 0,
           batch: int = 8, keep_background: bool = False) -> list[Image.Image]:
-    """n images in which the white part of the mask shows the prompt and the rest what the image shows.
+    """Generate n images that show the prompt in the white part of the mask and the given image elsewhere.
 
-    Of an image that is not square the middle square is used. The result has the model's size, and outside
-    the mask differs from the image as the autoencoder's reconstruction does. With keep_background it has the
-    image's size, and outside the mask equals it exactly; where the mask is gray the two are mixed. Image i
-    has the seed `seed` + i.
+    If the image is not square, its middle square is used. The result has the model's size, and outside the
+    mask it differs from the image the way the autoencoder's reconstruction does. With keep_background it has
+    the image's size and equals it exactly outside the mask; where the mask is gray, the two are mixed. Image
+    i has the seed `seed` + i.
 
-    Raises InputError if the mask has another size than the image or is black, and on values without meaning.
+    Raises InputError if the mask differs in size from the image or is black, and on invalid values.
     """
     mask, size = inputs.check_mask(mask, image), inputs.image_size(model)
     z0 = encode(model, inputs.to_x(image, size))
@@ -69,8 +68,8 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
 
 
 def paste(image: Image.Image, edited: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image with its middle square replaced by `edited`, in proportion to the mask: unchanged, to the
-    bit, where that is black."""
+    """The image with its middle square replaced by `edited`, in proportion to the mask: bit-identical where
+    the mask is black."""
     box = middle_square(image)
     whole = image.convert("RGB")
     side = box[2] - box[0]

@@ -1,8 +1,8 @@
-"""Images by CLIP's gradients, with no prompt for the model itself: diffusion guided by them (CLIP-guided
-diffusion: Crowson 2021, after Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2), and the latents of an
-autoencoder optimized by them (VQGAN-CLIP: Crowson et al. 2022, arXiv 2204.08583). They are what Figure 5 of
-Gal et al. 2022 compares with. Departures: latent diffusion, so that the gradient passes the decoder; and a KL
-autoencoder, whose latents are held near the prior where a VQGAN's are quantized.
+"""Generate images with CLIP's gradients, with no prompt for the model itself: diffusion guided by them
+(CLIP-guided diffusion: Crowson 2021, after Dhariwal & Nichol 2021, arXiv 2105.05233, algorithm 2), and an
+autoencoder's latents optimized by them (VQGAN-CLIP: Crowson et al. 2022, arXiv 2204.08583). Figure 5 of Gal
+et al. 2022 compares with both. Departures: the diffusion is latent, so the gradient passes through the
+decoder; and the autoencoder is a KL one, whose latents are kept near the prior instead of quantized.
 """
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ldm.samplers import Denoise, Generators, ddim_step, ddim_timesteps, predict
 from weights.clip import Clip, embed_x
 
 CUTOUTS = 8             # random views of each image: without them the gradient finds noise that pleases CLIP
-SMALLEST = 0.7          # view, by its side as a part of the image's
+SMALLEST = 0.7          # side of the smallest view, as a fraction of the image's
 
 
 def clip_pixels(evaluator: Clip, x: Tensor) -> Tensor:
-    """x (b 3 H W) in [-1, 1] -> what the evaluator's vision model reads, differentiably."""
+    """x (b 3 H W) in [-1, 1] -> the input of the evaluator's vision model, differentiably."""
     processor = evaluator.processor
     x = F.interpolate(x, (processor.crop_size["height"], processor.crop_size["width"]), mode="bicubic",
                       align_corners=False, antialias=True)
@@ -46,8 +46,8 @@ def cutouts(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def clip_similarity(evaluator: Clip, x: Tensor, targets: Tensor, generator: torch.Generator | None = None,
                     count: int = CUTOUTS) -> Tensor:
-    """The mean cosine of each image x (b 3 H W) to the targets (m d), unit vectors: (b), differentiable in x.
-    With a generator that of `count` random views in place of the image."""
+    """The mean cosine (b) of each image x (b 3 H W) to the targets (m d), unit vectors; differentiable in x.
+    With a generator, `count` random views of each image take its place."""
     views = x if generator is None else cutouts(x, count, generator)
     cosines = embed_x(evaluator.model, clip_pixels(evaluator, views)) @ targets.to(x).T
     return rearrange(cosines, "(k b) m -> b (k m)", b=len(x)).mean(dim=1)
@@ -55,8 +55,8 @@ def clip_similarity(evaluator: Clip, x: Tensor, targets: Tensor, generator: torc
 
 def guided_by_clip(denoise: Denoise, model: LatentDiffusion, evaluator: Clip, targets: Tensor, scale: float,
                    generator: torch.Generator | None = None) -> Denoise:
-    """The function (z, t) -> eps_hat - sqrt(1 - a_t) scale g (b c h w), with g the gradient in z_t of the
-    similarity of the decoded z0 that eps_hat implies (Dhariwal & Nichol, algorithm 2)."""
+    """The function (z, t) -> eps_hat - sqrt(1 - a_t) scale g (b c h w), where g is the gradient with respect
+    to z_t of the similarity of the decoded z0 that eps_hat implies (Dhariwal & Nichol, algorithm 2)."""
     alphas_cumprod = model.schedule.alphas_cumprod.tolist()
 
     def eps_hat(z: Tensor, t: int) -> Tensor:
@@ -73,8 +73,8 @@ def guided_by_clip(denoise: Denoise, model: LatentDiffusion, evaluator: Clip, ta
 def guided_diffusion(model: LatentDiffusion, evaluator: Clip, targets: Tensor, *, n: int, seed: int = 0,
                      scale: float = 200.0, steps: int = 50, z0: Tensor | None = None,
                      skip: float = 0.4) -> Tensor:
-    """Latents (n c h w) by DDIM with CLIP's gradient toward the targets (m d), under the empty prompt. With
-    z0 (n c h w) the part `skip` of the steps is skipped and the rest begins at these with noise."""
+    """Latents (n c h w) from DDIM with CLIP's gradient toward the targets (m d) and the empty prompt. If z0
+    (n c h w) is given, the fraction `skip` of the steps is skipped and the rest start from z0 with noise."""
     generator = torch.Generator().manual_seed(seed)
     alphas_cumprod = model.schedule.alphas_cumprod.tolist()
     pairs = ddim_timesteps(len(alphas_cumprod), steps)
@@ -93,12 +93,12 @@ def guided_diffusion(model: LatentDiffusion, evaluator: Clip, targets: Tensor, *
 def optimized_latents(model: LatentDiffusion, evaluator: Clip, targets: Tensor, *, n: int, seed: int = 0,
                       steps: int = 150, lr: float = 0.1, prior_weight: float = 0.1,
                       jitter: float = 0.5) -> Tensor:
-    """Latents z (n c h w) by Adam, from near zero, the prior's mean, on
+    """Latents z (n c h w) found with Adam, starting near zero (the prior's mean), by minimizing
 
         -cosine(CLIP(D(z + jitter noise)), targets (m d)) + prior_weight mean(z^2) / 2
 
-    whose second term is the negative logarithm of the prior N(0, 1). The noise, fresh in each step, does in
-    the latents what the random views do in the image."""
+    whose second term is the negative log of the prior N(0, 1). The noise, fresh at each step, does for the
+    latents what the random views do for the image."""
     generator = torch.Generator().manual_seed(seed)
     z = (0.1 * _noise(model, n, generator)).requires_grad_()
     optimizer = torch.optim.Adam([z], lr=lr)

@@ -1,7 +1,7 @@
-"""A word learned in CLIP's text space alone, without any diffusion loss, after PALAVRA (Cohen et al. 2022,
-arXiv 2204.01694), with which Gal et al. 2022 compare in Figure 5: texts with the word shall be nearer to the
-images than the same texts with the word of the category. Departure: PALAVRA starts from an encoder of image
-sets, trained on many concepts with a cycle loss; here the word starts from the category's own.
+"""A word learned only in CLIP's text space, without any diffusion loss, after PALAVRA (Cohen et al. 2022,
+arXiv 2204.01694), which Gal et al. 2022 compare with in Figure 5: texts with the word should be closer to the
+images than the same texts with the category's word. Departure: PALAVRA starts from an encoder of image sets,
+trained on many concepts with a cycle loss; here the word starts from the category's own.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from weights.clip import Clip, embed_ids
 
 @dataclass(frozen=True, eq=False)
 class ClipWord:
-    """Vectors (k d) that stand where the k tokens of the category's word stand in a text."""
+    """Vectors (k d) that replace the embeddings of the k tokens of the category's word in a text."""
     category: str
     vectors: Tensor
 
@@ -35,7 +35,7 @@ def category_vectors(evaluator: Clip, category: str) -> Tensor:
 
 def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Tensor:
     """n templates, each with one {} for the word -> (n d) unit vectors, differentiable in the word's vectors.
-    Raises InputError where the word is cut off."""
+    Raises InputError if the word is missing or cut off."""
     texts = [template.replace("{}", word.category) for template in templates]
     tokens = evaluator.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     own = _ids(evaluator, word.category)
@@ -60,16 +60,16 @@ def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Te
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, category: Tensor, scale: float) -> Tensor:
-    """-log softmax over {text with the word, the same text with the category's} of scale x cosine, for the
-    former, averaged over images (b d) and texts (n d), category (n d); all are unit vectors."""
+    """Cross-entropy of the text with the word (texts, n d) against the same text with the category's word
+    (category, n d), with logits scale x cosine, averaged over images (b d) and texts; all unit vectors."""
     logits = scale * torch.stack([images @ texts.T, images @ category.T], dim=-1)        # b n 2
     return -F.log_softmax(logits, dim=-1)[..., 0].mean()
 
 
 def learn_clip_word(evaluator: Clip, images: Sequence[Image.Image], category: str, *, steps: int = 100,
                     lr: float = 0.01) -> ClipWord:
-    """The word of a few images, of which `category` names the kind. Nothing is random; the evaluator is only
-    read. Raises InputError if the category is empty."""
+    """Learn a word from a few images; `category` names what they show. Nothing is random; the evaluator is
+    not modified. Raises InputError if the category is empty."""
     start = category_vectors(evaluator, category)
     embedded = evaluator.images(images)
     with torch.no_grad():
@@ -90,5 +90,5 @@ def _ids(evaluator: Clip, text: str) -> list[int]:
 
 
 def _find(row: list[int], part: list[int], first: int) -> int | None:
-    """Where `part` begins in `row`, from place `first`."""
+    """The first index from `first` on where `part` begins in `row`, or None."""
     return next((i for i in range(first, len(row) - len(part) + 1) if row[i:i + len(part)] == part), None)

@@ -1,5 +1,5 @@
 """Two learned words in one prompt (Gal et al. 2022, Figure 7), or a learned thing in a learned style (Figure
-6): how often both are there, by judges that look for one each.
+6): how often both appear, according to judges that each look for one of them.
 """
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 from ldm import LatentDiffusion
 from textinv.editing.sheets import Row, sheet
 
-Judge = Callable[[Sequence[Image.Image]], Tensor]           # n images -> n booleans: it is there
-Z = 1.96                                                    # of a two-sided 95 % interval
+Judge = Callable[[Sequence[Image.Image]], Tensor]           # n images -> n booleans: does it appear?
+Z = 1.96                                                    # of a two-sided 95% interval
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of n images, with its 95 % interval."""
+    """A share of n images, with its 95% interval."""
     value: float
     low: float
     high: float
@@ -31,7 +31,7 @@ class Share:
 
 
 def share(found: Tensor) -> Share:
-    """Of n booleans those that are true, with the interval of Wilson (1927):
+    """The share of n booleans that are true, with the interval of Wilson (1927):
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)."""
     n, p = len(found), found.double().mean().item()
     middle, width = p + Z ** 2 / (2 * n), Z * math.sqrt(p * (1 - p) / n + Z ** 2 / (4 * n ** 2))
@@ -41,13 +41,13 @@ def share(found: Tensor) -> Share:
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """The images of a prompt, and by each judge's name in which of them (n booleans) it found its thing."""
+    """A prompt's images, and for each judge, by name, in which of them it found its thing (n booleans)."""
     prompt: str
     images: list[Image.Image]
     found: dict[str, Tensor]
 
     def shares(self) -> dict[str, Share]:
-        """The share of the images for each judge, and as "all" that in which every judge found its thing."""
+        """The share of images in which each judge found its thing; "all" is the share in which all did."""
         return {name: share(found) for name, found in
                 [*self.found.items(), ("all", torch.stack(list(self.found.values())).all(dim=0))]}
 
@@ -55,13 +55,13 @@ class Composition:
 def compose(model: LatentDiffusion, prompt: str, judges: Mapping[str, Judge], *, n: int = 16, steps: int = 50,
             guidance: float = 5.0, seed: int = 0, batch: int = 8) -> Composition:
     """Generate n images of a prompt and show them to the judges. The model must know the words.
-    Raises InputError on values without meaning."""
+    Raises InputError on invalid values."""
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
     return Composition(prompt, images, {name: judge(images).cpu().bool() for name, judge in judges.items()})
 
 
 def compositions_sheet(compositions: Sequence[Composition], columns: int = 8) -> Image.Image:
-    """A row for each prompt: its first images, those first in which all was found, and the shares."""
+    """A row for each prompt: its shares and its first images, starting with those in which all was found."""
     rows = []
     for one in compositions:
         complete = torch.stack(list(one.found.values())).all(dim=0)

@@ -1,5 +1,5 @@
-"""Image curation (Gal et al. 2022, section 4.7): of several images of a prompt the best, where the authors
-chose by eye and name CLIP as the way to do without.
+"""Image curation (Gal et al. 2022, section 4.7): choose the best of several images of a prompt. The authors
+chose by eye, and name CLIP as a way to automate it.
 """
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def without_words(model: LatentDiffusion, prompt: str) -> str:
 @torch.no_grad()
 def clip_scores(evaluator: Clip, images: Sequence[Image.Image], text: str,
                 references: Sequence[Image.Image] = ()) -> Tensor:
-    """For each of n images (n) its cosine to the text or, with reference images of the learned thing, the
-    mean of that and of its cosine to their mean: a prompt without its word says nothing of the thing."""
+    """The cosine (n) of each of n images to the text. With reference images of the learned thing, the mean of
+    that and the cosine to their mean, since a prompt without its word says nothing about the thing."""
     embedded = evaluator.images(images)                                                  # n d
     scores = embedded @ evaluator.texts([text])[0]
     if references:
@@ -34,8 +34,8 @@ def clip_scores(evaluator: Clip, images: Sequence[Image.Image], text: str,
 
 def best(evaluator: Clip, images: Sequence[Image.Image], text: str, k: int,
          references: Sequence[Image.Image] = ()) -> list[int]:
-    """The places of the k images with the highest `clip_scores`, best first.
-    Raises InputError if there are not as many."""
+    """The indices of the k images with the highest `clip_scores`, best first.
+    Raises InputError if k is below 1 or there are fewer than k images."""
     if not 1 <= k <= len(images):
         raise InputError(f"`best` is {k}, but there are {len(images)} images of each prompt. Use 1 to "
                          f"{len(images)}.")

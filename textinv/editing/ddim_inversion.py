@@ -1,9 +1,9 @@
-"""Bipartite inversion (Gal et al. 2022, Appendix A): the noise x_T from which the model, told "a photo of *",
-generates a given image; then other prompts from that same noise. What the word keeps of the image is joined
-by what the noise keeps, its layout.
+"""Bipartite inversion (Gal et al. 2022, Appendix A): find the noise x_T from which the model, given the
+prompt "a photo of *", generates a given image; then generate other prompts from that same noise. The noise
+preserves the image's layout, in addition to what the word preserves.
 
-The noise is found by deterministic sampling in the other direction (Song et al. 2020, arXiv 2010.02502,
-section 4.3; Dhariwal & Nichol 2021, arXiv 2105.05233, appendix F).
+The noise is found by deterministic sampling in reverse (Song et al. 2020, arXiv 2010.02502, section 4.3;
+Dhariwal & Nichol 2021, arXiv 2105.05233, appendix F).
 """
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from textinv.editing.inputs import encode, image_size, last_latents, to_x
 
 def inverted(denoise: Denoise, alphas_cumprod: Sequence[float], z0: Tensor, steps: int,
              refine: int = 1) -> Trajectory:
-    """From latents z0 (b c h w) up to the noise that DDIM with eta 0 and as many steps leads back to them.
-    Yields (t, z_t).
+    """From latents z0 (b c h w) up to the noise from which DDIM with eta 0 and the same number of steps leads
+    back to them. Yields (t, z_t).
 
-    DDIM's step down is z_s = f(z_t, eps(z_t, t)). The closed form takes eps(z_s, s) in its place, which
-    is off by one step; each refinement evaluates eps anew at the z_t just found, a fixed-point iteration of
-    z_t = f^-1(z_s, eps(z_t, t)) (Pan et al. 2023, arXiv 2309.04907, section 3.2). It costs as much
-    as the step itself.
+    DDIM's step down is z_s = f(z_t, eps(z_t, t)). The closed form uses eps(z_s, s) instead of eps(z_t, t),
+    which is off by one step. Each refinement evaluates eps again at the z_t just found, a fixed-point
+    iteration of z_t = f^-1(z_s, eps(z_t, t)) (Pan et al. 2023, arXiv 2309.04907, section 3.2), and costs as
+    much as the step itself.
     """
     z = z0
     for t, t_prev in reversed(ddim_timesteps(len(alphas_cumprod), steps)):
@@ -41,8 +41,8 @@ def inverted(denoise: Denoise, alphas_cumprod: Sequence[float], z0: Tensor, step
 @torch.no_grad()
 def invert_latents(model: LatentDiffusion, z0: Tensor, c: Tensor, *, steps: int = 50,
                    refine: int = 1) -> Tensor:
-    """The noise z_T (b c h w) of latents z0 (b c h w) under contexts c (b n d), without guidance: with it
-    the way up and the way down part."""
+    """The noise z_T (b c h w) of latents z0 (b c h w) under contexts c (b n d), without guidance: with it,
+    the paths up and down diverge."""
     z0 = z0.to(model.device, torch.float32)
     return last_latents(inverted(model.guided(c), model.schedule.alphas_cumprod.tolist(), z0, steps=steps,
                                  refine=refine))
@@ -50,9 +50,9 @@ def invert_latents(model: LatentDiffusion, z0: Tensor, c: Tensor, *, steps: int 
 
 @dataclass(frozen=True)
 class Inverted:
-    """What `edit_inverted` made of an image."""
-    autoencoded: Image.Image            # the image through the autoencoder alone: the best that can be had
-    reconstruction: Image.Image         # from x_T back under the prompt that it was found with
+    """The result of `edit_inverted` for an image."""
+    autoencoded: Image.Image            # the image through the autoencoder alone: the best possible result
+    reconstruction: Image.Image         # from x_T back, with the prompt that it was found with
     error: float                        # of that round trip: |z0' - z0| / |z0|
     edits: dict[float, list[Image.Image]]           # guidance -> an image for each of the other prompts
 
@@ -61,9 +61,9 @@ def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, promp
                   guidances: Sequence[float] = (1.0, 2.0, 5.0), negative: str = "", steps: int = 50,
                   refine: int = 1, eta: float = 0.0) -> Inverted:
     """Find the noise of an image's middle square under the prompt `source`, then generate the other prompts
-    from it. Little guidance keeps the image's layout, much guidance follows the prompt (Figure 11).
+    from it. Low guidance keeps the image's layout; high guidance follows the prompt (Figure 11).
 
-    Raises InputError if eta is not 0, and on values without meaning.
+    Raises InputError if eta is not 0, and on invalid values.
     """
     if eta != 0:
         raise InputError(f"eta is {eta}, but inversion needs a sampler that adds no noise on the way. "

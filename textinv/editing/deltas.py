@@ -1,5 +1,5 @@
-"""The outcome of tuning: a low-rank change of a UNet's matrices, its file, and its use. It belongs to one
-model, and says to which.
+"""The result of tuning: a low-rank update to a UNet's matrices, its file, and how to apply it. It belongs to
+one model, and records which.
 """
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from ldm import InputError, LatentDiffusion
 from textinv.concept import model_hash
 from weights.files import atomic_write, open_tensors
 
-_KEY = "textinv.delta"          # of the metadata that make a safetensors file one of these
+_KEY = "textinv.delta"          # metadata key that marks a safetensors file as a delta
 
 
 def matrices(weight: Tensor) -> tuple[int, int]:
-    """A weight as a matrix: its rows, and the columns that all its other dimensions make."""
+    """A weight's shape as a matrix: its rows, and all other dimensions flattened into columns."""
     return len(weight), weight[0].numel()
 
 
 @dataclass(frozen=True, eq=False)
 class Delta:
-    """For each name of a UNet's weight W the factors A (r columns) and B (rows r) of W + B A. They are kept
-    as float16 on the CPU, so that a file and what was saved to it act alike, bit for bit.
+    """For each UNet weight W, by name, the factors A (r columns) and B (rows r) of W + B A. They are kept in
+    float16 on the CPU, so that a delta and its saved file behave the same, bit for bit.
 
-    model: the hash of the model that it was tuned on. info: what made it, as a JSON object.
+    model: the hash of the model that it was tuned on. info: how it was made, as a JSON object.
     """
     down: Mapping[str, Tensor]          # A
     up: Mapping[str, Tensor]            # B
@@ -65,7 +65,7 @@ class Delta:
 
     @classmethod
     def load(cls, path: str | Path) -> Delta:
-        """Raises InputError if the file is missing or damaged, or is not one that `save` wrote."""
+        """Read a file. Raises InputError if it is missing or damaged, or was not written by `save`."""
         file = open_tensors(Path(path).expanduser())
         try:
             about = json.loads(file.metadata[_KEY])
@@ -90,8 +90,8 @@ class Delta:
 
 @contextlib.contextmanager
 def applied(model: LatentDiffusion, delta: Delta) -> Iterator[LatentDiffusion]:
-    """Context manager: the model with W + B A in the place of each W. At the end, or on an error, each W is
-    put back, the very tensor. Raises InputError if the model is not the one that was tuned."""
+    """Context manager: the model with each W replaced by W + B A. On exit, or on an error, each original W,
+    the very same tensor, is restored. Raises InputError if the model is not the one that was tuned."""
     delta.check_fits(model)
     originals: dict[str, nn.Parameter] = {name: model.unet.get_parameter(name) for name in delta.down}
     try:

@@ -1,5 +1,5 @@
-"""What the edits start from: a user's image and mask as the model wants them, its latents, and one generator
-for each image that is to be made.
+"""What the edits start from: a user's image and mask in the form the model expects, the image's latents, and
+one generator per image to generate.
 """
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def image_size(model: LatentDiffusion) -> int:
 
 
 def middle_square(image: Image.Image) -> tuple[int, int, int, int]:
-    """The square that is kept of an image, as of a training image: (left, top, right, bottom)."""
+    """The square that an image is cropped to, as training images are: (left, top, right, bottom)."""
     side = min(image.size)
     left, top = ((length - side) // 2 for length in image.size)
     return left, top, left + side, top + side
 
 
 def crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle square at `size` x `size` pixels. Cropped first, so that nothing around it leaks in."""
+    """The middle square at `size` x `size` pixels. Cropped before resizing, so nothing around it leaks in."""
     return image.crop(middle_square(image)).resize((size, size), Image.Resampling.BICUBIC)
 
 
@@ -42,9 +42,9 @@ def to_x(image: Image.Image, size: int) -> Tensor:
 
 
 def check_mask(mask: Image.Image, image: Image.Image) -> Image.Image:
-    """The mask in shades of gray; white is what may change.
+    """The mask in grayscale; white is what may change.
 
-    Raises InputError if it has not the image's size, or is black in the middle square.
+    Raises InputError if its size differs from the image's, or it is black in the middle square.
     """
     if mask.size != image.size:
         raise InputError(f"the mask is {mask.width} x {mask.height} pixels, but the image is {image.width} x "
@@ -64,14 +64,14 @@ def latent_mask(mask: Image.Image, size: int, factor: int) -> Tensor:
 
 @torch.no_grad()
 def encode(model: LatentDiffusion, x: Tensor) -> Tensor:
-    """x (b 3 H W) -> the mode of its posterior, scaled: z0 (b c h w) in fp32, the same each time."""
+    """x (b 3 H W) -> the mode of its posterior, scaled: z0 (b c h w) in fp32. Deterministic."""
     posterior = model.autoencoder.encode(x.to(model.device, model.dtype))
     return model.config.diffusion.scale_factor * posterior.mode().float()
 
 
 def generators(n: int, seed: int, batch: int) -> Iterator[list[torch.Generator]]:
-    """For n images in batches one generator each, with the seeds `seed`, `seed` + 1, ..., whatever the batch.
-    Raises InputError on values without meaning."""
+    """Yield one generator for each of n images, in batches, with the seeds `seed`, `seed` + 1, ... whatever
+    the batch size. Raises InputError on invalid values."""
     for name, value in (("n", n), ("batch", batch)):
         if value < 1:
             raise InputError(f"`{name}` is {value}. Use 1 or more.")

@@ -13,13 +13,13 @@ _GAP, _TEXT = 4, 12         # pixels: between images, and the height of the lett
 
 @dataclass(frozen=True)
 class Row:
-    """Images under a line of text; a line that is wider than the sheet is cut off."""
+    """Images under a line of text; a line wider than the sheet is cut off."""
     title: str
     images: Sequence[Image.Image]
 
 
 def sheet(rows: Sequence[Row], side: int = 128) -> Image.Image:
-    """The rows below each other on white, every image's middle square at `side` x `side` pixels."""
+    """The rows stacked on white, with every image's middle square at `side` x `side` pixels."""
     width = max(len(row.images) for row in rows) * (side + _GAP) + _GAP
     height = side + _TEXT + 3 * _GAP
     page = Image.new("RGB", (width, len(rows) * height), "white")

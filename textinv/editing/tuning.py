@@ -1,10 +1,10 @@
 """Pivotal tuning (Roich et al. 2021, arXiv 2106.05744; Gal et al. 2022, Appendix A and Figure 11): the
-learned word stays as it is, the pivot, and the UNet is tuned until "a photo of *" gives the few images back.
+learned word stays fixed as the pivot, and the UNet is tuned until "a photo of *" reproduces the few images.
 
-What is tuned is a low-rank change of each of the UNet's matrices, convolutions among them (Hu et al. 2021,
-arXiv 2106.09685). A full copy of the public model's UNet would be a file of 1.7 GB for one word; at rank 4
-the file has 9 MB. Optionally the model is held to what it shows for another prompt (prior preservation: Ruiz
-et al. 2022, arXiv 2208.12242, section 3.2).
+What is tuned is a low-rank update to each of the UNet's matrices, including convolutions (Hu et al. 2021,
+arXiv 2106.09685). A full copy of the public model's UNet would take a 1.7 GB file for one word; at rank 4 the
+file is 9 MB. Optionally, the model is trained to keep what it shows for another prompt (prior preservation:
+Ruiz et al. 2022, arXiv 2208.12242, section 3.2).
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from textinv.options import MAX_LR, MAX_SEED, check, option
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """Options of pivotal tuning. Raises InputError on values without meaning."""
+    """Options of pivotal tuning. Raises InputError on invalid values."""
     steps: int = option(200, "optimizer steps; more are closer to the images, and obey prompts less",
                         minimum=1)
     batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
@@ -44,10 +44,10 @@ class TuningConfig:
 
 
 class Tuning:
-    """The loop and its state: for each matrix W of the UNet the factors of W + B A, AdamW on these alone.
+    """The loop and its state: the factors of W + B A for each matrix W of the UNet, and AdamW on these only.
 
-    images: their middle squares are used. prompts: with the word, which the model has been taught.
-    The model itself is only read.
+    images: their middle squares are used. prompts: contain the word, which must be patched into the model.
+    The model itself is not modified.
     """
 
     def __init__(self, model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
@@ -62,7 +62,7 @@ class Tuning:
         self.down, self.up = {}, {}
         for name, weight in self.weights.items():
             rows, columns = matrices(weight)
-            # B starts at zero, so that W does; A as the rows of a linear layer
+            # B starts at zero, so that W + B A starts at W; A is initialized like rows of a linear layer
             self.down[name] = torch.randn(config.rank, columns, generator=self.generator) / columns ** 0.5
             self.up[name] = torch.zeros(rows, config.rank)
         for factors in (self.down, self.up):
@@ -85,7 +85,7 @@ class Tuning:
             yield loss.item()
 
     def loss(self) -> Tensor:
-        """Equation 1 of a batch of the images, and of one of the prior's, under the tuned matrices."""
+        """Equation 1 with the tuned matrices, on a batch of the images plus one of the prior images."""
         config, generator = self.config, self.generator
         rows = torch.randint(len(self.mean), (config.batch,), generator=generator)
         z0 = self.mean[rows] + self.std[rows] * torch.randn(self.mean[rows].shape, generator=generator
@@ -99,7 +99,7 @@ class Tuning:
         return loss
 
     def delta(self) -> Delta:
-        """What has been tuned until now."""
+        """What has been tuned so far."""
         return Delta(self.down, self.up, model_hash(self.model),
                      {"prompts": list(self.prompts), "steps": self.step, "lr": self.config.lr,
                       "rank": self.config.rank, "prior": self.config.prior})
@@ -113,7 +113,7 @@ class Tuning:
 
     @torch.no_grad()
     def _posteriors(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every view's latents, scaled: (v c h w) each."""
+        """Mean and standard deviation of each view's latents, scaled: (v c h w) each."""
         model = self.model
         x = torch.cat([to_x(image, image_size(model)) for image in images])
         x = torch.cat([x, x.flip(-1)]) if self.config.flip else x
@@ -123,7 +123,7 @@ class Tuning:
                 scale * torch.cat([one.std for one in posteriors]).float())
 
     def _prior_latents(self) -> tuple[Tensor, Tensor]:
-        """Latents that the untuned model makes of the prior prompt, and its context."""
+        """Latents that the untuned model samples for the prior prompt, and the prompt's context."""
         config = self.config
         with torch.no_grad():
             c, uncond = self.model.context([config.prior]), self.model.context([""])
@@ -144,8 +144,8 @@ class _Loss(nn.Module):
 
 def tune(model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
          config: TuningConfig = TuningConfig()) -> Delta:
-    """Tune the UNet to images, under prompts with a word that the model has learned. The model stays as it
-    is: `deltas.applied` gives it the tuned weights for a while. Raises InputError if the loss diverges."""
+    """Tune the UNet to images, with prompts that contain a word the model has learned. The model is left as
+    it is: `deltas.applied` applies the tuned weights temporarily. Raises InputError if the loss diverges."""
     tuning = Tuning(model, images, prompts, config)
     for _ in tuning:
         pass

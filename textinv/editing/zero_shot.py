@@ -1,5 +1,5 @@
-"""CLIP as a judge of what an image shows (Radford et al. 2021, arXiv 2103.00020, section 3.1): of several
-texts the one whose embedding is nearest to the image's. For whoever has no better judge.
+"""CLIP as a judge of what an image shows (Radford et al. 2021, arXiv 2103.00020, section 3.1): it picks, from
+several texts, the one whose embedding is nearest to the image's. For use when there is no better judge.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def clip_classifier(evaluator: Clip, texts: Sequence[str]) -> Callable[[Sequence
 
 def clip_judge(evaluator: Clip, text: str,
                others: Sequence[str]) -> Callable[[Sequence[Image.Image]], Tensor]:
-    """n images -> n booleans: whether none of the other texts is nearer to the image."""
+    """n images -> n booleans: true if none of the other texts is nearer to the image."""
     classify = clip_classifier(evaluator, [text, *others])
 
     def found(images: Sequence[Image.Image]) -> Tensor:

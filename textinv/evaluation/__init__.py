@@ -1,1 +1,1 @@
-"""How good a word is: the paper's two numbers, and measuring them."""
+"""How good a word is: the paper's two metrics and how to measure them."""

@@ -1,5 +1,5 @@
-"""One cell of a suite: a setup measured on a thing with a seed. What is finished is kept in a file of its
-own with the hash of all that it depends on, so that a suite can be killed at any moment and mixes nothing.
+"""One cell of a suite: a setup measured on a thing with a seed. Each finished cell is saved to its own file
+with a hash of everything it depends on, so a suite can be killed at any moment and never mixes results.
 """
 from __future__ import annotations
 
@@ -29,42 +29,42 @@ from weights.files import atomic_write
 
 @dataclass(frozen=True)
 class Plan:
-    """What all cells of a suite depend on."""
+    """What every cell of a suite depends on."""
     suite: str
     model: str                          # hash
     dtype: str
     clip: str                           # hash
     train_steps: int
     n: int                              # images per prompt
-    batch: int                          # of sampling
-    steps: int                          # of sampling
+    batch: int                          # for sampling
+    steps: int                          # for sampling
     guidance: float
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A setup, a thing and a seed, of the word and of the images."""
-    name: str                           # of the setup
+    """A setup, a thing and a seed. The seed is used for both the word and the images."""
+    name: str                           # the setup's
     setup: Setup
     thing: Thing
     seed: int
 
     @property
     def file(self) -> str:
-        """The stem of its files."""
+        """The stem of the cell's file names."""
         return f"{self.name}-{self.thing.name}-{self.seed}".replace(" ", "-")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured in a cell, by CLIP; `key` is the hash of all that it depends on."""
+    """A cell's scores, measured with CLIP; `key` is the hash of everything the result depends on."""
     setup: str
     thing: str
     seed: int
     reconstruction: float
     editability: float
     key: str
-    samples: dict[str, str]             # prompt -> name of the folder of its images; of image only none
+    samples: dict[str, str]             # prompt -> name of its image folder; empty for image only
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -80,11 +80,11 @@ def read_results(folder: Path) -> list[Result]:
 
 
 class Bench:
-    """What cells are measured with."""
+    """Everything needed to measure cells."""
 
     def __init__(self, model: LatentDiffusion, evaluator: Clip, plan: Plan, folder: Path, source: str):
         self.model, self.evaluator, self.plan, self.folder = model, evaluator, plan, folder
-        self.source = source            # of the model's weights
+        self.source = source            # where the model's weights came from
         self._images: dict[str, list[TrainingImage]] = {}
 
     def images(self, thing: Thing) -> list[TrainingImage]:
@@ -95,7 +95,7 @@ class Bench:
         return self._images[thing.name]
 
     def key(self, cell: Cell) -> str:
-        """The hash of all that a cell's result depends on."""
+        """The hash of everything a cell's result depends on."""
         thing = {"init": cell.thing.init, "captions": dict(cell.thing.captions),
                  "images": [_content(image) for image in self.images(cell.thing)]}
         setup = {**asdict(cell.setup), "options": dict(cell.setup.options)}
@@ -103,15 +103,15 @@ class Bench:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def path(self, cell: Cell) -> Path:
-        """The file of a cell's result."""
+        """The path of a cell's result file."""
         return self.folder / "cells" / f"{cell.file}.json"
 
     def finished(self, cell: Cell) -> Result | None:
-        """A cell's result if there is one. Raises InputError if it is of other weights or settings."""
+        """A cell's saved result, or None. Raises InputError if it is for other weights or settings."""
         path = self.path(cell)
         try:
             result = Result(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):        # not there, or not whole
+        except (OSError, ValueError, TypeError, RecursionError):        # missing or incomplete
             return None
         if result.key != self.key(cell):
             raise InputError(f"{path}: was measured with another model, other images or settings. Choose "
@@ -119,7 +119,7 @@ class Bench:
         return result
 
     def measure(self, cell: Cell, on_step: Callable[[Progress], object]) -> Result:
-        """Measure a cell and keep the result. Raises InputError."""
+        """Measure a cell and save the result. Raises InputError."""
         key, training = self.key(cell), self.images(cell.thing)
         shown = to_images(torch.stack([image.views[0].x for image in training]))
         if cell.setup.kind == IMAGES:
@@ -135,7 +135,7 @@ class Bench:
         return result
 
     def _images_alone(self, shown: list[Image.Image]) -> tuple[float, float]:
-        """What the training images reach: to each other, and to the prompts."""
+        """The training images' own scores: similarity to each other, and to the prompts."""
         embedded = self.evaluator.images(shown)
         texts = self.evaluator.texts([without_word(template) for template in EDITS])
         similarity = mean_pairwise_similarity(embedded)
@@ -144,7 +144,7 @@ class Bench:
 
     def _generated(self, cell: Cell, key: str, shown: list[Image.Image], on_step: Callable[[Progress], object]
                    ) -> tuple[float, float, dict[str, str]]:
-        """The two numbers of a word, a caption or the prompt alone, and where the images are."""
+        """The two metrics of a word, a caption or the bare prompt, and the image folder of each prompt."""
         plan, word, concept = self.plan, "", None
         if cell.setup.kind == WORD:
             concept = self._word(cell, key, on_step)
@@ -164,7 +164,7 @@ class Bench:
         return scores.reconstruction.value, scores.editability.value, names
 
     def _word(self, cell: Cell, key: str, on_step: Callable[[Progress], object]) -> Concept:
-        """The word of a cell: learned, or as a suite that was killed after that has left it."""
+        """The cell's word: newly learned, or loaded if an interrupted suite had already saved it."""
         path = self.folder / "words" / f"{cell.file}.safetensors"
         if path.exists():
             known = Concept.load(path)
@@ -179,7 +179,7 @@ class Bench:
         return word
 
     def config(self, cell: Cell) -> InversionConfig:
-        """The options that a cell's word is learned with: the setup's, and of all setups the same steps."""
+        """The options for learning a cell's word: the setup's own, with the same steps for every setup."""
         options: dict[str, Any] = {**cell.setup.options, "init": cell.thing.init, "seed": cell.seed,
                                    "steps": self.plan.train_steps, "eval_every": 0}
         return InversionConfig(**options)

@@ -1,8 +1,8 @@
-"""Measuring how good a word is, in the two numbers of the paper (scores.py says which), on images that are
-generated with the word.
+"""Measure how good a word is by the paper's two metrics (defined in scores.py), on images generated with the
+word.
 
-Images are kept under the hash of all that they depend on: a second evaluation, or one that was interrupted,
-generates what is missing.
+Images are cached under a hash of everything they depend on, so a second or resumed evaluation generates only
+what is missing.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SMALL_CLIP, PUBLIC_CLIP = weights.TINY.parent / "clip", "openai/clip-vit-base-pa
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """All that the images of one prompt depend on, but their seeds."""
+    """Everything that the images of one prompt depend on, except their individual seeds."""
     prompt: str
     concept: str | None                 # fingerprint of its vectors
     model: str                          # hash of the model
@@ -42,17 +42,17 @@ class SampleSpec:
 
     @property
     def name(self) -> str:
-        """The name of the folder that keeps the images."""
+        """The name of the folder where the images are cached."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
 
     def of(self, template: str, word: str) -> SampleSpec:
-        """The same of a template with a word in its place; with "" there is nothing in it."""
+        """The same spec for a template with the word filled in; "" removes the placeholder."""
         return replace(self, prompt=template.replace("{}", word) if word else without_word(template))
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many images per prompt, how many at a time, and the folder that keeps them."""
+    """How many images per prompt, how many at a time, and the folder where they are cached."""
     n: int
     batch: int
     folder: Path
@@ -64,8 +64,8 @@ def without_word(template: str) -> str:
 
 
 def generate(model: LatentDiffusion, spec: SampleSpec, sampling: Sampling, bar: tqdm) -> list[Image.Image]:
-    """The images of a prompt; those that are in the folder already are read. Raises InputError where one of
-    them was made otherwise."""
+    """Generate the images of a prompt, reusing those already in the folder. Raises InputError if one of those
+    was generated with other settings."""
     n, batch, folder = sampling.n, sampling.batch, sampling.folder / spec.name
     images = {i: image for i in range(n) if (image := _cached(folder / f"{i:04d}.png", spec)) is not None}
     bar.update(len(images))
@@ -73,7 +73,7 @@ def generate(model: LatentDiffusion, spec: SampleSpec, sampling: Sampling, bar: 
         rows = range(start, min(start + batch, n))
         missing = [i for i in rows if i not in images]
         if missing:
-            # the whole batch, since the last bits of an image depend on those that are generated with it
+            # the whole batch, since the last bits of an image depend on the others in its batch
             new = model.generate([spec.prompt] * len(rows), steps=spec.steps, guidance=spec.guidance,
                                  seed=spec.seed + start, batch=batch)
             for i in missing:
@@ -87,7 +87,7 @@ def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except OSError:                     # not there, or cut off: to be generated again
+    except OSError:                     # missing or truncated: generate it again
         return None
     if read_recipe(path) != asdict(spec):
         raise InputError(f"{path}: was generated with another model, word or setting. Delete it, "
@@ -98,9 +98,9 @@ def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
 def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: SampleSpec, sampling: Sampling,
              training: Sequence[Image.Image], templates: Iterable[str] = EDITS
              ) -> tuple[Scores, dict[str, list[Image.Image]]]:
-    """The scores of a word that the model knows, and the images by their prompts, the plain one first.
+    """Score a word that the model knows. Also returns the images by prompt, the plain prompt first.
 
-    word: what stands in the templates; "" for the prompts alone. spec: with any prompt. training: the
+    word: what fills the templates; "" for the bare prompts. spec: its prompt is ignored. training: the
     training images.
     """
     templates, generated = list(templates), {}
@@ -118,8 +118,8 @@ def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: Sample
 
 def write(out: Path, results: dict[str, Scores], *, concept: str, ceiling: float | None,
           options: dict[str, Any], sheet: Mapping[str, Sequence[Image.Image]]) -> str:
-    """Write evaluation.json, .md and .png, the sheet's rows by their titles; returns the table in Markdown.
-    concept: the fingerprint of the word."""
+    """Write evaluation.json, .md and .png; returns the table in Markdown. concept: the word's fingerprint.
+    sheet: title -> row of images."""
     save_png(titled(sheet), out / "evaluation.png")
     rows = table_rows(results, ceiling)
     content = {"concept": concept, "results": {word: asdict(one) for word, one in results.items()},

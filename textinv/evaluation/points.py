@@ -1,6 +1,6 @@
-"""What a suite says: a point for each setup, and how far it is from the first. A point is the mean over the
-things, of each the mean over its seeds; intervals are 95 % of bootstrap samples of the things, since seeds of
-one thing are more alike than things are. Of a suite of one thing the seeds are resampled.
+"""The results of a suite: a point for each setup, and its difference from the first. A point averages over
+the seeds of each thing, then over things. Intervals are 95% bootstrap intervals over things, since seeds of
+one thing are more alike than things are. If a suite has only one thing, its seeds are resampled instead.
 """
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ NUMBERS = ("reconstruction", "editability")
 
 @dataclass(frozen=True)
 class Point:
-    """A setup's two numbers."""
+    """A setup's two metrics."""
     setup: str
     reconstruction: Score
     editability: Score
-    count: int                          # of what is resampled
+    count: int                          # of the things or seeds resampled
 
 
 def interval(values: Tensor) -> Score:
@@ -36,12 +36,12 @@ def interval(values: Tensor) -> Score:
 
 
 def resampled_unit(results: Sequence[Result]) -> str:
-    """What is resampled: "thing", or "seed" where there is one thing alone."""
+    """What the bootstrap resamples: "thing", or "seed" if there is only one thing."""
     return "thing" if len({result.thing for result in results}) > 1 else "seed"
 
 
 def by_unit(results: Sequence[Result], setup: str, number: str) -> dict[str | int, float]:
-    """A setup's number for each thing, averaged over its seeds; or for each seed where there is one thing."""
+    """A setup's metric for each thing, averaged over its seeds, or for each seed if there is one thing."""
     values: dict[str | int, list[float]] = {}
     for result in results:
         if result.setup == setup:
@@ -51,7 +51,7 @@ def by_unit(results: Sequence[Result], setup: str, number: str) -> dict[str | in
 
 
 def points(results: Sequence[Result]) -> list[Point]:
-    """A point for each setup, in the order in which they come."""
+    """A point for each setup, in order of appearance."""
     found = []
     for name in dict.fromkeys(result.setup for result in results):
         one, other = ([*by_unit(results, name, number).values()] for number in NUMBERS)
@@ -60,8 +60,8 @@ def points(results: Sequence[Result]) -> list[Point]:
 
 
 def differences(results: Sequence[Result]) -> dict[str, dict[str, Score]]:
-    """Of each other setup minus the first, thing by thing (or seed by seed): the mean and its interval. The
-    training images of one thing are measured once, and count for every seed."""
+    """Each other setup minus the first, paired by thing (or by seed): the mean difference and its interval.
+    The training images of one thing are measured once, and the value is used for every seed."""
     first, *others = dict.fromkeys(result.setup for result in results)
     found: dict[str, dict[str, Score]] = {}
     for name in others:

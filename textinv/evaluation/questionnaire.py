@@ -1,7 +1,7 @@
-"""The user study (Gal et al. 2022, section 5.3, Figure 10(b)): people rank what several setups made of the
-same thing, in one questionnaire by likeness to four of its training images, in the other by agreement with
-the text of the prompt. The questions are made from the images of a finished suite; which setup an image is of
-is in the key, a file that the people who answer do not see.
+"""The user study (Gal et al. 2022, section 5.3, Figure 10(b)): people rank the images of the same thing from
+several setups. One questionnaire asks for likeness to four of its training images, the other for agreement
+with the prompt's text. The questions use the images of a finished suite. The key, a file that participants do
+not see, records which setup made each image.
 """
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ from weights.files import atomic_write
 LIKENESS, AGREEMENT = "likeness", "agreement"
 KINDS = (LIKENESS, AGREEMENT)
 STUDY = ("ours", "2-word", "progressive", "low-lr", "long captions")        # five, as in the paper
-MOST = 20                       # questions of a kind: what a person answers in some minutes
+MOST = 20                       # questions of each kind: a few minutes of a person's time
 SHOWN = 4                       # training images
 
 
 @dataclass(frozen=True)
 class Question:
-    """Candidates of one thing to be ranked. `setups` and `images` (paths below the suite's folder) are in the
-    order in which they are shown."""
+    """Candidate images of one thing, to be ranked. `setups` and `images` (paths relative to the suite's
+    folder) are in the order shown."""
     id: str
     kind: str
     thing: str
-    text: str                           # of the prompt; "" for likeness
+    text: str                           # the prompt's; "" for likeness
     setups: tuple[str, ...]
     images: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Questionnaire:
-    """The questions, and the hashes of the images by path."""
+    """The questions, and the hash of each image by path."""
     questions: tuple[Question, ...]
     sha256: Mapping[str, str]
 
     @property
     def hash(self) -> str:
-        """What tells a questionnaire from every other one."""
+        """A hash that identifies this questionnaire."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def make(folder: Path, results: Sequence[Result], setups: Sequence[str], *, count: int, seed: int = 0
          ) -> Questionnaire:
-    """The questionnaire of a suite's results: for each thing and seed a question of either kind, at most
-    MOST, with one image of each setup. What is asked for, and the order of the candidates, is sampled.
+    """Make a questionnaire from a suite's results: for each thing and seed one question of each kind, up to
+    MOST, with one image per setup. The prompts, the images and the order of the candidates are sampled.
 
-    count: images that there are of each prompt.
-    Raises InputError where the suite does not have all of these setups, or an image is gone."""
+    count: number of images of each prompt.
+    Raises InputError if the suite does not have all of these setups, or an image is missing."""
     found = {(one.setup, one.thing, one.seed): one for one in results if one.samples}
     places = sorted({(one.thing, one.seed) for one in results
                      if all((name, one.thing, one.seed) in found for name in setups)})
@@ -89,7 +89,7 @@ def _sha256(path: Path) -> str:
 
 
 def key_path(page: Path) -> Path:
-    """Where the key of a page is."""
+    """The path of a page's key."""
     return page.with_name(page.stem + ".key.json")
 
 
@@ -102,7 +102,7 @@ def write_key(page: Path, questionnaire: Questionnaire) -> None:
 
 
 def read_key(page: Path) -> Questionnaire:
-    """The questionnaire of a page. Raises InputError if its key is missing or damaged."""
+    """Read a page's questionnaire from its key. Raises InputError if the key is missing or damaged."""
     path = key_path(page)
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
@@ -122,14 +122,14 @@ def read_key(page: Path) -> Questionnaire:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one person has answered: question -> positions of the candidates, the best first."""
+    """One person's answers: question -> positions of the candidates, best first."""
     path: Path
     rankings: Mapping[str, Sequence[int]]
-    generated: bool                     # made up by a program, as for a test
+    generated: bool                     # produced by a program, as for a test
 
 
 def read_answers(path: Path, questionnaire: Questionnaire) -> Answers:
-    """A file that the page has saved. Raises InputError if it is damaged, or of another questionnaire."""
+    """Read answers saved by the page. Raises InputError if they are damaged or for another questionnaire."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         own, rankings = content["questionnaire"], dict(content["answers"])
@@ -152,17 +152,17 @@ def read_answers(path: Path, questionnaire: Questionnaire) -> Answers:
 
 @dataclass(frozen=True)
 class Preference:
-    """How a setup was ranked: 1 where it always came first, 0 where always last; and how often it was first.
-    """
+    """How a setup was ranked: its mean score (1 if always first, 0 if always last), and how often it was
+    first."""
     setup: str
-    scores: Mapping[str, Score]         # of either kind
+    scores: Mapping[str, Score]         # by kind
     firsts: Mapping[str, float]
 
 
 def preferences(questionnaire: Questionnaire, answers: Sequence[Answers]) -> list[Preference]:
-    """The setups by their mean normalized rank (K - rank) / (K - 1) among K candidates. Intervals are 95 % of
-    bootstrap samples of the people, since rankings of one person are alike. Raises InputError where no
-    question of a kind has an answer."""
+    """Score each setup by its mean normalized rank (K - rank) / (K - 1) among K candidates. Intervals are 95%
+    bootstrap intervals over people, since one person's rankings are alike. Raises InputError if a kind has no
+    answers at all."""
     by_id = {question.id: question for question in questionnaire.questions}
     names = sorted({name for question in questionnaire.questions for name in question.setups})
     values: dict[tuple[str, str], list[Tensor]] = {(kind, name): [] for kind in KINDS for name in names}
@@ -180,7 +180,7 @@ def preferences(questionnaire: Questionnaire, answers: Sequence[Answers]) -> lis
 
 
 def _by_person(rows: Tensor) -> Score:
-    """The mean over people of each one's mean score; rows: person, score, first (n 3)."""
+    """The mean over people of each person's mean score; rows: person, score, first (n 3)."""
     return interval(torch.stack([rows[rows[:, 0] == person, 1].mean() for person in rows[:, 0].unique()]))
 
 

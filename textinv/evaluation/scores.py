@@ -1,11 +1,11 @@
-"""The two numbers of the paper's evaluation (Gal et al. 2022, section 5.1), cosines in CLIP's space, where
-every image and text is a vector of length 1:
+"""The two metrics of the paper's evaluation (Gal et al. 2022, section 5.1), cosines in CLIP's space, where
+every image and text is a unit vector:
 
-    reconstruction  mean over all pairs of an image of "a photo of *" and a training image
-    editability     for each of several prompts, between the mean embedding of its images and the embedding
-                    of the prompt with the placeholder left out; averaged over the prompts
+    reconstruction  mean over all pairs of a generated image of "a photo of *" and a training image
+    editability     cosine of the mean embedding of a prompt's images to the embedding of the prompt without
+                    its placeholder, averaged over several prompts
 
-Intervals are percentiles of bootstrap samples of the images.
+Intervals are percentiles over bootstrap samples of the images.
 """
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """A cosine with its 95 % bootstrap interval. Where there is one value alone, or all are the same, there
-    is none to tell: low and high are equal."""
+    """A cosine with its 95% bootstrap interval. If there is only one value, or all values are the same, the
+    interval is empty: low and high are equal."""
     value: float
     low: float
     high: float
@@ -34,10 +34,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Scores:
-    """The two numbers of a word, and the score of each prompt."""
+    """A word's two metrics, and the score of each prompt."""
     reconstruction: Score
     editability: Score
-    prompts: dict[str, Score]           # of which editability is the mean
+    prompts: dict[str, Score]           # editability is their mean
 
 
 def reconstruction(generated: Tensor, training: Tensor) -> float:
@@ -46,8 +46,8 @@ def reconstruction(generated: Tensor, training: Tensor) -> float:
 
 
 def mean_pairwise_similarity(training: Tensor) -> float | None:
-    """Mean cosine over all pairs of two different training images (m d): what a copy would reach. None if
-    there is only one."""
+    """Mean cosine over all pairs of different training images (m d): what a copy would score. None if there
+    is only one."""
     m = len(training)
     if m < 2:
         return None
@@ -66,15 +66,15 @@ def resampled(generated: Tensor, seed: int) -> Tensor:
 
 
 def score(value: float, samples: Tensor) -> Score:
-    """A value with the interval that its bootstrap samples (RESAMPLES) give."""
+    """A value with the interval from its bootstrap samples (RESAMPLES)."""
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = torch.quantile(samples.cpu().double(), ends).tolist()
     return Score(value, low, high)
 
 
 def scores(plain: Tensor, edits: dict[str, Tensor], texts: dict[str, Tensor], training: Tensor) -> Scores:
-    """plain: embeddings of "a photo of *" (n d); edits and texts: for each prompt those of its images (n d)
-    and of itself without the placeholder (d); training: those of the training images (m d)."""
+    """Score embeddings. plain: images of "a photo of *" (n d). edits and texts: for each prompt, its images
+    (n d) and its text without the placeholder (d). training: the training images (m d)."""
     samples = {prompt: editability(resampled(generated, i), texts[prompt])
                for i, (prompt, generated) in enumerate(edits.items(), 1)}
     prompts = {prompt: score(editability(generated, texts[prompt]).item(), samples[prompt])
@@ -85,8 +85,8 @@ def scores(plain: Tensor, edits: dict[str, Tensor], texts: dict[str, Tensor], tr
 
 
 def table_rows(results: dict[str, Scores], ceiling: float | None) -> list[list[str]]:
-    """A table of the results, a row per score and a column per word, the first of names; the last is what the
-    training images reach among themselves, where that is known."""
+    """A table of the results with a row per score and a column per word. The first column holds the names;
+    the last, if known, is what the training images score among themselves."""
     columns = [["", "reconstruction", "editability", *next(iter(results.values())).prompts]]
     columns += [[name, *map(str, (one.reconstruction, one.editability, *one.prompts.values()))]
                 for name, one in results.items()]

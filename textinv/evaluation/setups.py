@@ -1,5 +1,5 @@
-"""The setups that Gal et al. 2022 compare in Figure 10(a) and Figure 12, a line of configuration each, and
-the things that they are measured on.
+"""The setups that Gal et al. 2022 compare in Figures 10(a) and 12, one line of configuration each, and the
+things that they are measured on.
 """
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PAPER = {"preset": "paper"}
 
 @dataclass(frozen=True)
 class Setup:
-    """What stands in the prompts, or comes in the place of generated images.
+    """What fills the placeholder in the prompts, or replaces the generated images.
 
-    kind: WORD, one learned with these options of `InversionConfig` from the first so many images (None: all);
-    CAPTION, a person's, the thing's `caption`; PROMPT, nothing: the prompt alone; IMAGES, the training images
-    themselves, whatever the prompt says.
+    kind: WORD, a word learned with these `InversionConfig` options from the first `images` images (None:
+    all); CAPTION, the thing's `caption`, written by a person; PROMPT, nothing, the bare prompt; IMAGES, the
+    training images themselves, whatever the prompt says.
     """
     options: Mapping[str, Any] = field(default_factory=dict)
     kind: str = WORD
@@ -34,7 +34,7 @@ class Setup:
 @dataclass(frozen=True)
 class Suite:
     """A figure: its setups by name, the things (folders of the examples) that each is measured on, and
-    whether the points follow one another."""
+    whether a line joins the points."""
     title: str
     setups: Mapping[str, Setup]
     things: tuple[str, ...]
@@ -71,12 +71,12 @@ class Thing:
     """A thing that words are learned for."""
     name: str
     folder: Path
-    init: str                           # what its word starts from
+    init: str                           # what its word is initialized from
     captions: Mapping[str, str]         # "short" and "long": what a person would call it
 
 
 def read_things(examples: str | Path, names: tuple[str, ...]) -> list[Thing]:
-    """Things of a folder like examples/ by name. Raises InputError if the folder does not have them."""
+    """Read things by name from a folder like examples/. Raises InputError if the folder lacks one of them."""
     root = Path(os.path.expanduser(examples))
     path = root / OBJECTS_FILE
     try:
@@ -96,7 +96,7 @@ def read_things(examples: str | Path, names: tuple[str, ...]) -> list[Thing]:
 
 
 def pick(names: str | None, known: tuple[str, ...], option: str) -> tuple[str, ...]:
-    """The names in a text that commas part, all known ones if there is none. Raises InputError on others."""
+    """The names in a comma-separated text, or all known names if None. Raises InputError on unknown names."""
     if names is None:
         return known
     given = tuple(dict.fromkeys(name.strip() for name in names.split(",")))

@@ -1,7 +1,7 @@
-"""Running a suite: which cells are left, how long they will take, and what is chosen for `--quick`.
+"""Running a suite: which cells are left, how long they will take, and which sizes `--quick` uses.
 
-    runs/suites/figure10/  suite.json       what all cells depend on, and which there are
-                           cells/           a file for each finished cell
+    runs/suites/figure10/  suite.json       what all cells depend on, and the suite's sizes
+                           cells/           one file per finished cell
                            words/           the learned words
                            samples/         the generated images
 """
@@ -41,10 +41,10 @@ class Sizes:
     seeds: int
     train_steps: int
     n: int                      # images per prompt
-    steps: int                  # of sampling
+    steps: int                  # for sampling
 
 
-# of --quick, in the order of the fields: the largest first; the last is for machines on which none fits
+# for --quick, in the order of the fields, largest first; the last is for machines where none fits
 QUICK = tuple(Sizes(*sizes) for sizes in (
     (4, 1, 200, 8, 20), (3, 1, 150, 6, 20), (3, 1, 100, 4, 20), (2, 1, 100, 4, 20), (2, 1, 60, 4, 12),
     (2, 1, 30, 3, 10), (2, 1, 10, 2, 6), (1, 1, 3, 2, 3)))
@@ -52,21 +52,21 @@ QUICK = tuple(Sizes(*sizes) for sizes in (
 
 @dataclass(frozen=True)
 class Seconds:
-    """What was measured: of a training step, of a sampler step of one image, and of an image besides."""
+    """Measured times: a training step, a sampler step for one image, and the rest of generating an image."""
     train_step: float
     sample_step: float
     image: float
 
 
 def cells_of(suite: Suite, names: Sequence[str], things: Sequence[Thing], seeds: Sequence[int]) -> list[Cell]:
-    """The cells, thing by thing, so that a suite that is not finished compares the same things. What no seed
-    changes, the training images, is measured once."""
+    """The cells, thing by thing, so that an unfinished suite still compares setups on the same things. The
+    training images do not depend on the seed, so they are measured once."""
     return [Cell(name, suite.setups[name], thing, seed) for seed in seeds for thing in things
             for name in names if seed == seeds[0] or suite.setups[name].kind != IMAGES]
 
 
 def expected_seconds(cells: Sequence[Cell], sizes: Sizes, seconds: Seconds) -> float:
-    """How long cells will take. All things share the images of the prompts alone."""
+    """How long the cells will take. All things share the images of the bare prompts."""
     trained = sum(cell.setup.kind == WORD for cell in cells)
     generated = sum(cell.setup.kind not in (IMAGES, PROMPT) for cell in cells)
     generated += len({(cell.name, cell.seed) for cell in cells if cell.setup.kind == PROMPT})
@@ -75,7 +75,7 @@ def expected_seconds(cells: Sequence[Cell], sizes: Sizes, seconds: Seconds) -> f
 
 
 def quick_sizes(suite: Suite, names: Sequence[str], things: Sequence[Thing], seconds: Seconds) -> Sizes:
-    """The largest sizes of QUICK that are expected to fit into QUICK_SECONDS."""
+    """The largest sizes of QUICK that are expected to fit in QUICK_SECONDS."""
     for sizes in QUICK:
         cells = cells_of(suite, names, things[:sizes.things], range(sizes.seeds))
         if expected_seconds(cells, sizes, seconds) <= QUICK_SECONDS:
@@ -84,8 +84,8 @@ def quick_sizes(suite: Suite, names: Sequence[str], things: Sequence[Thing], sec
 
 
 def measure_seconds(model: LatentDiffusion, thing: Thing, batch: int) -> Seconds:
-    """Time a training step of the paper's preset, of four of which the first warms up, and generating a batch
-    by one step and by four."""
+    """Time a training step of the paper's preset (four steps, the first as warm-up), and generating a batch
+    in one sampler step and in four."""
     times = []
     config = InversionConfig(preset="paper", init=thing.init, steps=4, eval_every=0)
     invert(model, thing.folder, config, progress=lambda _: times.append(time.perf_counter()))
@@ -99,7 +99,7 @@ def measure_seconds(model: LatentDiffusion, thing: Thing, batch: int) -> Seconds
 
 
 def spoken(seconds: float) -> str:
-    """A time as one says it: 40 s, 6 min, 3 h 20 min."""
+    """A duration in a readable form: 40 s, 6 min, 3 h 20 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -115,14 +115,14 @@ def clip_hash(evaluator: Clip) -> str:
 
 
 def read_sizes(folder: Path) -> Sizes | None:
-    """The sizes of a suite that was begun in a folder; None if there is none."""
+    """The sizes of the suite in a folder; None if there is no suite."""
     known = _read_suite(folder)
     return None if known is None else known["sizes"]
 
 
 def begin(folder: Path, plan: Plan, sizes: Sizes) -> None:
-    """Write suite.json, or check that the one that is there is of the same plan, if anything was measured by
-    it. More things or seeds may be measured in the same folder. Raises InputError where anything else
+    """Write suite.json. If anything has been measured in the folder, first check that it was with the same
+    plan. More things or seeds may be measured in the same folder. Raises InputError if anything else
     differs."""
     known = _read_suite(folder)
     is_measured = any(any((folder / name).glob("*")) for name in ("cells", "words"))
@@ -147,7 +147,7 @@ def read_plan(folder: Path) -> Plan:
 
 
 def _read_suite(folder: Path) -> dict[str, Any] | None:
-    """suite.json, with its plan and sizes as objects."""
+    """Read suite.json, with its plan and sizes as objects; None if there is none."""
     path = folder / SUITE_FILE
     if not path.exists():
         return None
@@ -161,7 +161,7 @@ def _read_suite(folder: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Context manager: no other process runs a suite in the folder. Raises InputError if one does."""
+    """Context manager: lock a suite's folder. Raises InputError if another process runs a suite there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / ".lock", timeout=0):
@@ -173,8 +173,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def run(bench: Bench, cells: Sequence[Cell], say: Callable[[str], None],
         on_step: Callable[[Cell, Progress], object] = lambda cell, progress: None) -> list[Result]:
-    """Measure what is not measured yet; returns the results of all cells. say: called with a line for each.
-    Raises InputError, before anything is measured, where a result in the folder is of something else."""
+    """Measure the remaining cells; returns the results of all cells. say: called with a line for each. Raises
+    InputError, before measuring anything, if a result in the folder is for other weights or settings."""
     results = {cell.file: found for cell in cells if (found := bench.finished(cell)) is not None}
     left, start = [cell for cell in cells if cell.file not in results], time.perf_counter()
     if results:
@@ -190,5 +190,5 @@ def run(bench: Bench, cells: Sequence[Cell], say: Callable[[str], None],
 
 
 def with_sizes(plan: Plan, sizes: Sizes) -> Plan:
-    """The plan of these sizes."""
+    """The plan with these sizes."""
     return replace(plan, train_steps=sizes.train_steps, n=sizes.n, steps=sizes.steps)

@@ -1,3 +1,3 @@
-"""Seeing inside: the audit of one training step, where a word looks, and how it moves through the vocabulary.
-Nothing of the method imports this.
+"""Look inside: the audit of one training step, where a word looks, and how it moves through the vocabulary.
+Nothing in the method imports this package.
 """

@@ -1,9 +1,9 @@
 """Where does a word look? The cross-attention of every prompt token over the image, averaged over heads and
 layers: softmax(q k^T / sqrt(d)) of Rombach et al. 2021, section 3.3, with queries from the feature map and
-keys from the context. The context meets the UNet nowhere else, so these weights are all that a token can say
-about a place. (Averaging them into heat maps: Tang et al. 2022, arXiv 2210.04885.)
+keys from the context. The context enters the UNet nowhere else, so these weights are all that a token can say
+about a position. (Averaging them into heat maps: Tang et al. 2022, arXiv 2210.04885.)
 
-At each position the weights of all tokens, framing and padding among them, sum to 1.
+At each position, the weights of all tokens, including start, end and padding tokens, sum to 1.
 """
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from ldm.unet import TransformerBlock
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """What each token of a prompt has looked at while an image was denoised."""
-    image: Image.Image          # what came out
-    tokens: list[str]           # n, with those that frame and pad the prompt
-    own: slice                  # the prompt's own among them
-    maps: Tensor                # s n h w in fp32: of each step, means over heads and layers; sum over n is 1
+    """Where each token of a prompt looked while an image was denoised."""
+    image: Image.Image          # the resulting image
+    tokens: list[str]           # n, including start, end and padding tokens
+    own: slice                  # the prompt's own tokens among them
+    maps: Tensor                # s n h w in fp32: per step, mean over heads and layers; sums to 1 over n
 
     def mean(self) -> Tensor:
         """The mean over the steps (n h w)."""
@@ -40,8 +40,8 @@ class AttentionMaps:
 
 @contextlib.contextmanager
 def collect_cross_attention(model: LatentDiffusion) -> Iterator[list[Tensor]]:
-    """Within this block every call of a cross-attention appends its weights, averaged over heads, to the list
-    that is yielded: (b positions n) in fp32."""
+    """Context manager: every cross-attention call appends its weights, averaged over heads, to the yielded
+    list: (b positions n) in fp32."""
     layers = cross_attentions(model)
     calls: list[Tensor] = []
     inside: list[nn.Module] = []
@@ -61,13 +61,13 @@ def collect_cross_attention(model: LatentDiffusion) -> Iterator[list[Tensor]]:
 
 
 def cross_attentions(model: LatentDiffusion) -> list[nn.Module]:
-    """The UNet's layers that attend to the context, in the order in which they run."""
+    """The UNet's layers that attend to the context, in the order they run."""
     return [block.attn2 for block in model.unet.modules() if isinstance(block, TransformerBlock)]
 
 
 def layer_mean(calls: Sequence[Tensor], h: int, w: int) -> Tensor:
-    """The mean over one pass's layers, each (b positions n) of a feature map with h : w sides, at the size of
-    the latents: (b n h w). Interpolation is linear, so the sum over n stays 1."""
+    """The mean over the layers of one pass, each (b positions n) from a feature map of aspect ratio h : w,
+    resized to the latents: (b n h w). Interpolation is linear, so the sum over n stays 1."""
     maps = []
     for weights in calls:
         rows = round(math.sqrt(weights.shape[1] * h / w))
@@ -79,8 +79,8 @@ def layer_mean(calls: Sequence[Tensor], h: int, w: int) -> Tensor:
 @torch.no_grad()
 def attend(model: LatentDiffusion, prompt: str, *, steps: int = 50, guidance: float = 5.0,
            sampler: str = "ddim", seed: int = 0) -> AttentionMaps:
-    """Generate an image of the prompt, the one that `model.generate` makes of this seed, and collect where
-    its tokens look in every step. With guidance the maps are those of the prompt, not of the empty one.
+    """Generate the image that `model.generate` makes from this prompt and seed, and collect where the tokens
+    look at every step. With guidance, the maps are those of the prompt, not of the empty one.
     """
     c, uncond = model.context([prompt]), None if guidance == 1 else model.context([""])
     side, maps = model.config.diffusion.latent_size, []
@@ -96,8 +96,8 @@ def attend(model: LatentDiffusion, prompt: str, *, steps: int = 50, guidance: fl
 @torch.no_grad()
 def attend_to_image(model: LatentDiffusion, x: Tensor, prompt: str, *,
                     timesteps: Sequence[int] = (200, 400, 600, 800), seed: int = 0) -> AttentionMaps:
-    """Collect where the prompt's tokens look in a given image x (3 H W): it is encoded, noised to each
-    timestep, and denoised once from there. The maps' image is the one predicted from the last timestep."""
+    """Collect where the prompt's tokens look in a given image x (3 H W), which is encoded, noised to each
+    timestep, and denoised once from there. The maps' image is the one predicted at the last timestep."""
     generator = torch.Generator().manual_seed(seed)
     z0 = model.encode(x[None].to(model.device, model.dtype), generator).float()
     denoise, maps = model.guided(model.context([prompt])), []
@@ -119,8 +119,8 @@ def _maps(model: LatentDiffusion, prompt: str, image: Image.Image, maps: list[Te
 
 
 def token_names(model: LatentDiffusion, ids: Sequence[int]) -> list[str]:
-    """What each id stands for: a piece of the vocabulary, or a learned word (with a number, where it has
-    several vectors)."""
+    """What each id stands for: a piece of the vocabulary, or a learned word (numbered if it has several
+    vectors)."""
     learned = {}
     for word in model.words:
         own = model.words.ids(word)

@@ -1,5 +1,5 @@
-"""The audit: one real training step told stage by stage, and every claim that this project makes about it put
-to the test, on any weights. `audit` measures and checks; audit_text.py and audit_page.py show.
+"""The audit: trace one real training step stage by stage, and test every claim that this project makes about
+it, on any weights. `audit` measures and checks; audit_text.py and audit_page.py display the results.
 """
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from textinv.inside.step import Step, tell_step
 from textinv.options import InversionConfig
 from textinv.running.run import Run
 
-LARGE = 200_000_000             # parameters, from which fewer directions and sampler steps are tried
+LARGE = 200_000_000             # parameters; above this, fewer directions and sampler steps are tried
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The story of one training step, and the checks."""
+    """The trace of one training step, and the checks."""
     facts: dict[str, str]       # about the model and the step, name -> value
     stages: list[Stage]
     checks: list[Check]
@@ -37,12 +37,12 @@ class Audit:
 def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, init: str,
           placeholder: str = "*", batch: int = 4, seed: int = 0, source: str | Path | None = None,
           progress: Callable[[str], None] = lambda line: None) -> Audit:
-    """Audit the first training step of a word. The model is left as it was.
+    """Audit the first training step of a word. The model is left unchanged.
 
     images: a folder, a file, or a list of either.
-    source: what `weights.load` read, to be compared with the model; None for random weights.
-    progress: called with a line now and then.
-    Raises InputError on whatever the images or the init word lack.
+    source: the checkpoint that `weights.load` read, to compare with the model; None for random weights.
+    progress: called with a line of text as the audit proceeds.
+    Raises InputError if the images or the init word cannot be used.
     """
     if model.device.type == "mps":
         raise InputError("the audit computes in float64, which mps does not have. Use `device` cpu.")
@@ -56,7 +56,7 @@ def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, 
     with Run(model, images, config) as run:
         model.autoencoder.to(model.device)
         start, told = run.inversion.state(), []
-        # the first is the check that the second repeats it, and warms up; the counter calls other kernels
+        # the first warms up, and the second must repeat it; counting is separate since it calls other kernels
         for line, counting in (("one training step", False), ("the same step, timed", False),
                                ("the same step, counting operations", True)):
             progress(line)

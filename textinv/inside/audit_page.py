@@ -1,4 +1,4 @@
-"""An audit as a page of one file: what the step saw, the stages in order, and the checks."""
+"""An audit as a single-file page: what the step saw, the stages in order, and the checks."""
 from __future__ import annotations
 
 import html
@@ -30,7 +30,7 @@ INTRO = ("Every stage between the images and the new word in one real training s
 
 
 def audit_page(audit: Audit, model: LatentDiffusion) -> str:
-    """The whole document. The model decodes the latents that are shown."""
+    """The whole HTML document. The model decodes the latents that are shown."""
     failed = [check for check in audit.checks if not check.passed]
     verdict = (f'<b class="bad">{len(failed)} of {len(audit.checks)} checks failed.</b>' if failed else
                f'<b class="good">All {len(audit.checks)} checks passed.</b>')
@@ -55,7 +55,7 @@ def _images(audit: Audit, model: LatentDiffusion) -> str:
 
 
 def _tokens(audit: Audit) -> str:
-    """The first prompt, each token with its row's norm; those of v are marked."""
+    """The first prompt's tokens, each with the norm of its embedding; those of v are marked."""
     step = audit.step
     norms = step.embeddings[0].double().norm(dim=-1).tolist()
     chips = ""

@@ -7,7 +7,7 @@ from textinv.inside.stages import Stage
 
 
 def audit_text(audit: Audit) -> str:
-    """All of it, two lines a stage and one a check."""
+    """The whole audit, two lines per stage and one per check."""
     facts = [f"{name:10}{value}" for name, value in audit.facts.items()]
     failed = sum(not check.passed for check in audit.checks)
     verdict = (f"{failed} of {len(audit.checks)} checks FAILED" if failed else
@@ -34,19 +34,19 @@ def shape_text(stage: Stage) -> str:
 
 
 def range_text(stage: Stage) -> str:
-    """Smallest and largest value, and the norm; nothing for text."""
+    """Smallest and largest value, and the norm; empty for text."""
     if stage.low is None or stage.high is None:
         return ""
     return f"{stage.low:.3g} ... {stage.high:.3g}, norm {stage.norm:.3g}"
 
 
 def size_text(size: int) -> str:
-    """Bytes in the unit that fits."""
+    """Bytes in a suitable unit."""
     return _scaled(size, 1024, ("B", "KiB", "MiB", "GiB"))
 
 
 def flops_text(flops: int) -> str:
-    """Operations in the unit that fits; a dash where there are none to speak of."""
+    """Operations in a suitable unit; a dash if there are none."""
     return _scaled(flops, 1000, ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP")) if flops else "-"
 
 

@@ -1,5 +1,5 @@
-"""What the audit checks of one step and of the model it ran on: each function returns a Check, a number with
-the limit that it must keep.
+"""What the audit checks about one step and the model it ran on. Each function returns a Check, a number with
+the limit that it must not exceed.
 """
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from textinv.inside.step import Step
 from textinv.inversion import Batch, Inversion, inversion_loss
 from weights.inventory import take_inventory
 
-SIGMAS = 5                      # standard errors that a mean of random numbers may be off, 1 in 2 million
+SIGMAS = 5                      # standard errors that a random mean may be off, exceeded once in 2 million
 
 
 @dataclass(frozen=True)
 class Check:
-    """A claim that was put to the test. It holds if `number` is at most `limit`."""
+    """A claim that was tested. It holds if `number` is at most `limit`."""
     claim: str
     number: float
     limit: float
-    meaning: str                # of the number
+    meaning: str                # what the number is
 
     @property
     def passed(self) -> bool:
-        """False also where the number is not a number."""
+        """Also False if the number is NaN."""
         return self.number <= self.limit
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """How far results in this precision may be apart, relative to the largest: some roundings."""
+    """How far apart results in this precision may be, relative to the largest: a few rounding errors."""
     return 16 * torch.finfo(dtype).eps
 
 
@@ -47,25 +47,25 @@ def relative(got: Tensor, expected: Tensor) -> float:
 
 
 def largest(numbers: Iterable[float]) -> float:
-    """The largest number; NaN if one is, which Python's max may pass over."""
+    """The largest number; NaN if any is NaN, which Python's max may miss."""
     return torch.tensor([*numbers], dtype=torch.float64).max().item()
 
 
 def repeats(first: Sequence[Stage], second: Sequence[Stage]) -> Check:
-    """Both tellings of the step gave the same values."""
+    """Both traces of the step gave the same values."""
     different = sum(a.digest != b.digest for a, b in zip(first, second, strict=True))
     return Check("the step repeats, every stage bit for bit", different, 0, "stages that differ")
 
 
 def is_the_loops(inversion: Inversion, step: Step) -> Check:
-    """The loop, set back to its start, makes the same step. Leaves the loop after it."""
+    """The loop, reset to its start, takes the same step. Leaves the loop after that step."""
     next(iter(inversion))
     return Check("the step told here is the loop's own", relative(step.v_after, inversion.v.detach()), 0,
                  "max |v' - v' of the loop| / max |v'|")
 
 
 def prompts_are_the_batch(step: Step) -> Check:
-    """The prompts that were told are those the loop trains on."""
+    """The traced prompts are those the loop trains on."""
     return Check("the tokenizer gives the ids that the loop trains on",
                  int((step.ids != step.batch.ids.cpu()).sum()), 0, "ids that differ")
 
@@ -80,7 +80,7 @@ def gradient_at_eps_hat(step: Step) -> Check:
 
 def gradient_at_v(step: Step, own: Sequence[int]) -> Check:
     """dL/dv is the sum of dL/d embeddings over the rows where v was spliced in, at the word's own ids:
-    nothing else reaches it."""
+    nothing else contributes to it."""
     gradient = step.gradients["embeddings"].double()
     ids = step.ids.to(gradient.device)
     rows = torch.stack([gradient[ids == i].sum(dim=0) for i in own])
@@ -89,8 +89,8 @@ def gradient_at_v(step: Step, own: Sequence[int]) -> Check:
 
 
 def gradient_in_float64(inversion: Inversion, step: Step, directions: int) -> list[Check]:
-    """The gradient of the first sample's loss, against central differences (L(v + h u) - L(v - h u)) / 2h
-    along random directions u, both in float64; and in the model's own precision against float64."""
+    """Compare the gradient of the first sample's loss with central differences (L(v + h u) - L(v - h u)) / 2h
+    along random directions u, both in float64; and the one in the model's own precision with float64's."""
     model, batch, v = inversion.model, _first(step.batch), step.v_before
     narrow, _ = _gradient(inversion, batch, v)
     wide_batch = replace(batch, z0=batch.z0.double(), eps=batch.eps.double())
@@ -105,7 +105,7 @@ def gradient_in_float64(inversion: Inversion, step: Step, directions: int) -> li
                 up, down = (inversion_loss(model, _rows(inversion, v.double() + step * u), wide_batch)
                             for step in (h, -h))
             errors.append(abs((up - down).item() / (2 * h) - (exact * u).sum().item()))
-    scale = exact.norm().item() / exact.numel() ** 0.5          # of a directional derivative
+    scale = exact.norm().item() / exact.numel() ** 0.5          # typical size of a directional derivative
     limit = {torch.float32: 1e-3}.get(model.dtype, 0.1)
     return [Check("gradient of v equals central differences in float64", largest(errors) / scale, 1e-5,
                   f"largest error of {directions} random directions / typical derivative; loss {loss:.4f}"),
@@ -131,15 +131,15 @@ def _first(batch: Batch) -> Batch:
 
 
 def adamw(inversion: Inversion, step: Step) -> Check:
-    """The update against Algorithm 2 written out, in float64. In the first step both moments, corrected for
-    their start at 0, are the gradient and its square: v' = v - lr (g / (|g| + eps) + decay v)."""
+    """Compare the update with Algorithm 2 written out, in float64. In the first step the two bias-corrected
+    moments are the gradient and its square: v' = v - lr (g / (|g| + eps) + decay v)."""
     group, g, v = inversion.optimizer.param_groups[0], step.gradients["v"].double(), step.v_before.double()
     exact = v - group["lr"] * (g / (g.abs() + group["eps"]) + group["weight_decay"] * v)
     return Check("the update is AdamW's", relative(step.v_after, exact), 1e-6, "max difference / max |v'|")
 
 
 def only_v_is_trained(inversion: Inversion) -> Check:
-    """The optimizer holds v and nothing else; no tensor of the model wants or has a gradient."""
+    """The optimizer holds v and nothing else; no tensor of the model requires or has a gradient."""
     held = [parameter for group in inversion.optimizer.param_groups for parameter in group["params"]]
     others = sum(parameter is not inversion.v for parameter in held)
     others += sum(p.requires_grad or p.grad is not None for p in inversion.model.parameters())
@@ -154,7 +154,7 @@ def digests(model: LatentDiffusion) -> dict[str, str]:
 
 
 def frozen(model: LatentDiffusion, before: dict[str, str]) -> Check:
-    """Every tensor of the model is what it was."""
+    """Every tensor of the model is unchanged."""
     after = digests(model)
     changed = [name for name in before.keys() | after.keys() if before.get(name) != after.get(name)]
     return Check(f"all {len(after)} frozen tensors are unchanged, bit for bit", len(changed), 0,
@@ -162,7 +162,7 @@ def frozen(model: LatentDiffusion, before: dict[str, str]) -> Check:
 
 
 def schedule(model: LatentDiffusion) -> Check:
-    """alphas_cumprod against the product of 1 - beta, with the roots of beta linear, in float64."""
+    """Compare alphas_cumprod with the cumulative product of 1 - beta, with sqrt(beta) linear, in float64."""
     config = model.config.diffusion
     betas = [(config.beta_start ** 0.5 + (config.beta_end ** 0.5 - config.beta_start ** 0.5)
               * t / (config.timesteps - 1)) ** 2 for t in range(config.timesteps)]
@@ -173,8 +173,8 @@ def schedule(model: LatentDiffusion) -> Check:
 
 @torch.no_grad()
 def moments(model: LatentDiffusion, step: Step, samples: int = 64) -> Check:
-    """Mean and variance of z_t over fresh noise, at three timesteps, are sqrt(a_t) z0 and 1 - a_t: the mean
-    of N standard normals is off by 1 / sqrt(N), their mean square by sqrt(2 / N)."""
+    """Mean and variance of z_t over fresh noise, at three timesteps, are sqrt(a_t) z0 and 1 - a_t. The mean
+    of N standard normals has standard error 1 / sqrt(N), their mean square sqrt(2 / N)."""
     generator, off = torch.Generator().manual_seed(0), []
     z0 = step.batch.z0[:1].float().cpu()
     for t in (0, model.schedule.timesteps // 2, model.schedule.timesteps - 1):
@@ -202,7 +202,7 @@ def attention_sums(model: LatentDiffusion, step: Step) -> Check:
 
 @torch.no_grad()
 def guidance_1(model: LatentDiffusion, step: Step) -> Check:
-    """Guidance a little above 1, which goes through both branches, gives what the UNet gives."""
+    """Guidance slightly above 1, which runs both branches, gives the UNet's own prediction."""
     c = model.text_encoder(step.ids[:1].to(model.device))
     z, t = step.z_t[:1].float(), int(step.batch.t[0])
     both = model.guided(c, model.context([""]), 1 + 1e-12)(z, t)

@@ -1,5 +1,5 @@
-"""Answers to the exercises of WALKTHROUGH.md, checked: each function takes the reader's answer, puts it to
-the test on values of its own, and says "correct" or raises WrongAnswer with a hint.
+"""Check answers to the exercises of WALKTHROUGH.md: each function tests the reader's answer on values of its
+own, and prints "correct" or raises WrongAnswer with a hint.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textinv.inversion import Variant
 
 
 class WrongAnswer(Exception):
-    """The answer fails; the message is a hint."""
+    """The answer is wrong; the message is a hint."""
 
 
 def _expect(right: bool, hint: str) -> None:
@@ -44,7 +44,7 @@ def compression(answer: Callable[[LatentDiffusion], float], model: LatentDiffusi
 
 
 def half_noise(answer: Callable[[LatentDiffusion], int], model: LatentDiffusion) -> None:
-    """Section 2: the first timestep at which z_t has more noise than signal in it."""
+    """Section 2: the first timestep at which z_t has more noise than signal."""
     alphas_cumprod = model.schedule.alphas_cumprod
     right = int((alphas_cumprod < 0.5).nonzero()[0])
     _expect(answer(model) == right, "Of unit-variance latents the signal's variance is alphas_cumprod[t] and "
@@ -72,7 +72,7 @@ def guide(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
 
 
 def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
-    """Section 5: answer(table, ids, v), the embeddings of ids, of which those from len(table) on are v's."""
+    """Section 5: answer(table, ids, v), the embeddings of ids, where ids from len(table) on are rows of v."""
     table, v = _noise(10, 6), _noise(2, 6, seed=1).requires_grad_()
     ids = torch.tensor([[0, 3, 10, 11, 9], [10, 1, 1, 2, 11]])
     before = table.clone()
@@ -90,7 +90,7 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 
 
 def focus(answer: Callable[[Tensor, Tensor], float]) -> None:
-    """Section 6: answer(attention, mask), both (h w): mean attention inside the mask over that outside."""
+    """Section 6: answer(attention, mask), both (h w): mean attention inside the mask divided by outside."""
     attention, mask = _noise(8, 8).abs(), (_noise(8, 8, seed=1) > 0.5)
     right = attention[mask].mean() / attention[~mask].mean()
     got = answer(attention, mask.float())
@@ -101,7 +101,7 @@ def focus(answer: Callable[[Tensor, Tensor], float]) -> None:
 
 
 def ball(answer: Variant, radius: float) -> None:
-    """Section 7: a Variant that after each step brings v back into the ball of this radius."""
+    """Section 7: a Variant that brings v back into the ball of this radius after each step."""
     _expect(isinstance(answer, Variant), "Give an instance of a subclass of textinv.inversion.Variant.")
     inside, outside = F.normalize(_noise(1, 16), dim=-1), F.normalize(_noise(1, 16, seed=1), dim=-1)
     v = torch.cat([0.5 * radius * inside, 3 * radius * outside])
@@ -119,7 +119,7 @@ def nearest(answer: Callable[[Tensor, Tensor], int]) -> None:
     """Section 8: answer(table, v), the row of the table (n d) with the largest cosine to v (d)."""
     table, v = _noise(50, 16), _noise(16, seed=1)
     table[7] = 0.1 * v + 0.01 * _noise(16, seed=2)
-    table[9] = 10 * v + 30 * _noise(16, seed=3)             # the largest product
+    table[9] = 10 * v + 30 * _noise(16, seed=3)             # the largest dot product
     table[11] = v + 0.7 * _noise(16, seed=4)                # the smallest distance
     _expect(int(answer(table, v)) == 7, "Compare directions: divide every row, and v, by its norm first. By "
                                         "products long rows win, by distances those as long as v.")
@@ -128,7 +128,7 @@ def nearest(answer: Callable[[Tensor, Tensor], int]) -> None:
 
 def padding_is_wrong(answer: Callable[[LatentDiffusion], bool], model: LatentDiffusion,
                      broken: Callable[[LatentDiffusion], AbstractContextManager]) -> None:
-    """Section 9: tell a model whose encoder pads on all sides from a right one; broken(model) makes it so."""
+    """Section 9: detect a model whose encoder pads on all sides; broken(model) makes the right one do so."""
     _expect(not answer(model), "This model is right, and yet you call it wrong.")
     with broken(model):
         _expect(bool(answer(model)), "This one pads on all sides. Encode an image and decode it: where do "

@@ -1,5 +1,5 @@
-"""Figure 10 and Figure 12 (Gal et al. 2022) as charts: reconstruction upwards, editability to the right, a
-point for each setup with a cross of its two 95 % intervals.
+"""Figures 10 and 12 (Gal et al. 2022) as charts: reconstruction on the vertical axis, editability on the
+horizontal, and for each setup a point with a cross of its two 95% intervals.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Mark:
 
 
 def cross_chart(marks: Sequence[Mark], x_name: str, y_name: str, *, joined: bool = False) -> str:
-    """The figure as an SVG file. joined: with a line through the points in their order."""
+    """The figure as an SVG file. joined: draw a line through the points in order."""
     chart = Chart(x_name, y_name)
     if joined:
         chart.line([(mark.x.value, mark.y.value) for mark in marks], "soft")

@@ -1,7 +1,7 @@
-"""Any model computed in float64, whatever precision its weights have and without a copy of them: what a
-finite difference needs to say more than that a gradient is about right. Each weight is widened when a
-function uses it and dropped afterwards, also where autograd would keep it for the backward pass; so a model
-of billions of weights needs no more memory than its largest tensor, and the activations.
+"""Run any model in float64, whatever the precision of its weights and without copying them. Finite
+differences need this to show more than that a gradient is about right. Each weight is widened when a function
+uses it and dropped afterwards, even where autograd would keep it for the backward pass, so a model with
+billions of weights needs extra memory only for its largest tensor and the activations.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 class Float64(TorchFunctionMode):
     """Context manager: parameters are float64 in all functions, and .float() leaves a float64 tensor as it
-    is. What else comes in must be float64 already. Gradients of parameters are not computed."""
+    is. All other inputs must already be float64. Gradients of parameters are not computed."""
 
     def __init__(self):
         super().__init__()

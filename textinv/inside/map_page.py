@@ -1,5 +1,5 @@
-"""The map of the vocabulary as pieces of a page: the path among the words, the nearest words over time, and
-the norm. The run's report shows them, and `textinv concept --map` writes them as a page of their own.
+"""The vocabulary map as sections of a page: the path among the words, the nearest words over time, and the
+norm. The run's report shows them, and `textinv concept --map` writes them as a separate page.
 """
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def map_section(one: VocabularyMap) -> str:
 
 
 def summary(one: VocabularyMap) -> str:
-    """Where the vector ended, in a sentence or two."""
+    """Where the vector ended up, in a sentence or two."""
     word, cosine = one.nearest[-1][0]
     low, high = one.word_norms[0].item(), one.word_norms[-1].item()
     norm = one.norms[-1].item()
@@ -56,7 +56,7 @@ def path_chart(one: VocabularyMap) -> svg.Chart:
 
 
 def norm_chart(one: VocabularyMap) -> svg.Chart:
-    """The norm over the steps, and those of the words."""
+    """The vector's norm over the steps, and the words' norms."""
     chart = svg.Chart("step", "norm")
     shown = torch.linspace(0, len(one.word_norms) - 1, min(50, len(one.word_norms))).long()
     chart.dots([(one.steps[0], norm) for norm in one.word_norms[shown].tolist()], "soft")

@@ -1,6 +1,6 @@
-"""Attention maps as images: a sheet with the image first, then for each token of the prompt the image lit
-where the token looks and dark elsewhere. All tokens of a sheet share one scale, so bright means much
-attention and not only more than elsewhere; under each stands its share of all attention.
+"""Attention maps as images: a sheet with the image first, then the image again for each token of the prompt,
+bright where the token looks and dark elsewhere. All tokens of a sheet share one scale, so bright means high
+attention, not just more than elsewhere; below each is its share of all attention.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INK, SOFT = "#1f2430", "#667085"
 
 
 def overlay(image: Image.Image, light: Tensor, side: int = SIDE) -> Image.Image:
-    """The image, `side` pixels high, at the brightness `light` (h w) in [0, 1], 0 being nearly dark."""
+    """The image, `side` pixels high, with brightness `light` (h w) in [0, 1], where 0 is nearly dark."""
     size = (round(side * image.width / image.height), side)
     mask = Image.fromarray(light.float().numpy()).resize(size, Image.Resampling.BICUBIC)
     brightness = DARK + (1 - DARK) * np.asarray(mask).clip(0, 1)                         # side side
@@ -28,8 +28,8 @@ def overlay(image: Image.Image, light: Tensor, side: int = SIDE) -> Image.Image:
 
 
 def sheet(attended: AttentionMaps, *, over_steps: int = 0, columns: int | None = None) -> Image.Image:
-    """One row, the mean over all timesteps, or with `over_steps` so many rows, each the mean over a part of
-    the steps, from noise to image. columns: how many cells a row has at most; None for all of a prompt."""
+    """One row, the mean over all timesteps; or `over_steps` rows, each the mean over a part of the steps,
+    from noise to image. columns: maximum number of cells in a row; None puts all of a prompt in one row."""
     steps = len(attended.maps)
     chunks = torch.arange(steps).tensor_split(max(1, min(over_steps, steps)))
     rows = [attended.maps[chunk].mean(dim=0)[attended.own] for chunk in chunks]          # n h w each
@@ -47,7 +47,7 @@ def sheet(attended: AttentionMaps, *, over_steps: int = 0, columns: int | None =
 
 
 def labeled_grid(rows: Sequence[Sequence[tuple[Image.Image, str, str]]]) -> Image.Image:
-    """Rows of (image, title, note), the texts below each image, on white."""
+    """Rows of (image, title, note) on white, with the texts below each image."""
     width = max(image.width for row in rows for image, _, _ in row) + GAP
     height = max(image.height for row in rows for image, _, _ in row) + GAP + 2 * LINE
     canvas = Image.new("RGB", (GAP + width * max(map(len, rows)), GAP + height * len(rows)), "white")
@@ -62,5 +62,5 @@ def labeled_grid(rows: Sequence[Sequence[tuple[Image.Image, str, str]]]) -> Imag
 
 
 def _printable(text: str, most: int = 18) -> str:
-    """Shortened to a cell's width."""
+    """Shorten the text to a cell's width."""
     return text if len(text) <= most else text[:most - 1] + "…"

@@ -1,5 +1,5 @@
-"""Pages of one file that need no network, readable in light and dark and on a phone: the style, and the few
-pieces of HTML that the pages of this folder share.
+"""Single-file pages that need no network, readable in light and dark mode and on a phone: the style, and the
+few pieces of HTML that the pages of this folder share.
 """
 from __future__ import annotations
 
@@ -38,38 +38,38 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 
 
 def document(title: str, body: str, style: str = "") -> str:
-    """A whole page; `style` is CSS of its own."""
+    """A whole page; `style` is additional CSS."""
     return (f'<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style>\n<body>\n{body}\n</body></html>\n")
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a page atomically, in a folder that may be new. Raises InputError if it cannot be written."""
+    """Write a page atomically, creating its folder if needed. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(page, encoding="utf-8")
 
 
 def data_url(image: Image.Image) -> str:
-    """The image as a PNG inside an address."""
+    """The image as a data URL of a PNG."""
     file = io.BytesIO()
     image.save(file, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def img(image: Image.Image, text: str, width: int) -> str:
-    """An <img> that contains its image, `width` CSS pixels wide; text: what is said in its place."""
+    """An <img> with the image embedded, `width` CSS pixels wide; text: its alt text."""
     return f'<img alt="{html.escape(text)}" width="{width}" src="{data_url(image)}">'
 
 
 def figure(image: Image.Image, caption: str, width: int) -> str:
-    """A <figure> that contains its image, `width` CSS pixels wide."""
+    """A <figure> with the image embedded, `width` CSS pixels wide."""
     return (f'<figure style="width:{width}px">{img(image, caption, width)}'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>")
 
 
 def facts(pairs: Mapping[str, str]) -> str:
-    """Names and values."""
+    """Names and values as a list."""
     return "<dl>" + "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>"
                             for name, value in pairs.items()) + "</dl>"

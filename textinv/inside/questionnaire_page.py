@@ -1,6 +1,6 @@
-"""The two questionnaires of the user study as a page of one file: images are ranked by clicking them, the
-best first, and the browser saves the answers as JSON. It needs no network, and does not tell which image is
-of which setup.
+"""The two questionnaires of the user study as a single-file page: people rank images by clicking them, best
+first, and the browser saves the answers as JSON. It needs no network, and does not reveal which setup made
+which image.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from textinv.evaluation.questionnaire import LIKENESS, Question, Questionnaire
 from textinv.inside import page
 
-WIDTH = 136                     # CSS pixels of an image
+WIDTH = 136                     # CSS pixels, of an image
 
 STYLE = """
 section h2 { margin-top: .2rem; }
@@ -76,7 +76,7 @@ show();
 
 def questionnaire_page(questionnaire: Questionnaire, candidates: Mapping[str, Image.Image],
                        training: Mapping[str, Sequence[Image.Image]]) -> str:
-    """The document. candidates: images by their paths; training: the images of each thing to be shown."""
+    """The HTML document. candidates: images by path; training: the training images to show for each thing."""
     body = ("<h1>Ranking images</h1><p>Click the images of a question in order, the best first; click one "
             "again to take it back. Questions may be left out. At the end save your answers, and send the "
             "file to whoever gave you this page. Nothing is sent by itself.</p>")

@@ -1,5 +1,5 @@
-"""What is recorded of each stage of a computation: where in the code it happens, what comes out, and what it
-costs. Places are found by `inspect`, operations counted by torch's own counter; nothing here is typed in.
+"""What is recorded for each stage of a computation: where in the code it happens, what comes out, and what it
+costs. Locations come from `inspect`, operation counts from torch's own counter; nothing is typed in by hand.
 """
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(ldm.__file__).parents[1]
 T = TypeVar("T")
 
 _aten = torch.ops.aten
-# torch's counter knows the fused attention of GPUs alone; its formulas hold for the CPU's too
+# torch's counter knows only the fused attention of GPUs; its formulas hold for the CPU's too
 CPU_ATTENTION: dict[Any, Callable[..., int]] = {
     _aten._scaled_dot_product_flash_attention_for_cpu:
         lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
@@ -31,7 +31,7 @@ CPU_ATTENTION: dict[Any, Callable[..., int]] = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One line of the story. Numbers of the tensor are None where there is none (a prompt is text)."""
+    """One line of the trace. The tensor's statistics are None if there is no tensor (a prompt is text)."""
     name: str                       # as in the notation of ldm/__init__.py
     formula: str
     source: str                     # paper, and section or number of the equation
@@ -42,16 +42,16 @@ class Stage:
     high: float | None
     norm: float | None
     bytes: int
-    milliseconds: float             # until a CUDA device has finished
-    flops: int                      # multiplications and additions of products, convolutions and attention
+    milliseconds: float             # including the wait for a CUDA device to finish
+    flops: int                      # multiplications and additions in matmuls, convolutions and attention
     note: str
     digest: str                     # of the value, bit for bit
 
 
 @dataclass
 class Teller:
-    """Calls functions and records a stage for each. Either measures time or counts operations: the counter
-    takes time itself."""
+    """Calls functions and records a stage for each. Either measures time or counts operations, since the
+    counter takes time itself."""
     device: torch.device
     counting: bool = False
     stages: list[Stage] = field(default_factory=list)
@@ -59,8 +59,8 @@ class Teller:
     def __call__(self, name: str, formula: str, source: str, function: Callable[..., Any],
                  compute: Callable[[], T], *, show: Callable[[T], Tensor | list[str]] | None = None,
                  note: Callable[[T], str] | str = "") -> T:
-        """Returns what `compute` does, which calls `function`. show: the tensor, or the lines, to describe,
-        by default the result itself."""
+        """Return the result of `compute`, which calls `function`. show: picks the tensor or the lines to
+        describe, by default the result itself."""
         counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) if self.counting else None
         self._wait()
         start = time.perf_counter()
@@ -94,7 +94,7 @@ def where(function: Callable[..., Any]) -> str:
 
 @torch.no_grad()
 def describe(value: Tensor | list[str]) -> dict[str, Any]:
-    """The fields of a Stage that say what a value is."""
+    """The fields of a Stage that describe a value."""
     if isinstance(value, list):
         data = "\n".join(value).encode()
         return {"shape": (len(value),), "dtype": "text", "low": None, "high": None, "norm": None,

@@ -1,6 +1,6 @@
 """One step of the inversion, taken apart: the functions that `textinv.inversion.Inversion` calls, one at a
-time and in the order of the papers, so that everything between the image and the new v can be looked at. The
-audit checks that v ends where the loop's own step puts it, bit for bit.
+time and in the order of the papers, so that everything between the image and the new v can be inspected. The
+audit checks that v ends up where the loop's own step puts it, bit for bit.
 """
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Step:
     """The values of one step that the checks and the page need. Tensors of the graph are detached."""
     batch: Batch
     x: Tensor                           # 3 H W, the first sample's image
-    mean: Tensor                        # 1 c h w, unscaled, of its posterior
+    mean: Tensor                        # 1 c h w, unscaled, of that image's posterior
     prompts: list[str]                  # b
     tokens: list[str]                   # n, of the first prompt
     ids: Tensor                         # b n, as the tokenizer gives them
-    is_v: Tensor                        # b n, whether v stands there
+    is_v: Tensor                        # b n, whether v is spliced in there
     embeddings: Tensor                  # b n d
     z_t: Tensor                         # b c h w
-    target: Tensor                      # b c h w, of the prediction: eps, or v of a model that predicts v
+    target: Tensor                      # b c h w, of the prediction: eps, or v for a model that predicts v
     eps_hat: Tensor                     # b c h w, the prediction
     loss: Tensor
     gradients: dict[str, Tensor]        # of "eps_hat", "c", "embeddings", "v"
@@ -46,20 +46,20 @@ class Step:
     v_after: Tensor                     # k d
 
     def predicted_z0(self, model: LatentDiffusion) -> Tensor:
-        """The first sample's clean latent (1 c h w), as eps_hat implies it."""
+        """The first sample's clean latent (1 c h w) implied by eps_hat."""
         t, z_t = int(self.batch.t[0]), self.z_t[:1].float()
         eps_hat = model.schedule.predicted_eps(self.eps_hat[:1].float(), z_t, t)
         return predict_z0(model.schedule.alphas_cumprod.tolist(), z_t, eps_hat, t)
 
 
 def tell_step(run: Run, tell: Teller) -> Step:
-    """Take the run's first step. It must be of one batch per step, without variants, and of images without
+    """Take the run's first step. The run must use one batch per step, no variants, and images without
     mirrored or second views."""
     inversion, config = run.inversion, run.config
     model, dataset, v = inversion.model, inversion.dataset, inversion.v
     text, unet, T = model.text_encoder, model.unet, model.schedule.timesteps
 
-    generator = step_generator(config.seed, 0, 1)           # as `sample_batch` is given: views, then prompts
+    generator = step_generator(config.seed, 0, 1)           # the one `sample_batch` gets: views, then prompts
     views = torch.randint(len(dataset.mean), (config.batch,), generator=generator)
     choice = torch.rand(config.batch, generator=generator)
     image = run.images[int(views[0])]
@@ -115,7 +115,7 @@ def tell_step(run: Run, tell: Teller) -> Step:
 
 def _tell_gradients(inversion: Inversion, tell: Teller, *, loss: Tensor, eps_hat: Tensor,
                     keys_values: list[Tensor], c: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
-    """From the loss back to v, one stage of the graph after the other."""
+    """From the loss back to v, one stage of the graph at a time."""
     model, v, grads = inversion.model, inversion.v, {}
     text, unet = model.text_encoder, model.unet
     grads["eps_hat"], = tell("dL/d eps_hat", "2 (eps_hat - eps) / n", "chain rule", model.loss,
@@ -147,7 +147,7 @@ def _loss(target: Tensor, batch: Batch, eps_hat: Tensor) -> Tensor:
 
 
 def _texts(run: Run, views: Tensor, choice: Tensor) -> list[str]:
-    """The prompts of images (b) of which `choice` (b) in [0, 1) picks one each."""
+    """One prompt for each of the images (b), picked by `choice` (b) in [0, 1)."""
     captions = [run.images[i].caption for i in views.tolist()]
     texts = [[template.replace("{}", run.config.placeholder) for template in OBJECT] if caption is None
              else [caption] for caption in captions]

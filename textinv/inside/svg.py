@@ -1,5 +1,5 @@
 """Charts as SVG inside a page: lines, dots and labels in a frame with ticks. They take their colors from the
-page's style (page.py), so they follow light and dark, and need no library, so a plain install has its curves.
+page's style (page.py), so they follow light and dark mode. They need no library, so a plain install has them.
 """
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textinv.inside import page
 
 WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 74, 12, 14, 46               # margins around the frame
-TEXT = 14                                               # pixels, of all text
+TEXT = 14                                               # size of all text in pixels
 
 CSS = """
 .charts { display: grid; gap: 1rem 1.5rem;
@@ -34,11 +34,11 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass
 class Chart:
-    """Collects marks, then writes them. `kind` of a mark is ink, soft, accent or interval. Points that are
-    not finite are left out."""
+    """Collects marks, then writes them. The `kind` of a mark is ink, soft, accent or interval. Non-finite
+    points are omitted."""
     x_name: str
     y_name: str
-    equal: bool = False                                 # one unit as long on either axis
+    equal: bool = False                                 # the same scale on both axes
     marks: list[tuple[str, str, Points]] = field(default_factory=list)
     labels: list[tuple[float, float, str]] = field(default_factory=list)
 
@@ -89,8 +89,8 @@ class Chart:
 
     @staticmethod
     def _labels(placed: list[tuple[float, float, str]]) -> list[str]:
-        """In their order, each below those it would cover; left of its point where it would leave the
-        frame."""
+        """Place labels in order, each below any it would cover, and left of its point if it would otherwise
+        leave the frame."""
         parts, taken = [], []
         for x, y, text in placed:
             top, wide = y, 0.58 * TEXT * len(text)
@@ -107,7 +107,7 @@ class Chart:
 
 
 def standalone(chart: Chart) -> str:
-    """The chart as a file of its own, in the colors of a page."""
+    """The chart as a standalone file, in the colors of a page."""
     style = f"<style>{page.STYLE.split('* {')[0]}{CSS} svg {{ background: var(--paper); }}</style>"
     svg = chart.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return svg.replace(">", f">{style}", 1)
@@ -125,7 +125,7 @@ def _finite(points: Points) -> list[tuple[float, float]]:
 
 
 def _widened(values: Sequence[float]) -> tuple[float, float]:
-    """The range of the values with a twentieth on either side; never empty."""
+    """The range of the values with a 5% margin on either side; never empty."""
     low, high = min(values), max(values)
     margin = (high - low) / 20 or max(abs(low) / 20, 1e-3)
     return low - margin, high + margin

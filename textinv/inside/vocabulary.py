@@ -1,7 +1,7 @@
-"""Inside the vocabulary: how a vector being learned moves among the words that the model knows. Its path in
-the plane of its own two principal components, with words for landmarks; the nearest words over time; and its
-norm next to theirs, since plain inversion tends to leave the shell in which they lie (as Directional Textual
-Inversion, arXiv 2512.13672, observes).
+"""Inside the vocabulary: how a vector being learned moves among the words that the model knows. The map has
+its path in the plane of its own two principal components, with words as landmarks; the nearest words over
+time; and its norm next to theirs, since plain inversion tends to leave the shell that the words lie in (as
+Directional Textual Inversion, arXiv 2512.13672, observes).
 """
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from textinv.concept import Concept
 from textinv.running.folder import read_record
 from textinv.running.state import STATE, read_state
 
-TIE = 1e-3              # weight of the words in the choice of the plane, which the path alone may not decide
+TIE = 1e-3              # weight of the words in choosing the plane, which the path alone may not determine
 
 
 @dataclass(frozen=True)
 class VocabularyMap:
-    """One vector's way through the vocabulary, s points of it."""
+    """One vector's path through the vocabulary, at s points."""
     steps: list[int]                            # s
     path: Tensor                                # s 2, in the plane
     words: list[str]                            # m landmarks: the words nearest to some point of the path
     places: Tensor                              # m 2, in the plane
-    explained: tuple[float, float]              # parts of the path's variance along either axis
-    nearest: list[list[tuple[str, float]]]      # of each point: words and cosines, best first
+    explained: tuple[float, float]              # fraction of the path's variance along each axis
+    nearest: list[list[tuple[str, float]]]      # for each point: words and cosines, best first
     norms: Tensor                               # s, of the vector
     word_norms: Tensor                          # of all words, ascending
 
     @property
     def rank(self) -> float:
-        """The part of the words whose norm is smaller than the vector's last one: near 1 it has left their
-        shell."""
+        """The fraction of the words whose norm is smaller than the vector's final norm: near 1, the vector
+        has left their shell."""
         return (self.word_norms < self.norms[-1]).float().mean().item()
 
     def changes(self) -> list[tuple[int, str, float]]:
-        """Step, nearest word and cosine, where the nearest word is another than before."""
+        """Step, nearest word and cosine at the first point and wherever the nearest word changes."""
         found: list[tuple[int, str, float]] = []
         for step, words in zip(self.steps, self.nearest, strict=True):
             if not found or words[0][0] != found[-1][1]:
@@ -61,7 +61,7 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
     """The map of a path (s d), the vector at each of `steps`, with the `near` nearest words of every point.
 
     The axes are the principal components of the path. Raises InputError if it has fewer than two points or
-    not the width of this model's words.
+    not the dimension of this model's embeddings.
     """
     names, table = word_table(model)
     path = path.detach().float().cpu()
@@ -83,21 +83,21 @@ def map_vocabulary(model: LatentDiffusion, path: Tensor, steps: Sequence[int], *
 
 
 def read_path(source: Path, concept: Concept) -> tuple[Tensor, list[int]]:
-    """Where a word was during its training (s k d), and at which steps: of a run's folder at every
-    measurement of the evaluation loss, of a word's file at the start and the end. source: where the word was
-    found. Raises InputError if its start is not known."""
+    """A word's vectors during its training (s k d), and at which steps: from a run's folder, every time the
+    evaluation loss was measured; from a word's file, the start and the end. source: that folder or file.
+    Raises InputError if its start is not known."""
     if (start := concept.start) is None:
         raise InputError(f"{source}: does not say where its word started. Give the folder of its run.")
     if source.is_dir():
-        with contextlib.suppress(InputError, KeyError):         # a state that is damaged, or without a path
+        with contextlib.suppress(InputError, KeyError):         # the state is damaged or has no path
             path = read_state(source / STATE).tensors["evaluation.path"]
-            points = torch.cat([start[None], path[:, :len(start)]])     # it may have grown since
+            points = torch.cat([start[None], path[:, :len(start)]])     # the word may have grown since
             if len(points) > 1:
                 return points, [i * read_record(source)["eval_every"] for i in range(len(points))]
     return torch.stack([start, concept.vectors]), [0, int(concept.info.get("step", 1))]
 
 
 def _landmarks(nearest: Tensor, most: int = 8) -> list[int]:
-    """The words to show: some near the first and the last point, then those met on the way, nearest first."""
+    """The words to show: some near the first and last points, then those along the way, nearest first."""
     order = [*nearest[0].tolist()[:2], *nearest[-1].tolist()[:3], *nearest.T.flatten().tolist()]
     return list(dict.fromkeys(order))[:most]

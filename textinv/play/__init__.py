@@ -1,3 +1,3 @@
-"""The playground: a local page on which words are learned, used, imported and exported (`textinv play`).
-Nothing of the method imports this, and only page.py and messages.py need gradio, the extra [play].
+"""The playground: a local page to learn, use, import and export words (`textinv play`). The method itself
+imports nothing from here, and only page.py and messages.py need gradio, the extra [play].
 """

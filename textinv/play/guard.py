@@ -1,5 +1,5 @@
-"""Who may use the playground: the pages that it serves itself. Any other page in the browser could send it
-jobs, and under a name that points to this machine (DNS rebinding) read what it answers.
+"""Only pages that the playground itself serves may use it. Any other page in the browser could send it jobs
+and, under a host name that resolves to this machine (DNS rebinding), read its answers.
 """
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ READS = ("GET", "HEAD", "OPTIONS")
 
 
 class OwnPagesOnly:
-    """Middleware (ASGI): a request under a name that is not served, or of a page of another origin, is
-    answered by 403.
+    """ASGI middleware: answers 403 to a request for a host name that is not served, or from a page of another
+    origin.
 
-    host: the address that is listened on. Where that is all of the machine's, every name is served.
+    host: the address to listen on. If it stands for all of the machine's addresses, every name is served.
     """
 
     def __init__(self, app: Callable[..., Awaitable[None]], host: str):
@@ -31,7 +31,7 @@ class OwnPagesOnly:
         await send({"type": "http.response.body", "body": b"Use the address that textinv play prints."})
 
     def takes(self, method: str, headers: Mapping[bytes, str]) -> bool:
-        """Whether a request with these headers is of a page that is served; headers: names in lower case."""
+        """True if a request with these headers comes from a page served here. headers: lowercase names."""
         host, origin = headers.get(b"host", ""), headers.get(b"origin")
         try:
             name, source = urlsplit(f"//{host}").hostname, urlsplit(origin or "").netloc

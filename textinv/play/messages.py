@@ -1,4 +1,4 @@
-"""What the playground's page tells: lines of text, and an error that a user can fix as its sentence."""
+"""What the playground's page tells the user: lines of text, and an error they can fix as one sentence."""
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +18,7 @@ def text(*lines: str) -> str:
 
 @contextlib.contextmanager
 def sentences() -> Iterator[None]:
-    """Context manager: an error that a user can fix is shown as its sentence, without a stack."""
+    """Context manager: show an error the user can fix as one sentence, without a stack trace."""
     try:
         yield
     except InputError as error:
@@ -30,5 +30,5 @@ def sentences() -> Iterator[None]:
 
 
 def shown(sentence: str) -> gr.Error:
-    """The error that the page shows. It would take the sentence for HTML, and lose a word such as <fox>."""
+    """The error that the page shows, escaped: as HTML, the sentence would lose a word such as <fox>."""
     return gr.Error(html.escape(sentence), duration=None, print_exception=False)

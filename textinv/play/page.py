@@ -1,6 +1,6 @@
-"""The playground's page, made with gradio: what is on it, and which of the studio's functions (studio.py)
-each button calls. All of them share one worker, so a second browser waits and is told its place in the queue.
-Nothing is asked of or told to anyone else: no analytics, no share link, no run history, fonts of the system.
+"""The playground's page, built with gradio: what is on it, and which of the studio's functions (studio.py)
+each button calls. They all share one worker, so a second browser waits and sees its place in the queue. No
+data is sent to or fetched from anyone else: no analytics, no share link, no run history, system fonts.
 """
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from textinv.play.messages import sentences, text
 from textinv.play.studio import Learning, Sampling, Studio
 from textinv.reporting.charts import curves
 
-MAX_UPLOAD = "20mb"             # a file
-MAX_POINTS = 300                # of a curve, which is sent anew each time
+MAX_UPLOAD = "20mb"             # per file
+MAX_POINTS = 300                # per curve, which is sent in full each time
 ONE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
 AT_ANY_TIME: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
 
@@ -44,7 +44,7 @@ Drop a few images of one thing, learn a word for it, and use the word in any pro
 
 
 def build(studio: Studio, exports: Path) -> gr.Blocks:
-    """The page. exports: a folder for the files that are downloaded."""
+    """Build the page. exports: a folder for the files to download."""
     with gr.Blocks(title="Textual Inversion", analytics_enabled=False) as blocks:
         gr.Markdown(INTRO)
         with gr.Row():
@@ -67,7 +67,7 @@ def launch(blocks: gr.Blocks, host: str, port: int, *, opens: bool) -> str:
 
 
 def _learning(studio: Studio) -> gr.State:
-    """Images in, a word out; returns a state that changes with each word that was learned."""
+    """Images in, a word out; returns a state that changes with each word learned."""
     gr.Markdown("## Learn a word")
     files = gr.File(label="Images: 3 to 5 of one thing", file_count="multiple", height=140)
     seen = gr.Image(**_SHOWN, elem_id="seen", visible=False)
@@ -154,7 +154,7 @@ def _using(studio: Studio) -> None:
 
 
 def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) -> None:
-    """The words that there are: import, export, remove."""
+    """The learned words: import, export, remove."""
     shelf = studio.shelf
     gr.Markdown("## Your words")
     with gr.Row():
@@ -208,13 +208,13 @@ def _seed() -> gr.Number:
 
 
 def _info(name: str) -> str:
-    """What an option does, as the option itself says it."""
+    """What an option does: the option's own help text."""
     return next(field.metadata["help"] for field in dataclasses.fields(Sampling) if field.name == name)
 
 
 def _begin_and_stop(studio: Studio, label: str) -> Any:
-    """A button of this label, and one that stops what it has begun; returns the event of the first, with
-    which the work waits for its turn."""
+    """A button with this label, and one that stops the work it started; returns the first one's click event,
+    which registers the work as waiting for its turn."""
     def wait(request: gr.Request) -> None:
         studio.wait(_owner(request, label))
 
@@ -229,7 +229,7 @@ def _begin_and_stop(studio: Studio, label: str) -> Any:
 
 
 def _owner(request: gr.Request, label: str) -> str:
-    """Whose work it is: a browser's, and there one button's."""
+    """The owner of the work: one button in one browser session."""
     return f"{label} {request.session_hash}"
 
 

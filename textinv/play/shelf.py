@@ -1,5 +1,5 @@
-"""The words of the playground: the model knows them, and each is a file in a folder, so they are there again
-after a restart. Files of other tools are read and written by `textinv.formats`.
+"""The playground's words: the model knows them, and each is a file in a folder, so they survive a restart.
+`textinv.formats` reads and writes the files of other tools.
 """
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from textinv.images import print_warning
 
 
 class Shelf:
-    """The learned words of a model, read from a folder. What does not fit the model is left out, with a
-    warning."""
+    """The learned words of a model, read from a folder. Files that cannot be read or do not fit the model are
+    skipped with a warning."""
 
     def __init__(self, model: LatentDiffusion, folder: Path):
         self.model, self.folder = model, folder
         self.words: dict[str, Concept] = {}
-        self.notes: list[str] = []              # what a user should know of the last thing that was done
+        self.notes: list[str] = []              # what the user should know about the last action
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
@@ -31,8 +31,8 @@ class Shelf:
                 print_warning(f"{path}: left out. {error}")
 
     def add(self, concept: Concept) -> None:
-        """Teach the model a word, and save it in the folder under a new name. Where that cannot be written,
-        the word is known all the same, and a note says so."""
+        """Teach the model a word, and save it in the folder under a new name. If it cannot be written, the
+        model knows the word anyway, and a note says so."""
         self._teach(concept)
         try:
             path = _free_path(self.folder, _slug(concept.placeholder), ".safetensors")
@@ -59,7 +59,7 @@ class Shelf:
         return [concept.placeholder for concept in concepts]
 
     def write(self, word: str, format: str, folder: Path) -> Path:
-        """Write a word as a file of one of `formats.FORMATS` into a folder, which is made; returns it."""
+        """Write a word in one of `formats.FORMATS` to a folder, created if needed; returns the path."""
         if word not in self.words:
             raise InputError(f"there is no word {word!r}. Choose one of the list.")
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Shelf:
         return path
 
     def forget(self, word: str) -> None:
-        """Let the model forget a word. Its file stays, under a name that is not read."""
+        """Make the model forget a word. Its file is kept under a name that is not read."""
         unpatch(self.model, word)
         del self.words[word]
         if (path := self._files.pop(word, None)) is not None:
@@ -80,14 +80,14 @@ class Shelf:
 
 
 def named(message: str, paths: Sequence[str | Path]) -> str:
-    """The message with names in place of paths: where an upload was put tells a user nothing."""
+    """Replace paths by file names in the message: where an upload is stored tells the user nothing."""
     for path in paths:
         message = message.replace(str(path), Path(path).name)
     return message
 
 
 def _slug(word: str) -> str:
-    """A file's name for a word."""
+    """A file name for a word."""
     return re.sub(r"[^\w-]+", "", word) or "word"
 
 

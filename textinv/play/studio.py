@@ -1,6 +1,6 @@
-"""What the playground's page does, without the page: one model, a shelf of words (shelf.py), and one thing at
-a time. Everything that takes long is an iterator: each `next` does a part of the work, and whoever iterates
-shows it and may stop in between.
+"""What the playground's page does, without the page itself: one model, a shelf of words (shelf.py), and one
+task at a time. Every long task is an iterator: each `next` does part of the work, and the caller shows it and
+may stop in between.
 """
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from textinv.prompts import prompt_problems
 from textinv.running.options import RunOptions
 from textinv.running.run import Run
 
-PREVIEWS, COLUMNS = 4, 2        # of a word being learned, besides that of its start; images in a row of one
-REPORT_EVERY = 5        # steps between two looks at the curves
+PREVIEWS, COLUMNS = 4, 2        # of a word being learned, not counting step 0; images per row of one
+REPORT_EVERY = 5        # steps between updates of the curves
 MAX_PROMPTS = 8
-AT_ONCE = 4             # images that are generated before some are shown
+AT_ONCE = 4             # images generated per update of the grid
 SHOWN = 192             # pixels: smaller images are enlarged to about this
 
 
 @dataclass(frozen=True)
 class Learning:
-    """How far a word has come. The preview is None where it is as before."""
+    """How far learning a word has come. The preview is None if it has not changed."""
     word: str
     steps: int
-    metrics: list[dict[str, float]]             # of each step that was made
+    metrics: list[dict[str, float]]             # of each step so far
     preview: Image.Image | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How images are generated. Raises InputError on values without meaning."""
+    """How images are generated. Raises InputError on invalid values."""
     n: int = option(4, "images per prompt", minimum=1, maximum=16)
     strength: float = option(1.0, "of the learned words: 0 is the init word, 1 the learned one, 1.5 goes "
                              "beyond; lower it if the rest of a prompt counts for too little",
@@ -60,10 +60,10 @@ class Sampling:
 
 
 class Studio:
-    """A model and the words that it knows. Its methods must not run at the same time, but `wait` and `stop`
-    may be called at any; the errors that a user can fix are InputError.
+    """A model and the words it knows. Its methods must not run at the same time, except `wait` and `stop`,
+    which may be called at any time. Errors the user can fix are InputError.
 
-    source, vocab: how the model and its vocabulary were named, which words say of themselves.
+    source, vocab: how the model and its vocabulary were named; learned words record both.
     """
 
     def __init__(self, model: LatentDiffusion, source: str, folder: Path, *, vocab: str | None = None):
@@ -71,21 +71,21 @@ class Studio:
         self.notes, self._options = self.shelf.notes, RunOptions(weights=source, vocab=vocab)
         self._work: Generator | None = None     # what is being iterated
         self._owner, self._stopping = "", False
-        self._waiting: set[str] = set()         # owners of work whose turn has not come
+        self._waiting: set[str] = set()         # owners of work that waits for its turn
 
     def wait(self, owner: str) -> None:
-        """Note that work of an owner, who has none running, is to start when its turn comes."""
+        """Note that an owner's work waits for its turn, unless the owner has work running."""
         if self._work is None or owner != self._owner:
             self._waiting.add(owner)
 
     def has_turn(self, owner: str) -> bool:
-        """Whether the owner's work, whose turn has come, is still wanted: it was not stopped."""
+        """End the owner's wait for a turn. True if the work is still wanted, that is, was not stopped."""
         wanted = owner in self._waiting
         self._waiting.discard(owner)
         return wanted
 
     def start(self, work: Generator, owner: str) -> Iterator:
-        """Iterate work that belongs to an owner, who alone can stop it. What was left half done, as when a
+        """Iterate over an owner's work, which only that owner can stop. Work left half done, as when a
         browser was closed, is ended first."""
         if self._work is not None:
             self._work.close()
@@ -98,21 +98,21 @@ class Studio:
                 self._work = None
 
     def stop(self, owner: str) -> bool:
-        """Stop the owner's work after its current part, or before it starts; whether there is any."""
+        """Stop the owner's work after its current part, or before it starts. True if there was any."""
         if self._work is None or owner != self._owner:
             return self.has_turn(owner)
         self._stopping = True
         return True
 
     def look_at(self, paths: Sequence[str | Path]) -> Image.Image:
-        """The images as the model will see them, in a row; what is odd about them is noted."""
+        """The images as the model will see them, in rows; adds a note about anything odd."""
         images = read_images(paths, self._side, warn=lambda line: self.notes.append(named(line, paths)))
         views = [to_images(image.views[0].x[None])[0] for image in images]
         return self._large(grid(views, min(len(views), 8)))
 
     def learn(self, paths: Sequence[str | Path], config: InversionConfig) -> Generator[Learning, None, None]:
-        """Learn a word from images, and add it. Whatever ends this early, a stop, a closed browser or an
-        error, the word is added as it is then, if it has made a step."""
+        """Learn a word from images, and add it. If a stop, a closed browser or an error ends this early, the
+        word is added as it is at that point, provided at least one step was made."""
         self.look_at(paths)
         every, metrics, concept = max(1, config.steps // PREVIEWS), [], None
         try:
@@ -138,7 +138,7 @@ class Studio:
                 self.shelf.add(concept)
 
     def sample(self, prompts: str, sampling: Sampling) -> Generator[Image.Image, None, None]:
-        """Generate images, a row for each line of `prompts`; yields the grid as it grows."""
+        """Generate images, one row per line of `prompts`; yields the grid as it grows."""
         texts = _lines(prompts)
         for text in texts:
             self.notes += [f"“{text}” {problem}." for problem in prompt_problems(self.model.tokenizer, text)]
@@ -155,7 +155,7 @@ class Studio:
                     return
 
     def attend(self, prompts: str, sampling: Sampling) -> Image.Image | None:
-        """Where the tokens of the first prompt look in its first image; None after work that was stopped."""
+        """Where the tokens of the first prompt attend in its first image; None if the work was stopped."""
         if self._stopping:
             return None
         with self._at_strength(sampling.strength):
@@ -165,7 +165,7 @@ class Studio:
 
     @contextlib.contextmanager
     def _at_strength(self, strength: float) -> Iterator[None]:
-        """Context manager: the words at a strength, 1 for those that do not say where they started."""
+        """Context manager: set the words to a strength, 1 for those that do not record where they started."""
         for word, concept in self.shelf.words.items():
             if "init_vectors" in concept.info:
                 self.model.words.set(word, at_strength(concept, strength))
@@ -194,7 +194,7 @@ def _as_metrics(progress: Progress) -> dict[str, float]:
 
 
 def _lines(prompts: str) -> list[str]:
-    """One prompt a line, each once. Raises InputError if there are none, or too many."""
+    """One prompt per line, without duplicates. Raises InputError if there are none, or too many."""
     texts = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
     if not 1 <= len(texts) <= MAX_PROMPTS:
         raise InputError(f"there are {len(texts)} prompts. Write 1 to {MAX_PROMPTS}, one a line.")

@@ -1,3 +1,3 @@
-"""The report: a run on one page to send to a friend, and what a run adds to its folder for it at its end.
-Nothing of the method imports this.
+"""The report: a run on one page to send to a friend, and the files that a run adds for it at the end.
+The method itself imports nothing from here.
 """

@@ -1,5 +1,5 @@
-"""The report's curves: the loss, which jumps since every step has noise of its own; the evaluation loss,
-which does not; the norm of v, and its cosine to where it started. Values that are not finite are left out.
+"""The report's curves: the loss, which jumps because every step samples its own noise; the evaluation loss,
+which does not; the norm of v; and the cosine of v to its start. Values that are not finite are omitted.
 """
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 from textinv.inside.svg import Chart
 
-WINDOW = 25             # steps of the running mean over the losses
+WINDOW = 25             # steps in the running mean of the losses
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], losses: Mapping[str, float], word: str) -> str:
-    """Four charts of a run's metrics. losses: the evaluation loss of other words in the word's place, by
-    name."""
+    """Four charts of a run's metrics. losses: the evaluation loss with other words in the word's
+    place, by name."""
     points = measurements(metrics)
     step, best = min(points, key=lambda point: point[1], default=(0, math.nan))
     charts = {f"Evaluation loss: lower is better; smallest, {best:.4f}, at step {step}":
@@ -28,13 +28,13 @@ def curves(metrics: Sequence[Mapping[str, Any]], losses: Mapping[str, float], wo
 
 
 def measurements(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Steps and evaluation losses, where these were measured and are finite."""
+    """Steps and evaluation losses, where the loss was measured and is finite."""
     return [(line["step"], line["eval_loss"]) for line in metrics
             if math.isfinite(line.get("eval_loss", math.nan))]
 
 
 def evaluation_loss(points: Sequence[tuple[int, float]], losses: Mapping[str, float], word: str) -> Chart:
-    """The measurements, and the level of what the word is compared with; without marks if there are none."""
+    """Plot the measurements and the levels they are compared with; empty if there are no measurements."""
     chart = Chart("step", "evaluation loss")
     for name, level in losses.items():
         if points and name != word and math.isfinite(level):
@@ -62,7 +62,7 @@ def curve(metrics: Sequence[Mapping[str, Any]], entry: str, name: str) -> Chart:
 
 
 def running_mean(losses: Sequence[float]) -> list[float]:
-    """At each value the mean of those of the last WINDOW that are finite; NaN where none is."""
+    """For each value, the mean of the finite ones among the last WINDOW; NaN if there are none."""
     means = []
     for end in range(1, len(losses) + 1):
         finite = [loss for loss in losses[max(0, end - WINDOW):end] if math.isfinite(loss)]

@@ -1,6 +1,6 @@
-"""The report's images: the user's own, what the word draws, what its init word draws from the same seeds, how
-the word grew, and where it looks. Previews are cut into their single images, so that a phone can show them in
-fewer columns.
+"""The report's images: the user's own, those generated with the word and, from the same seeds, with its
+init word; how the word evolved; and where it attends. Previews are cut into single images, so that a phone
+can show them in fewer columns.
 """
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from textinv.reporting.keep import ATTENTION, INIT_PREVIEW
 from textinv.running.run import PREVIEW_COLUMNS, PREVIEW_PROMPTS
 
 THUMBNAIL = 320         # pixels, twice the size on the page
-MAX_GROWTH = 12         # previews shown of how the word grew
-BARS = 48               # of a vector's numbers, drawn in its card
+MAX_GROWTH = 12         # maximum number of previews that show how the word evolved
+BARS = 48               # numbers of a vector that its card shows as bars
 NONE = '<p class="soft">No previews were made.</p>'
 
 
 def story(folder: Path, record: dict[str, Any], concept: Concept, last: int) -> str:
-    """The user's images -> the word -> what it draws. last: the run's last step."""
+    """The user's images -> the word -> what it generates. last: the run's last step."""
     arrow = '<div class="arrow" aria-hidden="true">→</div>'
     return (f'<div class="story"><section><h2>Your images</h2>{inputs(record)}</section>{arrow}'
             f"<section><h2>The word</h2>{card(concept)}</section>{arrow}"
@@ -43,13 +43,13 @@ def inputs(record: dict[str, Any]) -> str:
         try:
             shown.append(image_tag(ImageOps.contain(read_rgb(name), (THUMBNAIL, THUMBNAIL)),
                                    Path(name).name))
-        except Exception:           # decoders fail on changed files with nearly every type of exception
+        except Exception:           # decoders raise nearly every type of exception on changed files
             shown.append(f'<p class="soft">{html.escape(name)} can no longer be read</p>')
     return images(shown, 2 if len(shown) <= 6 else 3 if len(shown) <= 12 else 5)
 
 
 def card(concept: Concept) -> str:
-    """The word, and some of its numbers as bars."""
+    """The word, and some numbers of its first vector as bars."""
     k, width = concept.vectors.shape
     values = concept.vectors[0, torch.linspace(0, width - 1, min(BARS, width)).long()]
     heights = (values / values.abs().max().clamp(min=1e-30) * 50).tolist()
@@ -63,7 +63,7 @@ def card(concept: Concept) -> str:
 
 
 def newest(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
-    """What the newest preview shows, and after which step, where that is not the last one."""
+    """The images of the newest preview, and its step if that is not the last one."""
     found = previews(folder)
     if not found:
         return NONE
@@ -76,7 +76,7 @@ def drawn(preview: Path, record: dict[str, Any], word: str) -> str:
     """The images of a preview under their prompts."""
     prompts = [prompt.format(word) for prompt in PREVIEW_PROMPTS[bool(record.get("style"))]]
     sheet = read(preview)
-    if not is_grid(sheet, len(prompts), PREVIEW_COLUMNS):         # of another version: shown as it is
+    if not is_grid(sheet, len(prompts), PREVIEW_COLUMNS):         # from another version: shown as is
         return image_tag(sheet, ", ".join(prompts))
     rows = bands(sheet, len(prompts))
     return "".join(f'<p class="prompt">“{html.escape(prompt)}”</p>'
@@ -86,8 +86,8 @@ def drawn(preview: Path, record: dict[str, Any], word: str) -> str:
 
 
 def pair(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
-    """What the word draws next to what its init word draws, from the same seeds; empty where the run has kept
-    none of the latter. last: the run's last step."""
+    """The word's images next to its init word's, from the same seeds; empty if the run kept none of the
+    latter. last: the run's last step."""
     if not (folder / INIT_PREVIEW).exists():
         return ""
     sides = (newest(folder, record, word, last),
@@ -98,7 +98,7 @@ def pair(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
 
 
 def growth(folder: Path) -> str:
-    """The previews over the steps, evenly chosen where there are many, the first and the last among them."""
+    """The previews over the steps; if there are many, evenly spaced ones including the first and the last."""
     found = list(previews(folder).items())
     if not found:
         return NONE
@@ -112,7 +112,7 @@ def growth(folder: Path) -> str:
 
 
 def attention(folder: Path) -> str:
-    """Where each token of a prompt looks; empty if the run has kept none."""
+    """Where each token of a prompt attends; empty if the run kept no such image."""
     if not (folder / ATTENTION).exists():
         return ""
     return ('<p class="soft">The cross-attention of each token: bright where it looks, with its share of all '
@@ -121,18 +121,18 @@ def attention(folder: Path) -> str:
 
 
 def previews(folder: Path) -> dict[int, Path]:
-    """The previews of the word by their steps, in order."""
+    """The previews of the word by step, in order."""
     steps = {int(match[1]): path for path in (folder / "previews").glob("step-*.png")
              if (match := re.fullmatch(r"step-(\d+)", path.stem))}
     return dict(sorted(steps.items()))
 
 
 def read(path: Path) -> Image.Image:
-    """An image that the run has written. Raises InputError if it is damaged."""
+    """Read an image that the run wrote. Raises InputError if it is damaged."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
-    except Exception as error:          # decoders fail on broken files with nearly every type of exception
+    except Exception as error:          # decoders raise nearly every type of exception on broken files
         raise InputError(f"{path}: damaged ({reason(error)}). Remove it.") from error
 
 
@@ -142,6 +142,6 @@ def images(tags: Sequence[str], across: int) -> str:
 
 
 def image_tag(image: Image.Image, caption: str) -> str:
-    """An <img> that holds its image and fills its place."""
+    """An <img> that embeds its image and fills its container."""
     text = html.escape(caption)
     return f'<img alt="{text}" src="{page.data_url(image)}">'

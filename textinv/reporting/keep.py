@@ -1,6 +1,6 @@
-"""What `textinv train` adds to a run's folder at its end, while the model is at hand: the losses of the word
-next to its init word's, the init word's images, the map of the vocabulary, and where the word looks. So the
-report (report.py) can be written again without a model.
+"""What `textinv train` adds to a run's folder at the end, while the model is loaded: the word's loss next to
+its init word's, the init word's images, the map of the vocabulary, and where the word attends. With these,
+the report (report.py) can be written again without a model.
 """
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from weights.files import atomic_write
 
 COMPARISON, INIT_PREVIEW = "comparison.json", "previews/init.png"
 MAP, ATTENTION = "map.json", "previews/attention.png"
-MAX_NORMS = 200         # of the vocabulary's norms, evenly spaced in their order: enough for a chart
-COLUMNS = 3             # of the attention's cells, whose text is to be read on a phone
+MAX_NORMS = 200         # norms of the vocabulary, evenly spaced in sorted order: enough for a chart
+COLUMNS = 3             # columns of attention cells: few, so that their text is readable on a phone
 
 
 def keep(run: Run, losses: dict[str, float]) -> None:
-    """Write the losses of `comparison.compare`, none where the evaluation loss was not measured, and all that
-    the report shows besides what the run has logged. Raises InputError if the folder cannot be written."""
+    """Write the losses from `comparison.compare`, none if the evaluation loss was not measured, and all
+    else that the report needs beyond the run's log. Raises InputError if the folder cannot be written to."""
     folder, config = run.folder.path, run.config
     _write(folder / COMPARISON, {"losses": losses, "psnr": run.psnr})
     _write(folder / MAP, {name: _as_json(one) for name, one in _maps(run).items()})
@@ -48,13 +48,13 @@ def keep(run: Run, losses: dict[str, float]) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Remove what `keep` has written into a run's folder: the run goes on, and its word will be another."""
+    """Remove what `keep` wrote into a run's folder: the run continues, so its word will change."""
     for name in (COMPARISON, MAP, INIT_PREVIEW, ATTENTION):
         (folder / name).unlink(missing_ok=True)
 
 
 def read_maps(folder: Path) -> dict[str, VocabularyMap]:
-    """The map of each vector by its name; empty if none was kept. Raises InputError if it is damaged."""
+    """The map of each vector by name; empty if none was kept. Raises InputError if it is damaged."""
     path = folder / MAP
     if not path.exists():
         return {}
@@ -66,9 +66,9 @@ def read_maps(folder: Path) -> dict[str, VocabularyMap]:
 
 
 def _maps(run: Run) -> dict[str, VocabularyMap]:
-    """Of each vector, over all measurements of the evaluation loss; where there are none, start and end."""
+    """The map of each vector over all evaluation-loss measurements; if there are none, start and end."""
     inversion, evaluation = run.inversion, run.evaluation
-    k = len(inversion.start.vectors)            # below them may be those of words that are learned with it
+    k = len(inversion.start.vectors)            # rows below may belong to words learned along with it
     after, every = inversion.v.detach()[None, :k].cpu(), inversion.step
     if evaluation is not None and evaluation.losses:
         after, every = evaluation.path[:, :k], run.config.eval_every

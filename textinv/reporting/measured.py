@@ -1,5 +1,5 @@
-"""The report's numbers: the losses of the word and of what it is compared with, the evaluation, and the way
-through the vocabulary.
+"""The report's numbers: the losses of the word and of what it is compared with, the evaluation, and the
+word's path through the vocabulary.
 """
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from textinv.reporting.keep import COMPARISON, read_maps
 
 
 def read_comparison(folder: Path) -> dict[str, Any]:
-    """`losses` by name and `psnr` in dB; no losses, and NaN, for a run that has not come to its end. Raises
+    """`losses` by name and `psnr` in dB; no losses, and NaN, for a run that has not finished. Raises
     InputError if the file is damaged."""
     path = folder / COMPARISON
     if not path.exists():
@@ -36,7 +36,7 @@ def read_comparison(folder: Path) -> dict[str, Any]:
 
 
 def losses(compared: Mapping[str, Any], word: str) -> str:
-    """The evaluation losses as bars, if there are any, and how well the autoencoder holds the images; empty
+    """The evaluation losses as bars, if there are any, and how well the autoencoder copies the images; empty
     if nothing was measured."""
     psnr = f"PSNR of the autoencoder's copies of your images: {compared['psnr']:.1f} dB."
     if not compared["losses"]:
@@ -56,7 +56,7 @@ def losses(compared: Mapping[str, Any], word: str) -> str:
 
 
 def vocabulary(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
-    """The map of each vector; of a run that has kept none, the nearest words over time."""
+    """The map of each vector; if the run kept none, the nearest words over time."""
     maps = read_maps(folder)
     if maps:
         return "".join(f"<h3>{html.escape(name)}</h3>" * (len(maps) > 1) + map_section(one)
@@ -70,7 +70,7 @@ def vocabulary(folder: Path, metrics: Sequence[Mapping[str, Any]]) -> str:
 
 
 def evaluation(folder: Path, concept: str) -> str:
-    """What `textinv evaluate` has measured of the word of this fingerprint, with its images under their
+    """What `textinv evaluate` measured for the word with this fingerprint, with its images under their
     prompts. Raises InputError if its files are damaged."""
     path = folder / "evaluation/evaluation.json"
     command = f"<code>python -m textinv.evaluate --concept {html.escape(shlex.quote(str(folder)))}</code>"
@@ -81,7 +81,7 @@ def evaluation(folder: Path, concept: str) -> str:
         if content.get("concept", concept) != concept:
             return f'<p class="soft">Not measured since the run went on: {command}</p>'
         with Image.open(path.with_suffix(".png")) as image:
-            titles = content.get("sheet")               # none in files of earlier versions
+            titles = content.get("sheet")               # missing in files from earlier versions
             rows = bands(image, len(titles), titles=True) if titles else [image.copy()]
         titles = titles or ["training images; then images of each prompt"]
         sheet = "".join(f'<section><p class="prompt">{html.escape(title)}</p>{image_tag(row, title)}'
@@ -92,7 +92,7 @@ def evaluation(folder: Path, concept: str) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """A table with its first row and column as titles; on a phone a block per row."""
+    """A table whose first row and column are titles; on a phone, one block per row."""
     titles, *body = rows
     lines = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     for row in body:

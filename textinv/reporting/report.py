@@ -1,7 +1,7 @@
-"""A run on one page: `runs/NAME/report.html`, one file that needs no network and runs nothing, to look at or
-to send to a friend. First the images, the word and what it draws; then how it came about; last the settings.
-It is made from the files of the run's folder alone (folder.py and keep.py list them, and `textinv evaluate`
-adds its own), so it can be made again at any time.
+"""A run on one page: `runs/NAME/report.html`, one file that needs no network and runs no code, to look at or
+send to a friend. First come the images, the word and what it generates; then how it was learned; last the
+settings. It is built only from files in the run's folder (folder.py and keep.py list them, and `textinv
+evaluate` adds its own), so it can be rebuilt at any time.
 """
 from __future__ import annotations
 
@@ -98,14 +98,14 @@ def report_page(folder: Path) -> str:
 
 
 def lead(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
-    """What the page is about, in a sentence."""
+    """Summarize the page in one sentence."""
     n, last = len(record["image_hashes"]), metrics[-1]["step"]
     steps = f"{last} steps" if last >= record["steps"] else f"{last} of {record['steps']} steps"
     return f"A new word, learned from {n} image{'s' * (n != 1)} in {steps}, starting from {start(record)}."
 
 
 def start(record: dict[str, Any]) -> str:
-    """What the word was before it learned anything, in words."""
+    """Describe what the word started from."""
     init = str(record.get("init", "?"))
     return {"auto": "what an encoder read off the images", "random": "random numbers"}.get(init, f"“{init}”")
 
@@ -121,7 +121,7 @@ def environment(record: dict[str, Any], concept: Concept) -> dict[str, Any]:
 
 
 def folded(summary: str, pairs: dict[str, Any]) -> str:
-    """Names and values that a click shows."""
+    """Names and values, collapsed until clicked."""
     texts = {str(name): str(value) for name, value in pairs.items()}
     return f"<details><summary>{html.escape(summary)}</summary>{page.facts(texts)}</details>"
 
@@ -130,6 +130,6 @@ def write(folder: Path) -> Path:
     """Write the report; returns its path. Raises InputError if the folder contains no run."""
     content, path = report_page(folder), folder / "report.html"
     with atomic_write(path) as partial:
-        # names of files that are not UTF-8 are no text
+        # file names that are not UTF-8 cannot be encoded as is
         partial.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path

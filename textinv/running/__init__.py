@@ -1,1 +1,1 @@
-"""One run: set-up, folder, resume, evaluation loss and stopping, several processes."""
+"""One run: setup, folder, resuming, evaluation loss and stopping, multiple processes."""

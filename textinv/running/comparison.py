@@ -1,6 +1,6 @@
-"""Can the model hold these images, and is the word worth it? Measured on the user's own images: how far off
-the autoencoder's copies of them are, and the evaluation loss of the word next to the init word's and that of
-no word at all.
+"""Can the model represent these images, and is the word worth it? Measured on the user's own images: the
+error of the autoencoder's copies, and the evaluation loss with the word, with the init word, and with no
+prompt at all.
 """
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from textinv.images import TrainingImage
 from textinv.initialization import has_init_words
 from textinv.running.stopping import EvaluationLoss
 
-MEASURED = 8            # images at most
-MANY = 30               # images of one thing
+MEASURED = 8            # at most this many images
+MANY = 30               # more images than this get a note
 LOW_PSNR = 22.5         # dB; the embedded model's own examples are at 25 to 31, outlined drawings at 21
 
 WARNING = ("this model cannot hold these images well: {}. Use images of the kind that it draws (examples/), "
@@ -40,8 +40,8 @@ def reconstruction_psnr(model: LatentDiffusion, images: Sequence[TrainingImage])
 
 
 def limits(psnr: float | None, weights: str) -> list[str]:
-    """What the model cannot do with the images, a line each: by the PSNR of its copies, None if that is not
-    known, and by what it was trained on."""
+    """What the model cannot do with the images, one line each, judged by the PSNR of its copies (None if
+    unknown) and by what it was trained on."""
     lines = []
     if psnr is not None and psnr < LOW_PSNR:
         lines.append(WARNING.format(f"its autoencoder alone changes them to {psnr:.1f} dB PSNR"))
@@ -49,7 +49,7 @@ def limits(psnr: float | None, weights: str) -> list[str]:
 
 
 def number_notes(n: int) -> list[str]:
-    """What so many images mean for the word, a line where they are one or many."""
+    """What the number of images means for the word: a line if there is one image, or many."""
     if n == 1:
         return ["one image: the word will hold on to its background and pose; "
                 "3 to 5 different ones are better"]
@@ -57,8 +57,8 @@ def number_notes(n: int) -> list[str]:
 
 
 def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
-    """The evaluation loss with the word, with the init word in its place (with what it started from, if that
-    is not a word), and with empty prompts. Of several processes each has to call it."""
+    """The evaluation loss with the word, with the init word in its place (with its initial vectors, if init
+    is not a word), and with empty prompts. With several processes, all of them must call it."""
     inversion = evaluation.inversion
     batch = inversion.prompted(evaluation.batch, inversion.step)
     model, word = inversion.model, inversion.start.placeholder
@@ -74,12 +74,12 @@ def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
 
 
 def as_it_was(init: str, word: str) -> str:
-    """The name of the init word next to the word, which may have taken it: "cat (as it was)"."""
+    """The name for the init word next to the word, which may have taken its name: "cat (as it was)"."""
     return init + " (as it was)" * (init.lower() == word.lower())
 
 
 def _with_phrase(model: LatentDiffusion, ids: Tensor, word: str, phrase: str) -> Tensor:
-    """ids (b n) with the phrase, read as plain text even if the word is in it, wherever the word is."""
+    """ids (b n) with the word replaced by the phrase, read as plain text even if it contains the word."""
     tokenizer, own = model.tokenizer, model.words.ids(word)
     with model.words.without(word):
         padding, words = tokenizer.padding_id, tokenizer.tokenize(phrase)

@@ -1,18 +1,18 @@
-"""A run's folder, from which the run can be resumed after whatever ended it.
+"""A run's folder, from which the run can be resumed no matter what ended it.
 
     runs/NAME/  config.json            every option, and what the word depends on: model, images, rate
-                metrics.jsonl          a line per step
+                metrics.jsonl          one line per step
                 previews/              grids of images with the word; init.png, attention.png
                 comparison.json        losses of word, init word and no prompt; the autoencoder's error
-                map.json               the word's way through the vocabulary
-                concept.safetensors    the word, as it is after the last step that was saved
+                map.json               the word's path through the vocabulary
+                concept.safetensors    the word as of the last saved step
                 best.safetensors       the word with the smallest evaluation loss
-                image-words.safetensors    with --per-image, the words of the images
-                state.safetensors      all that the steps to come depend on; next to it the state before
+                image-words.safetensors    with --per-image, the per-image words
+                state.safetensors      all that the remaining steps depend on; next to it, the previous one
                 tensorboard/           the metrics for TensorBoard, with --tensorboard
 
-Every file but metrics.jsonl is written atomically, and a state says how much of that one belongs to it. So
-the run can be killed at any moment: it resumes from the last state as if nothing had happened.
+Every file except metrics.jsonl is written atomically, and a state says how much of metrics.jsonl belongs to
+it. So the run can be killed at any moment: it resumes from the last state as if nothing had happened.
 """
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ from weights.files import atomic_write
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
 BEST_FILE, IMAGE_WORDS_FILE = "best.safetensors", "image-words.safetensors"
 METRICS_FILE = "metrics.jsonl"
-# what a config.json must have for a run to be resumed, evaluated and reported; its options check themselves
+# what config.json must contain to resume, evaluate and report a run; its options check themselves
 RECORD = {"images": str, "steps": int, "model_hash": str, "processes": int, "image_hashes": dict}
-CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # the same of a line of metrics
-MEASURED = {"eval_loss": float, "nearest": list}                            # and what only some lines have
+CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # what every line of metrics has
+MEASURED = {"eval_loss": float, "nearest": list}                            # what only some lines have
 
 
 class ReadOnlyFolder:
-    """A run's folder for those who write nothing: ranks above 0, which resume from it like rank 0, and a run
-    that is kept nowhere."""
+    """A run's folder that is never written to: for ranks above 0, which resume from it like rank 0, and for a
+    run that is not saved."""
 
     def __init__(self, path: Path = Path()):
         self.path = path
 
     def begin(self, record: Mapping[str, Any]) -> None:
-        """Start a new run of these settings."""
+        """Start a new run with these settings."""
 
     def reopen(self) -> dict[str, Any]:
-        """The settings of the run that is to be resumed. Raises InputError if there is none, or another
-        process is writing it."""
+        """The settings of the run to resume. Raises InputError if there is none, or another process is
+        writing it."""
         return read_record(self.path)
 
     def states(self) -> list[str]:
-        """The names of the saved states, the newest first; empty if none was ever saved."""
+        """The names of the saved states, newest first; empty if none was ever saved."""
         if (self.path / PREVIOUS).exists():
             return [STATE, PREVIOUS]
         return [STATE] if (self.path / STATE).exists() else []
 
     def has_preview(self, step: int) -> bool:
-        """Whether the grid of previews of a step needs no writing."""
+        """Whether a step's grid of previews need not be written."""
         return True
 
     def resume(self, record: Mapping[str, Any], state: str | None, *, step: int, metrics_bytes: int) -> None:
-        """Continue the run from a state of its, with these settings; whatever is newer is dropped."""
+        """Continue the run from one of its states, with these settings; anything newer is dropped."""
 
     def log(self, progress: Progress, lr: float) -> None:
         """Write a line of metrics."""
@@ -85,19 +85,19 @@ class ReadOnlyFolder:
         """Write words, metrics and state."""
 
     def close(self) -> None:
-        """Give the folder free."""
+        """Release the folder."""
 
 
 class RunFolder(ReadOnlyFolder):
-    """A folder that this process alone writes. Every method raises InputError if it cannot be written."""
+    """A folder that only this process writes to. Every method raises InputError if it cannot be written."""
 
     def __init__(self, path: Path, *, resume: bool = False, tensorboard: bool = False):
-        """Only looks: nothing is written before there is something to write. Raises InputError where a new
-        run would overwrite another one, or if TensorBoard is wanted and not installed."""
+        """Only checks: nothing is written until there is something to write. Raises InputError if a new run
+        would overwrite another one, or if TensorBoard is requested but not installed."""
         super().__init__(path)
         self._lock = filelock.FileLock(path / ".lock", timeout=0)
         self._metrics: BinaryIO = io.BytesIO()          # until the run is open
-        self._logged = 0        # the last step that metrics.jsonl tells of
+        self._logged = 0        # the last step in metrics.jsonl
         self._new_board = summary_writer() if tensorboard else None
         self._board: Any = None
         if not resume:
@@ -138,8 +138,8 @@ class RunFolder(ReadOnlyFolder):
 
     def save(self, word: Concept, best: Concept | None, *, image_words: Sequence[Concept], step: int,
              state: Callable[[], dict[str, Tensor]], identity: Mapping[str, Any]) -> None:
-        """After a step that broke off before it was logged, as when another process dies, words alone are
-        written: a state that counted this step would leave a gap in the metrics, so the one before stands."""
+        """After a step that was interrupted before it was logged, as when another process dies, only the
+        words are written: a state that counts it would leave a gap in the metrics; the saved one stays."""
         word.save(self.path / RUN_FILE)
         if best is not None:
             best.save(self.path / BEST_FILE)
@@ -156,7 +156,7 @@ class RunFolder(ReadOnlyFolder):
 
     def close(self) -> None:
         try:
-            with self._writing():           # what is still in their buffers
+            with self._writing():           # flushes their buffers
                 self._metrics.close()
                 if self._board is not None:
                     self._board.close()
@@ -171,7 +171,7 @@ class RunFolder(ReadOnlyFolder):
             self._metrics.truncate(metrics_bytes)
             self._metrics.seek(metrics_bytes)
         self._logged = step
-        if self._new_board is not None:         # what a killed run wrote beyond its state is hidden
+        if self._new_board is not None:         # hides what a killed run wrote beyond its state
             self._board = self._new_board(str(self.path / "tensorboard"), purge_step=step + 1)
 
     def _preview(self, step: int) -> Path:
@@ -201,7 +201,7 @@ class RunFolder(ReadOnlyFolder):
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The settings in a run's config.json. Raises InputError if there is none, or it is not one."""
+    """Read the settings in a run's config.json. Raises InputError if it is missing or damaged."""
     path = folder / "config.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -216,8 +216,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """A run's metrics, one dict per step; null, what was not finite, is NaN. Raises InputError if they cannot
-    be read."""
+    """Read a run's metrics, one dict per step; null, which stands for non-finite values, becomes NaN. Raises
+    InputError if they cannot be read."""
     path = folder / METRICS_FILE
     try:
         metrics = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -230,7 +230,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True) -> str | None:
-    """Which entry of a JSON object is missing or of another type than its kind, in words; None if none is."""
+    """Describe the entry of a JSON object that is missing or of the wrong type; None if there is none."""
     if not isinstance(entries, dict):
         return "not a JSON object"
     for name, kind in kinds.items():
@@ -242,7 +242,7 @@ def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True)
 
 
 def summary_writer() -> type:
-    """TensorBoard's writer. Raises InputError where it is not installed."""
+    """TensorBoard's writer. Raises InputError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:

@@ -1,6 +1,6 @@
-"""What a run's word depends on: the options that may not change, and the facts besides. A saved state carries
-it, so that a run is never resumed as another one, whatever was edited or exchanged in the meantime. None of
-it differs between devices.
+"""The identity of a run, everything its word depends on: the options that may not change, and further facts.
+A saved state carries it, so that a run is never resumed as a different one, whatever has been edited or
+replaced in the meantime. It is the same on every device.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model
 
 
 def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict[str, Any]:
-    """What the word depends on besides the options, by the names in FACTS."""
+    """What the word depends on besides the options, under the names in FACTS."""
     init, dataset = inversion.config.init, inversion.dataset
     masks = dataset.loss_weights
     return {"effective_lr": inversion.lr, "model_hash": inversion.start.info["model_hash"],
@@ -40,35 +40,35 @@ def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict
 
 
 def absolute(path: str | Path) -> str:
-    """A path that is found from every folder; "" for none. A link stays one: captions lie next to it."""
+    """The absolute path; "" for none. Symbolic links are not resolved: captions are next to the link."""
     return os.path.abspath(os.path.expanduser(path)) if str(path) else ""
 
 
 def identity(config: InversionConfig, options: RunOptions, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """All that the word depends on, as JSON has it. Images may have moved: what counts is what is in them."""
+    """Everything the word depends on, in JSON types. Images may have moved: only their content counts."""
     whole = {**fixed(config, options), **facts, "image_hashes": list(facts["image_hashes"].values())}
     return json.loads(json.dumps(whole, default=str))          # paths
 
 
 def differences(now: Mapping[str, Any], saved: Mapping[str, Any], images: Mapping[str, str],
                 images_then: Mapping[str, str]) -> str | None:
-    """The options in which an identity differs from a saved one, in words, or else the facts, some of which
-    follow from options; None if nothing differs. images, images_then: the hashes of the images by their
-    paths, now and when the run was last begun, to name those that differ."""
+    """Describe the options in which an identity differs from a saved one, or if none do, the facts (some
+    follow from options); None if nothing differs. images, images_then: the hashes of the images by path, now
+    and when the run was last started, to name those that differ."""
     saved = {**absent(), **saved}
     differ = [name for name, value in now.items() if value != saved.get(name)]
     options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
                for name in differ if name not in FACTS]
     if saved.get("pull"):
         options.append(f"`pull` is gone but was {saved['pull']!r}")
-    images_then = {absolute(path): sha256 for path, sha256 in images_then.items()}     # of older records
+    images_then = {absolute(path): sha256 for path, sha256 in images_then.items()}     # for older records
     which = {"image_hashes": _changed_images(images, images_then)}
     facts = [f"{FACTS[name]} changed{which.get(name, '')}" for name in differ if name in FACTS]
     return ", ".join(options or facts) or None
 
 
 def _changed_images(now: Mapping[str, str], then: Mapping[str, str], most: int = 3) -> str:
-    """The images, `most` of them, whose content is new or gone, in words."""
+    """Name up to `most` of the images whose content is new or gone."""
     changes = [f"{path} is " + ("not what it was" if path in then else "new") for path, image in now.items()
                if image not in then.values()]
     changes += [f"{path} is gone" for path, image in then.items()

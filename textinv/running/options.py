@@ -1,5 +1,5 @@
-"""The options of a run, apart from the method's: where things are, on what it computes, what it writes when.
-And the options of a run that is resumed, which are the run's own.
+"""The options of a run, apart from the method's: where things are, what it computes on, what it writes and
+when. Also the options of a resumed run, which are the run's own.
 """
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from textinv.running.folder import read_record
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of `textinv train` besides those of `InversionConfig`. Raises InputError on values without
-    meaning."""
+    """Options of `textinv train` besides those of `InversionConfig`. Raises InputError on invalid
+    values."""
     images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
     vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
@@ -45,7 +45,7 @@ class RunOptions:
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept: by default named after the images' folder, or the image."""
+        """The run's folder, by default named after the images' folder, or the image."""
         if self.out:
             return Path(os.path.expanduser(self.out))
         path = Path(os.path.expanduser(self.images)).resolve()
@@ -53,7 +53,7 @@ class RunOptions:
 
 
 def split(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
-    """Options by name -> the method's and the run's. Names of neither are left out."""
+    """Options by name -> the method's and the run's. Other names are dropped."""
     def options_of(cls: type) -> Any:
         return cls(**{name: value for name, value in given.items() if name in cls.__dataclass_fields__})
 
@@ -61,8 +61,8 @@ def split(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
 
 
 def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
-    """The options of the run that is to be resumed, with those of `given` that may change. Raises InputError
-    where others differ, or if there is no such run."""
+    """The options of the run to resume, updated with those of `given` that may change. Raises InputError if
+    any others differ, or if there is no such run."""
     if not given.get("out") and not given.get("images"):
         raise InputError("`resume`: which run? Give its folder as `out`, or its `images`.")
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
@@ -76,7 +76,7 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
     recorded, may_not = as_dict(*own), fixed(*own)
     given = {name: value for name, value in given.items()
-             if (name, value) != ("dtype", "auto")}     # which has been resolved: the record says to what
+             if (name, value) != ("dtype", "auto")}     # already resolved: the record says to what
     may_change = [name for name in recorded if name not in may_not]
     differ = [f"`{name}` {value} (was {recorded[name]})" for name, value in given.items()
               if name in may_not and value != recorded[name]]
@@ -93,27 +93,27 @@ def as_dict(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
 
 
 def fixed(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
-    """The options by name that a run must be resumed with unchanged: those that the word depends on. When a
-    progressive word grows depends on the number of steps."""
+    """The options by name that must not change when a run is resumed: those that the word depends on. A
+    progressive word also depends on the number of steps, which decides when it grows."""
     kept = {field.name: getattr(part, field.name) for part in (options, config)
             for field in dataclasses.fields(part) if not field.metadata["may_change"]}
     return {**kept, "steps": config.steps} if config.progressive else kept
 
 
 def absent() -> dict[str, Any]:
-    """What options did that a run of an older version did not have: nothing, as by their defaults."""
+    """The options that runs of older versions did not have, at their defaults, which have no effect."""
     return {name: getattr(InversionConfig, name) for name in ("progressive", "per_image", "regularize")}
 
 
 def resolve_device(device: str) -> str:
-    """The device that "auto" stands for, or the one that is asked for.
-    Raises InputError if there is none of that name here, or it computes nothing, as "meta"."""
+    """The device that "auto" stands for, or the one requested.
+    Raises InputError if it does not exist here, or cannot compute, such as "meta"."""
     if device == "auto":
         return ("cuda" if torch.cuda.is_available() else
                 "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.zeros(1, device=device).item()
-    except Exception as error:          # torch has another type for nearly every device that is not there
+    except Exception as error:          # torch raises a different type for almost every missing device
         why = first_line(error).split(". ")[0]
         raise InputError(f"`device` {device} is not available here ({why}). "
                          "Use cpu or auto.") from error
@@ -121,8 +121,8 @@ def resolve_device(device: str) -> str:
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
-    """The precision that "auto" stands for on a device, by a fixed rule: bfloat16 on an accelerator, and on a
-    CPU that is faster in it; others emulate it at a fraction of float32's speed, and so may Apple's MPS."""
+    """The precision that "auto" stands for on a device, by a fixed rule: bfloat16 on an accelerator or a CPU
+    that is faster with it. Other CPUs emulate it at a fraction of float32's speed, as may Apple's MPS."""
     if dtype != "auto":
         return dtype
     kind = torch.device(device).type
@@ -131,9 +131,9 @@ def resolve_dtype(dtype: str, device: str) -> str:
 
 
 def cpu_has_fast_bfloat16() -> bool:
-    """Whether products of bfloat16 are faster on this CPU than those of float32: with AMX, or with
-    AVX512-BF16 of AMD. Intel's AVX512-BF16 alone does 0.7 x as many steps as float32 (bench/NOTES.md). Older
-    versions of PyTorch have no public way to say so; there only Linux is asked."""
+    """Whether this CPU multiplies faster in bfloat16 than in float32: with AMX, or with AMD's AVX512-BF16.
+    With only Intel's AVX512-BF16, it does 0.7 x as many steps as in float32 (bench/NOTES.md). Older versions
+    of PyTorch have no public API for this; with those, it is detected only on Linux."""
     if hasattr(torch.cpu, "get_capabilities"):
         flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
     else:
@@ -141,4 +141,4 @@ def cpu_has_fast_bfloat16() -> bool:
             flags = set(Path("/proc/cpuinfo").read_text().split())
         except OSError:
             return False
-    return "amx_bf16" in flags or {"avx512_bf16", "sse4a"} <= flags         # SSE4a is AMD's own
+    return "amx_bf16" in flags or {"avx512_bf16", "sse4a"} <= flags         # only AMD has SSE4a

@@ -1,5 +1,5 @@
 """Several processes that learn one word together: `torchrun --nproc_per_node 2 train.py ...`. Each samples
-its own batches, and one all-reduce per step, of v's gradient and two numbers with it, makes their steps one.
+its own batches, and one all-reduce per step, of v's gradient and two scalars, gives them all the same step.
 """
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import os
 import torch
 import torch.distributed as dist
 
-# Its functions have the group of their import's time among their default arguments. The optimizers import it,
-# and once a group is connected that is a reference for good, which keeps the connections' threads running.
+# Imported before a group is connected: its functions keep the group of import time as a default argument for
+# good, and with it the connections' threads. The optimizers would import it too, but later.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -18,11 +18,11 @@ from textinv.inversion import Processes
 
 
 class ProcessDied(InputError):
-    """Another process of the run is gone: what any process that is left has to say."""
+    """Another process of the run has died: every remaining process reports this."""
 
 
 class TorchrunProcesses(Processes):
-    """The processes that torchrun has started, connected."""
+    """The processes started by torchrun, connected."""
 
     def all_reduce_mean(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The mean of each tensor over the processes, bit-identical on all of them; packed into one message.
@@ -37,14 +37,14 @@ class TorchrunProcesses(Processes):
         return tuple(mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True))
 
     def close(self) -> None:
-        """End the connections and their threads: one that outlives the interpreter may abort a process that
-        has done its work."""
+        """Close the connections and their threads: a thread that outlives the interpreter may abort a process
+        that has finished its work."""
         dist.destroy_process_group()
 
 
 def init_processes(device: str) -> Processes:
-    """Connect to the other processes that torchrun has started, if it has: over gloo for tensors of the CPU,
-    over NCCL for those of CUDA."""
+    """Connect to the other processes if torchrun has started any: over gloo for CPU tensors, over NCCL for
+    CUDA tensors."""
     if _world_size() == 1:
         return Processes()
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
@@ -52,8 +52,8 @@ def init_processes(device: str) -> Processes:
 
 
 def local_device(device: str) -> str:
-    """Of several processes each uses the GPU with its local rank. Raises InputError if there are more of them
-    than GPUs."""
+    """With several processes, each uses the GPU with its local rank. Raises InputError if there are more
+    processes than GPUs."""
     if torch.device(device).type != "cuda" or _world_size() == 1:
         return device
     rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()

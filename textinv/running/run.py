@@ -1,5 +1,5 @@
-"""One run, from images to a saved word: set-up, the loop with its evaluation loss, metrics, previews and
-states, and resuming. `invert` is a run that is kept nowhere.
+"""One run, from images to a saved word: setup, the loop with its evaluation loss, metrics, previews and
+states, and resuming. `invert` is a run that writes no files.
 """
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ PREVIEW_COLUMNS = 4
 def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig, *,
            progress: Callable[[Progress], object] | None = None) -> Concept:
     """Learn a word from images: a folder, or a list of paths. The model is left as it was; teach it the word
-    with `patch`. progress: called after each step with what it did; by default a bar is shown where standard
-    error is a terminal. Raises InputError on whatever the images, the prompts or the init word lack."""
+    with `patch`. progress: called after each step with its outcome; by default a progress bar is shown if
+    stderr is a terminal. Raises InputError if the images, the prompts or the init word are unusable."""
     with Run(model, images, config) as run, tqdm(total=config.steps, unit="step", dynamic_ncols=True,
                                                  disable=True if progress else None) as bar:
         for step in run.learn():
@@ -51,12 +51,12 @@ def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], co
 
 
 class Run:
-    """A word that is being learned. The constructor reads and encodes the images and teaches the model the
-    word; at the end of the `with` block the model is as it was before.
+    """A word being learned. The constructor reads and encodes the images and teaches the model the word; at
+    the end of the `with` block the model is as it was before.
 
     options: None for a run whose word does not say which weights it belongs to.
-    folder: what is written; by default nothing.
-    Raises InputError on whatever the images, the prompts or the init word lack; the model then is as it was.
+    folder: where the run is written; by default nowhere.
+    Raises InputError if the images, the prompts or the init word are unusable; the model is then as it was.
     """
 
     def __init__(self, model: LatentDiffusion, images: str | Path | Sequence[str | Path],
@@ -99,12 +99,12 @@ class Run:
         if error_type is None:
             self.folder.close()
             self.inversion.processes.close()
-        else:                       # that error is told; other processes may wait for this one or be gone
+        else:                       # that error is reported; other processes may be waiting or gone
             with contextlib.suppress(InputError):
                 self.folder.close()
 
     def notes(self) -> list[str]:
-        """What the user may want to know about the set-up, a line each."""
+        """What the user may want to know about the setup, one line each."""
         inversion, config, n = self.inversion, self.config, len(self.images)
         prompts = {ids.data_ptr(): len(ids) for ids in inversion.dataset.prompts}
         notes = [f"{n} image{'s' * (n != 1)} ({len(inversion.dataset.mean)} views), "
@@ -122,18 +122,18 @@ class Run:
         return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
     def open(self) -> str:
-        """Start the run's folder, or resume from it; returns a note for the user."""
+        """Start the run's folder, or resume from it, and return a note for the user."""
         if self.options.resume:
             return self._resume()
         self.folder.begin({**self._settings(), "torch": torch.__version__})
         return f"writing {self.folder.path}"
 
     def learn(self) -> Iterator[Progress]:
-        """The loop's remaining steps, with the evaluation loss where it is due. Ends early where the config
-        says so and that loss has plateaued. What there is is saved also where an error ends it."""
+        """Run the loop's remaining steps, with the evaluation loss when it is due. Ends early if the config
+        says so and that loss has plateaued. Even if an error ends the loop, the run is saved."""
         options, inversion = self.options, self.inversion
         try:
-            self._preview()             # of step 0, or one that a full disk has prevented
+            self._preview()             # of step 0, or one that a full disk prevented
             for progress in () if self.converged() else inversion:
                 if self.evaluation is not None and progress.step % self.config.eval_every == 0:
                     word = inversion.word(inversion.v.detach(), progress.step)
@@ -151,12 +151,12 @@ class Run:
             self.save()
 
     def converged(self) -> bool:
-        """Whether DVAR's test ends the run where it is."""
+        """Whether DVAR's test ends the run at this point."""
         return (self.config.stop == "dvar" and self.evaluation is not None
                 and Dvar(self.config.eval_every).stops(self.evaluation.losses))
 
     def ended(self) -> bool:
-        """Whether the run has come to its own end: all its steps are made, or it has converged."""
+        """Whether the run has finished by itself: all its steps are done, or it has converged."""
         return self.inversion.step >= self.config.steps or self.converged()
 
     def save(self) -> None:
@@ -174,8 +174,8 @@ class Run:
         return replace(word, info={**word.info, "eval_loss": evaluation.best_loss})
 
     def previews(self, columns: int = PREVIEW_COLUMNS, *, phrase: str | None = None) -> Image.Image:
-        """A row of images for each preview prompt, from the same seeds every time; phrase: what stands in the
-        place of the word, as the model read it before."""
+        """A row of images for each preview prompt, from the same seeds every time. phrase: what to put in
+        place of the word, read as if the model had not learned it."""
         model, prompts = self.inversion.model, PREVIEW_PROMPTS[self.config.style]
         word = self.config.placeholder
         model.autoencoder.to(model.device)
@@ -187,14 +187,14 @@ class Run:
         return grid(images, columns)
 
     def state(self) -> dict[str, Tensor]:
-        """All that the remaining steps depend on."""
+        """Everything the remaining steps depend on."""
         evaluation = {} if self.evaluation is None else self.evaluation.state()
         return {**self.inversion.state(),
                 **{f"evaluation.{name}": tensor for name, tensor in evaluation.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned, in a run that has made no step. Raises InputError, with
-        nothing changed, if it is not of this run's shapes and dtypes."""
+        """Continue from what `state` returned, in a run that has not taken a step yet. Raises InputError,
+        with nothing changed, if its tensors do not have this run's shapes and dtypes."""
         if wrong := mismatch(state, self.state()):
             raise InputError(f"the state is damaged: {wrong}")
         self.inversion.restore(state)
@@ -203,7 +203,7 @@ class Run:
                                      for name, tensor in state.items()})
 
     def _preview(self) -> None:
-        """Write the previews of the last step if they are due, as at the run's end, and not there yet."""
+        """Write the previews of the last step if they are due, as at the run's end, and do not exist yet."""
         every, step = self.options.preview_every, self.inversion.step
         if every and (step % every == 0 or self.ended()) and not self.folder.has_preview(step):
             self.folder.preview(step, self.previews)
@@ -226,8 +226,8 @@ class Run:
         return note
 
     def _restore_newest(self, images_then: dict[str, str]) -> tuple[str, str | None, int]:
-        """Restore the newest state that is whole and this run's; one that was killed before its first state
-        starts anew. Returns a note, the state's name, and the bytes of metrics.jsonl that belong to it.
+        """Restore the newest state that is intact and belongs to this run; a run killed before its first
+        state starts over. Returns a note, the state's name, and how many bytes of metrics.jsonl belong to it.
         Raises InputError, with nothing written, if no state can be used."""
         names, reasons = self.folder.states(), []
         if not names:

@@ -1,6 +1,6 @@
-"""A saved state: the tensors that the remaining steps depend on, and what tells whether they may be believed:
-everything that they depend on themselves, and a checksum over all of it. The file is a safetensors file with
-one entry of metadata, a JSON object.
+"""A saved state: the tensors that the remaining steps depend on, and what tells whether they can be trusted:
+everything that they in turn depend on, and a checksum over all of it. The file is a safetensors file with
+one metadata entry, a JSON object.
 """
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ldm import InputError
 from weights.files import atomic_write
 
 STATE, PREVIOUS = "state.safetensors", "state.previous.safetensors"
-KEY = "state"           # of the metadata's only entry: their order in the file would be random
+KEY = "state"           # the only metadata entry: several would be written in random order
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """A state that a run can be resumed from. `identity` is what the run's word depends on, by name, as JSON
-    has it; the first `metrics_bytes` bytes of metrics.jsonl belong to it, with that hash."""
+    """A state that a run can be resumed from. `identity` is what the run's word depends on, by name, in JSON
+    types; the first `metrics_bytes` bytes of metrics.jsonl belong to the state, with that hash."""
     tensors: dict[str, Tensor]
     identity: Mapping[str, Any]
     metrics_bytes: int
@@ -33,8 +33,8 @@ class SavedState:
 
 
 def write_state(folder: Path, state: SavedState) -> None:
-    """Write the state atomically; the one that is there becomes the one before. Raises InputError if it
-    cannot be written."""
+    """Write the state atomically; the existing one becomes the previous one. Raises InputError if it cannot
+    be written."""
     about = {"identity": state.identity, "metrics_bytes": state.metrics_bytes,
              "metrics_sha256": state.metrics_sha256}
     metadata = json.dumps({**about, "sha256": checksum(state.tensors, about)})
@@ -46,8 +46,8 @@ def write_state(folder: Path, state: SavedState) -> None:
 
 
 def drop_newest(folder: Path) -> None:
-    """The state before takes the place of the newest, which is damaged or gone: or else the next save would
-    put that one in the place of this. Raises InputError if it cannot be done."""
+    """Replace the newest state, which is damaged or missing, with the previous one, which the next save would
+    otherwise overwrite with the damaged one. Raises InputError if it cannot be done."""
     try:
         (folder / PREVIOUS).replace(folder / STATE)
     except OSError as error:
@@ -55,7 +55,7 @@ def drop_newest(folder: Path) -> None:
 
 
 def read_state(path: Path) -> SavedState:
-    """The state in a file. Raises InputError where it is missing, damaged or of another version."""
+    """Read the state from a file. Raises InputError if it is missing, damaged or of another version."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -76,7 +76,7 @@ def read_state(path: Path) -> SavedState:
 
 
 def check_metrics(path: Path, state: SavedState) -> None:
-    """Raises InputError if the beginning of metrics.jsonl is not what it was when the state was saved."""
+    """Raise InputError if the beginning of metrics.jsonl has changed since the state was saved."""
     try:
         found = metrics_hash(path, state.metrics_bytes)
     except OSError as error:
@@ -86,13 +86,13 @@ def check_metrics(path: Path, state: SavedState) -> None:
 
 
 def metrics_hash(path: Path, size: int) -> str:
-    """The SHA-256 of a file's first `size` bytes, or of all where it is shorter."""
+    """The SHA-256 of a file's first `size` bytes, or of all of it if it is shorter."""
     with path.open("rb") as metrics:
         return hashlib.sha256(metrics.read(size)).hexdigest()
 
 
 def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
-    """A SHA-256 of names, dtypes, shapes and bytes of the tensors, and of what is said about them."""
+    """A SHA-256 of the names, dtypes, shapes and bytes of the tensors, and of `about`."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -101,8 +101,8 @@ def checksum(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
 
 
 def mismatch(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str | None:
-    """What is wrong with the first tensor whose name, dtype or shape is not as expected, in words; None if
-    nothing is. A length that is 0 in `expected` may be any."""
+    """Describe the first tensor whose name, dtype or shape is not as expected; None if there is none. A
+    dimension that is 0 in `expected` may have any size."""
     for name in sorted(tensors.keys() | expected.keys()):
         got, wanted = tensors.get(name), expected.get(name)
         if got is None or wanted is None:

@@ -1,6 +1,6 @@
 """When to stop, and which word to keep. The loss of a step says nothing: its noise and timesteps differ from
-the last one's. The evaluation loss, on one batch of images, prompts, eps and t sampled once, can be compared
-between steps: DVAR (Voronov et al. 2023, arXiv 2302.04841) stops when it has plateaued.
+the last step's. The evaluation loss, on one batch of images, prompts, eps and t sampled once, is comparable
+across steps: DVAR (Voronov et al. 2023, arXiv 2302.04841) stops when it has plateaued.
 """
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SEED = 2_718_281        # of the evaluation batch: the same for every run on the
 
 @dataclass(frozen=True)
 class Dvar:
-    """DVAR's test (section 3.2): the variance of the losses in the last `window` steps, measured every
-    `every` steps, is under `threshold` of the variance of all."""
+    """DVAR's test (section 3.2): the variance of the losses over the last `window` steps, measured every
+    `every` steps, is below `threshold` times the variance of all losses."""
     every: int
     window: int = 310
     threshold: float = 0.15
 
     @property
     def count(self) -> int:
-        """Losses in the window."""
+        """The number of losses in the window."""
         return max(2, round(self.window / self.every))
 
     @property
@@ -34,7 +34,7 @@ class Dvar:
         return (self.count + 1) * self.every
 
     def stops(self, losses: list[float]) -> bool:
-        """losses: one for every `every` steps, from step `every` on."""
+        """Whether to stop. losses: one per `every` steps, starting at step `every`."""
         if len(losses) <= self.count:
             return False
         values = torch.tensor(losses, dtype=torch.float64)
@@ -42,8 +42,8 @@ class Dvar:
 
 
 class EvaluationLoss:
-    """The losses of a word that is being learned on the evaluation batch, where it was then, and the best
-    word so far."""
+    """The losses on the evaluation batch of the word being learned, its vectors at each measurement, and the
+    best word so far."""
 
     def __init__(self, inversion: Inversion):
         self.inversion = inversion
@@ -53,7 +53,7 @@ class EvaluationLoss:
         self.best_v, self.best_loss, self.best_step = inversion.v0.clone(), float("inf"), 0
 
     def measure(self) -> float:
-        """The loss of the word as it is now, which is also kept."""
+        """Measure and record the loss of the word as it is now."""
         inversion = self.inversion
         loss = self.loss(inversion.prompted(self.batch, inversion.step), inversion.rows(inversion.step))
         self.losses.append(loss)
@@ -65,8 +65,8 @@ class EvaluationLoss:
 
     @torch.no_grad()
     def loss(self, batch: Batch, rows: Tensor) -> float:
-        """The loss of a batch of EXAMPLES, given the vectors of all learned words (m d). Each of several
-        processes computes a part of it."""
+        """The loss of a batch of EXAMPLES, given the vectors (m d) of all learned words. With several
+        processes, each computes a part of it."""
         inversion, processes, size = self.inversion, self.inversion.processes, self.inversion.config.batch
         total = torch.zeros((), device=inversion.v.device)
         own = range(processes.rank, EXAMPLES, processes.world_size)
@@ -90,7 +90,7 @@ class EvaluationLoss:
 
 
 def evaluation_batch(inversion: Inversion) -> Batch:
-    """A sample of Equation 2 with the timesteps spread evenly over the schedule: few are enough."""
+    """Sample Equation 2 with the timesteps spread evenly over the schedule, so that a few are enough."""
     timesteps = inversion.model.schedule.timesteps
     generator = torch.Generator().manual_seed(SEED)
     batch = sample_batch(inversion.dataset, timesteps, EXAMPLES, generator)
@@ -99,6 +99,6 @@ def evaluation_batch(inversion: Inversion) -> Batch:
 
 
 def select(batch: Batch, rows: list[int]) -> Batch:
-    """Some examples of a batch."""
+    """The examples of a batch at these rows."""
     return Batch(z0=batch.z0[rows], ids=batch.ids[rows], eps=batch.eps[rows], t=batch.t[rows],
                  loss_weights=None if batch.loss_weights is None else batch.loss_weights[rows])

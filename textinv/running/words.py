@@ -1,4 +1,4 @@
-"""The words that a run learns, as they start: the word, and with `per_image` one for each image besides."""
+"""The initial words of a run: the word itself and, with `per_image`, one more for each image."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from textinv.variants import constrained_start
 def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config: InversionConfig, *,
                 generator: torch.Generator, source: Mapping[str, str], world_size: int
                 ) -> tuple[Concept, list[Concept], str]:
-    """The word, those of the images, which start at random as in the official code, and a note on what the
-    word was made of. source: where "model" and "vocab" are from, where that is known, for the word's file.
-    Raises InputError where the words do not fit into a prompt, or the init word is none."""
+    """The initial word; the per-image words, which start at random as in the official code; and a note on
+    what the word was made from. source: where "model" and "vocab" are from, if known, for the word's file.
+    Raises InputError if the words do not fit into a prompt, or if the init word is not a word."""
     most, room = config.most_vectors, model.tokenizer.length - 2
     if most + config.per_image > room:
         raise InputError(f"`vectors` is {most}, but a prompt of this model has room for {room}"

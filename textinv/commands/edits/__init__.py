@@ -1,1 +1,1 @@
-"""The commands of `textinv edit`, one file each, and what they share."""
+"""The commands of `textinv edit`, one file per command, and what they share."""

@@ -1,7 +1,7 @@
-"""Show a learned word next to what other methods make of the same images, scored in one table.
+"""Compare a learned word with other methods on the same images, scored in one table.
 
-Figure 5 of the paper; textinv/editing/baselines.py, where the steps of the other methods are: --steps and
---guidance are those of the word.
+Figure 5 of the paper; textinv/editing/baselines.py, which sets the steps of the other methods: --steps and
+--guidance apply only to the word.
 """
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EDITS = ("a photo of a {} on the beach", "a photo of a {} on a red background")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("edit baselines", __doc__, example="--concept runs/fox --category wolf -n 4")
     p.add_argument("prompts", nargs="*", metavar="PROMPT",
                    help=f"with {{}} for the word (default: {', '.join(EDITS)})")
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     templates: tuple[str, ...] = tuple(options.prompts) or EDITS
     for template in templates:

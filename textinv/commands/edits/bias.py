@@ -1,7 +1,7 @@
-"""Count what the images of each prompt show, by CLIP: a category's word, and a fairer word in its place.
+"""Count with CLIP what each prompt's images show, for a category's word and for a fairer word in its place.
 
-Section 4.5 and Figure 8 of the paper; textinv/editing/bias.py. The fairer word is learned as any other, by
-`textinv train --init WORD --images DIR` from a small balanced set.
+Section 4.5 and Figure 8 of the paper; textinv/editing/bias.py. The fairer word is learned like any other,
+from a small balanced set of images: `textinv train --init WORD --images DIR`.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textinv.editing.zero_shot import clip_classifier
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("edit bias", __doc__, example='"a photo of a vehicle" "a photo of a *" --concept runs/vehicle '
                                              "--classes car bus truck train boat")
     p.add_argument("prompts", nargs="+", metavar="PROMPT", help="with the category's word, or a learned one")
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     with open_judged(options, "bias", without_word=options.prompts) as (folder, model, _, evaluator):
         classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])

@@ -1,4 +1,4 @@
-"""Paint a prompt, with learned words, into the white part of a mask over an image.
+"""Paint a prompt with learned words into an image, where a mask is white.
 
 Blended latent diffusion, Figure 9 of the paper; textinv/editing/blending.py.
 """
@@ -16,7 +16,7 @@ from textinv.editing.sheets import Row, sheet
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("edit blend", __doc__,
                example='room.jpg mask.png "a photo of a * in a room" --concept runs/fox')
     p.add_argument("image", metavar="IMAGE", help="image file; its middle square is used")
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     check_sampling(options)
     folder = new_folder(options.out, "blend")

@@ -1,4 +1,4 @@
-"""Generate a prompt with several learned words, and count how often CLIP finds each of their things.
+"""Generate images of a prompt with several learned words, and count how often CLIP finds each thing.
 
 Figures 6 and 7 of the paper; textinv/editing/compositions.py.
 """
@@ -15,7 +15,7 @@ from textinv.editing.zero_shot import clip_judge
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("edit compose", __doc__,
                example='"a <fox> next to a <panda>" --concept "runs/fox=<fox>" --concept '
                        '"runs/panda=<panda>" --find fox --find panda --among cat dog wolf bear')
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     with open_judged(options, "compose", options.prompt) as (folder, model, _, evaluator):
         others = [text for text in options.among if text not in options.find]

@@ -1,4 +1,4 @@
-"""Find the noise that an image comes from, and generate other prompts from that noise.
+"""Invert an image to the noise that generates it, and generate other prompts from that noise.
 
 Bipartite inversion, Appendix A and Figure 11 of the paper; textinv/editing/ddim_inversion.py.
 """
@@ -15,7 +15,7 @@ from textinv.editing.sheets import Row, sheet
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("edit invert", __doc__, example='examples/fox/snow.png "a photo of * on the beach" '
                                                "--concept runs/fox")
     p.add_argument("image", metavar="IMAGE", help="image file; its middle square is used")
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     folder = new_folder(options.out, "invert")
     image = read_image(options.image)

@@ -35,7 +35,7 @@ from weights.files import file_to_write
 
 
 def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> None:
-    """The options of `open_model`, and --out."""
+    """Add the options of `open_model`, and --out."""
     add_concept_option(parser)
     if tuned:
         parser.add_argument("--tuned", metavar="FILE", help="delta that `textinv edit tune` has written")
@@ -46,8 +46,8 @@ def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> 
 @contextlib.contextmanager
 def open_model(options: argparse.Namespace, *prompts: str, without_word: Sequence[str] = ()
                ) -> Iterator[tuple[LatentDiffusion, list[Concept], str]]:
-    """Context manager: the model, tuned, the words that it has been taught, and where its weights are from.
-    What it will not see of the prompts, with a word and without, is a warning. Raises InputError."""
+    """Context manager: the model, tuned if asked, the words it has been taught, and its weights' source.
+    Warns about prompts, with a word or without, that it will not read as intended. Raises InputError."""
     model, concepts, source = load_with_words(options)
     warn_of_prompts(model, prompts)
     warn_of_prompts(model, without_word, expects_word=False)
@@ -57,7 +57,7 @@ def open_model(options: argparse.Namespace, *prompts: str, without_word: Sequenc
 
 
 def add_judged_options(parser: argparse.ArgumentParser, *, n: int) -> None:
-    """The options of `open_judged`, with `n` images per prompt by default."""
+    """Add the options of `open_judged`, with `n` images per prompt by default."""
     add_sampling_options(parser, n=n, batch=8)
     add_word_options(parser)
     add_clip_option(parser)
@@ -66,8 +66,8 @@ def add_judged_options(parser: argparse.ArgumentParser, *, n: int) -> None:
 @contextlib.contextmanager
 def open_judged(options: argparse.Namespace, name: str, *prompts: str, without_word: Sequence[str] = ()
                 ) -> Iterator[tuple[Path, LatentDiffusion, list[Concept], clip.Clip]]:
-    """Context manager, for a command whose images CLIP judges: the folder for the results, by default one
-    called `name`; model and words, as of `open_model`; and the CLIP. Raises InputError."""
+    """Context manager for a command whose images CLIP judges: the folder for the results, by default one
+    called `name`; the model and words, as in `open_model`; and the CLIP. Raises InputError."""
     check_sampling(options)
     folder = new_folder(options.out, name)
     with open_model(options, *prompts, without_word=without_word) as (model, concepts, source):
@@ -75,10 +75,10 @@ def open_judged(options: argparse.Namespace, name: str, *prompts: str, without_w
 
 
 def read_image(path: str, read: Callable[[Path], Image.Image] = read_rgb) -> Image.Image:
-    """An image file, by default as a person sees it. Raises InputError if it cannot be read."""
+    """Read an image file, by default as a person sees it. Raises InputError if it cannot be read."""
     try:
         return read(Path(os.path.expanduser(path)))
-    except Exception as error:          # decoders fail on broken files with nearly every type of exception
+    except Exception as error:          # decoders raise nearly every type of exception on broken files
         raise InputError(f"{path}: cannot be read ({reason(error)}). Give PNG or JPEG.") from error
 
 
@@ -94,8 +94,8 @@ def training_images(model: LatentDiffusion, images: str | None, concepts: Sequen
 
 
 def new_folder(out: str | None, name: str) -> Path:
-    """The folder for the results; by default a new one in edits/. Raises InputError if it has files in it, or
-    cannot be written."""
+    """The folder for the results, by default a new one in edits/. Raises InputError if it is not empty or
+    cannot be written to."""
     if out is None:
         names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
         path = next(path for one in names if not (path := Path("edits") / one).exists())
@@ -109,7 +109,7 @@ def new_folder(out: str | None, name: str) -> Path:
 
 def write_images(folder: Path, sheet: Image.Image, images: Sequence[Image.Image],
                  options: argparse.Namespace) -> None:
-    """Write sheet.png and the images as 000.png, 001.png, ..., with the command's options; print where."""
+    """Write sheet.png and the images as 000.png, 001.png, ..., with the command's options; print the path."""
     for name, image in [*((f"{i:03d}.png", image) for i, image in enumerate(images)), ("sheet.png", sheet)]:
         save_png(image, folder / name, {"options": vars(options)})
     print(folder / "sheet.png")

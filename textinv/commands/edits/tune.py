@@ -1,6 +1,6 @@
-"""Tune the model around a learned word, until the word gives the images back; writes a small delta.
+"""Tune the model around a learned word until the word reproduces the images; writes a small delta.
 
-Pivotal tuning, Appendix A and Figure 11 of the paper; textinv/editing/tuning.py. It is used by
+Pivotal tuning, Appendix A and Figure 11 of the paper; textinv/editing/tuning.py. Use the delta with
 `textinv sample --tuned FILE`.
 """
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILE = "tuned.safetensors"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """The command's argument parser."""
     p = Parser("edit tune", __doc__, example="--concept runs/fox --prior 'a photo of a wolf'")
     p.add_argument("--images", metavar="DIR", help="the images (default: those of the run)")
     p.add_argument("--style", action="store_true", help="the word is a style (default: off)")
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command."""
+    """Run the command."""
     options = parser().parse_args(argv)
     config = TuningConfig(**{field.name: getattr(options, field.name)
                              for field in dataclasses.fields(TuningConfig) if hasattr(options, field.name)})
