@@ -88,8 +88,8 @@ class Code:
     def _mirror(self) -> Tensor:
         """d d: B+ P B for the basis B and the left-right flip P. The span of the components is closed under
         P, because sprites and their mirror images were fitted together. P mirrors a sprite exactly if its
-        scaled width is even. With an odd width both it and its mirror image lie a pixel off center, on the
-        same side (`sprite_pixels`): for these, a fifth of the sprites, the result is approximate."""
+        scaled width is even. With an odd width both it and its mirror image lie half a pixel off center, on
+        the same side (`sprite_pixels`): for these, a fifth of the sprites, the result is approximate."""
         exchanged = rearrange(self.basis, "(y x rgba) d -> y x rgba d", y=SIDE, x=SIDE).flip(1).flatten(0, 2)
         return torch.linalg.pinv(self.basis) @ exchanged
 

@@ -6,7 +6,7 @@ Images are float32 arrays (y x rgb) in [0, 1] with sides divisible by 4; none is
 values may leave [0, 1].
 
 `NAMED` are the styles with a name, `HELD_OUT` those that training never sees, and `nameless` samples a style
-that has no name: a random tone curve, palette, outline and texture.
+that has no name: a random mix of a named filter, a palette, outlines and a texture.
 """
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Shadow:
 
 
 def tinted(sprite: Image.Image, color: str) -> Image.Image:
-    """The sprite in that color with its shading kept; whites, blacks and grays take on some of it as well."""
+    """The sprite in that color with its shading kept; whites and grays take on some of it, blacks do not."""
     hue, saturation, light = TINTS[color]
     _, s, v = _hsv(sprite)
     s = np.clip(np.maximum(s, 0.55 * (v > 0.25)) * saturation, 0, 1)

@@ -3,10 +3,10 @@ line number, from 0.
 
     python -m recipe.vocabulary [--out FILE]
 
-BERT's special tokens come first; then every printable ASCII character, and every letter and digit as the
-continuation of a word, so that any English prompt can be tokenized; then whole words: those of the captions
-and some common ones. The names of held-out things are not among the words: they are split into pieces, and
-mean nothing until they are learned.
+BERT's special tokens come first; then the letters (in lower case, as text is tokenized), digits and
+punctuation marks of ASCII, and letters and digits as continuations of a word, so that any English prompt can
+be tokenized; then whole words: those of the captions and some common ones. The names of held-out things are
+not among the words: they are split into pieces, and mean nothing until they are learned.
 """
 from __future__ import annotations
 

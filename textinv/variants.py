@@ -18,7 +18,7 @@ from textinv.options import PROGRESSIVE, InversionConfig
 class Direction(Variant):
     """Learn only the direction of v, at a fixed norm (Directional Textual Inversion, arXiv 2512.13672): in
     plain inversion v drifts far outside the shell where the vocabulary lies, and prompts lose their hold on
-    it. The derivative of x / |x| is the projection onto the sphere's tangent space."""
+    it. The derivative of x / |x| is the projection onto the sphere's tangent space, divided by |x|."""
 
     def __init__(self, norm: float):
         self.norm = norm

@@ -60,8 +60,8 @@ def refuse_by_keys(keys: Collection[str]) -> None:
 
 
 def refuse_by_channels(channels: int, latent: int) -> None:
-    """Raises InputError if the UNet takes more channels than the latents have, and that number is another
-    model's."""
+    """Raises InputError if the UNet takes another number of channels than the latents have, and it is that
+    of another model."""
     if channels != latent and channels in _BY_CHANNELS:
         raise InputError(f"this is {_BY_CHANNELS[channels]}: its UNet takes {channels} channels instead of "
                          f"{latent}. {READ}.")

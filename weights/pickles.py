@@ -2,8 +2,8 @@
 
 A pickle is a program that can call whatever it can name. This reader lets it name storages, the two functions
 that torch uses to rebuild a tensor, and dicts. Every other name becomes an inert placeholder that swallows
-whatever the program does to it; nothing that the program can name or build is changed by it. Nothing is
-imported on the file's behalf. Dict keys are plain values. Tensors are only described, and are mapped from the
+whatever the program does to it, and the program can change none of our own objects. Nothing is imported on
+the file's behalf. Dict keys are plain values. Tensors are only described, and are mapped from the
 file when they are read.
 """
 from __future__ import annotations

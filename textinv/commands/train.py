@@ -80,8 +80,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[InversionConfig, RunOption
 
 @contextlib.contextmanager
 def stop_on_signals(inversion: Inversion) -> Iterator[list[int]]:
-    """Context manager: the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal) ends the loop after the step;
-    a second one ends the process at once. Ignored signals, as under nohup, stay so. Yields those received."""
+    """Context manager: a Ctrl-C, SIGTERM or SIGHUP (a closed terminal) ends the loop after the step; a second
+    one of the same kind ends the process at once. Ignored ones (nohup) stay ignored. Yields those received.
+    """
     signals: list[int] = []
 
     def handle(number: int, _: object) -> None:

@@ -13,8 +13,8 @@ READS = ("GET", "HEAD", "OPTIONS")
 
 
 class OwnPagesOnly:
-    """ASGI middleware: answers 403 to a request for a host name that is not served, or from a page of another
-    origin.
+    """ASGI middleware: answers 403 to a request for a host name that is not served, and to one that is more
+    than a read from a page of another origin, which cannot see the answer to a read.
 
     host: the address to listen on. If it stands for all of the machine's addresses, every name is served.
     """
