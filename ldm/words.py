@@ -67,24 +67,22 @@ class LearnedWords:
         self._check_shape(word, vectors)
         self._vectors[word] = _own(vectors)
 
-    @contextlib.contextmanager
-    def exchanged(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+    def exchanged(self, vectors: Mapping[str, Tensor]) -> contextlib.AbstractContextManager[None]:
         """Context manager: temporarily give words other vectors (k d). If there are more or fewer than
         before, the ids of words added later move. Everything is restored on exit. Raises InputError if there
         is no such word."""
-        before = self._vectors
-        self._vectors = {**before, **{self._known(word): _own(v) for word, v in vectors.items()}}
-        try:
-            yield
-        finally:
-            self._vectors = before
+        return self._meanwhile({**self._vectors,
+                                **{self._known(word): _own(v) for word, v in vectors.items()}})
 
-    @contextlib.contextmanager
-    def without(self, placeholder: str) -> Iterator[None]:
+    def without(self, placeholder: str) -> contextlib.AbstractContextManager[None]:
         """Context manager: temporarily hide a word, so that the model reads its placeholder as plain text.
         Everything is restored on exit. Raises InputError if there is no such word."""
-        before, hidden = self._vectors, self._known(placeholder)
-        self._vectors = {word: vectors for word, vectors in before.items() if word != hidden}
+        hidden = self._known(placeholder)
+        return self._meanwhile({word: v for word, v in self._vectors.items() if word != hidden})
+
+    @contextlib.contextmanager
+    def _meanwhile(self, vectors: dict[str, Tensor]) -> Iterator[None]:
+        before, self._vectors = self._vectors, vectors
         try:
             yield
         finally:

@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -112,6 +114,14 @@ def new_file(text: str) -> Path:
         raise InputError(f"{path} exists already. Give another name, or remove it.")
     file_to_write(path)
     return path
+
+
+def next_free_path(folder: Path, prompt: str, ending: str = "") -> Path:
+    """An unused path in the folder, named after the prompt; none of its single images exists either."""
+    slug = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "sample") + ending
+    names = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(2)))
+    return next(path for name in names if not (path := folder / f"{name}.png").exists()
+                and not any(folder.glob(f"{name}-[0-9][0-9][0-9]*.png")))
 
 
 def value(**rules: Any) -> Any:

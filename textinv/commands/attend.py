@@ -17,8 +17,8 @@ from textinv.commands.arguments import (
     add_model_options,
     add_sampling_options,
     new_file,
+    next_free_path,
 )
-from textinv.commands.sample import next_free_path
 from textinv.commands.words import add_concept_option, load_with_words, warn_of_prompts
 from textinv.grids import png_path, save_png
 from textinv.inside.attention import attend

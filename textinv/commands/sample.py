@@ -8,9 +8,7 @@ import argparse
 import contextlib
 import dataclasses
 import glob
-import itertools
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from textinv.commands.arguments import (
     add_sampling_options,
     load_clip,
     load_model,
+    next_free_path,
 )
 from textinv.commands.recipe import (
     Recipe,
@@ -228,11 +227,3 @@ def path_of(out: str | None, recipe: Recipe) -> Path:
                 raise InputError(f"{file} exists, and this command has not written it. Give another name."
                                  ) from error
     return path
-
-
-def next_free_path(folder: Path, prompt: str, ending: str = "") -> Path:
-    """An unused path in the folder, named after the prompt; none of its single images exists either."""
-    slug = (re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "sample") + ending
-    names = itertools.chain([slug], (f"{slug}-{i}" for i in itertools.count(2)))
-    return next(path for name in names if not (path := folder / f"{name}.png").exists()
-                and not any(folder.glob(f"{name}-[0-9][0-9][0-9]*.png")))
