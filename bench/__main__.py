@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
-    parser = Parser(prog="python -m bench", description="Benchmarks, next to diffusers where installed.")
+    parser = Parser(prog="python -m bench", description="Benchmarks, against diffusers where installed.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0],

@@ -31,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", choices=SIZES, default="text2img-large")
     parser.add_argument("--file-dtype", choices=["float32", "float16", "bfloat16"], default="float16")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32",
-                        help="to load into")
+                        help="dtype to load into")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--folder", default=None,
-                        help="where to write the checkpoints; a temporary one by default")
+                        help="where to write the checkpoints (default: the system's temporary folder)")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
         sources = _write(Path(folder), args)
         print(machine("cpu"))
         print(f"{args.size}, {args.file_dtype} file into {args.dtype}; "
-              "seconds, the file in the system's cache")
+              "seconds, with the file in the system's cache")
         peaks: dict[str, list[float]] = {name: [] for name in sources}
 
         def measure(name: str) -> float:
@@ -51,14 +51,14 @@ def main(args: argparse.Namespace) -> None:
                                   capture_output=True, text=True)
             if done.returncode:
                 said = done.stderr.strip().splitlines()
-                raise InputError(f"loading by {name} ended with status {done.returncode}: "
-                                 f"{said[-1] if said else 'it said nothing'}")
+                raise InputError(f"loading with {name} exited with status {done.returncode}: "
+                                 f"{said[-1] if said else 'no output'}")
             result = json.loads(done.stdout.splitlines()[-1])
             peaks[name].append(result["peak"] / result["weights"])
             return result["seconds"]
 
         compare({name: lambda name=name: measure(name) for name in sources}, args.pairs)
-    print("peak of new memory / bytes of the weights loaded")
+    print("peak new memory / bytes of the weights loaded")
     for name, values in peaks.items():
         print(f"  {name:28s} {max(values):.3f}")
 
@@ -76,7 +76,7 @@ def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
         sources["this project, Hugging Face"] = ["ours", str(folder / "huggingface")]
         sources["diffusers"] = ["diffusers", str(folder / "huggingface")]
     else:
-        print("without diffusers (not installed, or not for this model): this project alone")
+        print("diffusers is not installed, or not compared on this model: only this project is timed")
     return sources
 
 

@@ -21,7 +21,7 @@ from ldm.attention import attention
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=20, help="in one measurement (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=20, help="steps per measurement (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=25, help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu")
 
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
 
     steps()
     compare({name: functools.partial(_with_kernel, kernel, steps, args.device)
-             for name, kernel in (("as it is", attention), ("cannot be observed", unobserved))}, args.pairs)
+             for name, kernel in (("with the observer", attention), ("without it", unobserved))}, args.pairs)
 
 
 def _with_kernel(kernel: Callable[..., Tensor], run: Callable[[], object], device: str) -> float:

@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", default="examples/teapot")
     parser.add_argument("--init", default="cup")
     parser.add_argument("--kills", type=int, default=50, help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="of the run (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--steps", type=int, default=400, help="steps of the run (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the moments of the kills")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -78,8 +78,8 @@ def finish(process: subprocess.Popen) -> None:
     """Wait for train.py. Raises InputError with its last line if it failed."""
     _, said = process.communicate()
     if process.returncode:
-        *_, last = ["it said nothing", *said.strip().splitlines()]
-        raise InputError(f"train.py ended with status {process.returncode}: {last}")
+        *_, last = ["no output", *said.strip().splitlines()]
+        raise InputError(f"train.py exited with status {process.returncode}: {last}")
 
 
 def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.Random) -> int:

@@ -55,7 +55,7 @@ def _compare(size: str, args: argparse.Namespace) -> None:
             output_type="np",
             height=8 * side, width=8 * side).images     # it assumes that every autoencoder shrinks by 8
     else:
-        print("  without diffusers (not installed, or not for this model): this project alone")
+        print("  diffusers is not installed, or not compared on this model: only this project is timed")
     images = [run() for run in runs.values()]         # the warm-up, and a check that all agree
     for name, image in list(zip(runs, images, strict=True))[1:]:
         print(f"  {name}: images differ from ours in float32 by "

@@ -33,12 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         f"{', '.join(SIZES)} (default: %(default)s)")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=None,
                         help="random weights of that size, without any file "
-                             "(default: for the names of sizes)")
-    parser.add_argument("--vs", choices=["diffusers"], help="measure its default loop too")
+                             "(default: if --weights names a size)")
+    parser.add_argument("--vs", choices=["diffusers"], help="also measure its default loop")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32",
-                        help="of our frozen weights")
+                        help="dtype of our frozen weights")
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=10, help="in one measurement (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=10, help="steps per measurement (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--device", default="cpu")
 
@@ -48,8 +48,8 @@ def main(args: argparse.Namespace) -> None:
     print(machine(args.device))
     model = load(args, getattr(torch, args.dtype))
     if args.vs and not has_diffusers(model.config):
-        raise InputError("diffusers is not installed, or its loop is not rebuilt here for this model: "
-                         "pip install '.[bench]', or drop --vs")
+        raise InputError("diffusers is not installed, or its loop is not reimplemented here for this "
+                         "model. Run pip install '.[bench]', or drop --vs.")
     side = model.config.diffusion.latent_size * model.config.autoencoder.factor
     x = torch.rand(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = token_ids(model)
@@ -60,15 +60,15 @@ def main(args: argparse.Namespace) -> None:
     if args.vs:
         exact = model if args.dtype == "float32" else load(args, torch.float32)
         runs["diffusers' default, float32"] = diffusers_loop(exact, x, ids, args)
-    print(f"{args.weights}, batch {args.batch}, {args.steps} steps a measurement; seconds a step")
+    print(f"{args.weights}, batch {args.batch}, {args.steps} steps per measurement; seconds per step")
     for run in runs.values():
         run()
     results = compare({name: lambda run=run: seconds(run, args.device) / args.steps
                        for name, run in runs.items()}, args.pairs)
     step = statistics.median(results[ours])
     own = statistics.median(1 - a / b for a, b in zip(results[core], results[ours], strict=True))
-    print(f"  {1 / step:.2f} steps a second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
-    print(f"  the loop's own part {100 * own:.1f} % of a step")
+    print(f"  {1 / step:.2f} steps per second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
+    print(f"  the loop's own share {100 * own:.1f} % of a step")
     print(f"  peak memory of this process {peak_memory(args.device) / 2 ** 30:.2f} GiB")
 
 
@@ -76,7 +76,8 @@ def load(args: argparse.Namespace, dtype: torch.dtype) -> LatentDiffusion:
     """The model of --weights, or of random weights. Raises InputError."""
     if args.random if args.random is not None else args.weights in SIZES:
         if args.weights not in SIZES:
-            raise InputError(f"{args.weights}: no size of random weights: give one of {', '.join(SIZES)}")
+            raise InputError(f"{args.weights} is not a size of random weights. "
+                             f"Give one of {', '.join(SIZES)}.")
         return random_model(args.weights, args.device, dtype)
     return weights.load(args.weights, args.device, dtype)
 

@@ -59,11 +59,11 @@ class Metrics:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME",
-                        help=f"of {', '.join(METHODS)} (default: all)")
+                        help=f"some of {', '.join(METHODS)} (default: all)")
     parser.add_argument("--objects", nargs="+", choices=list(THINGS), default=OBJECTS, metavar="NAME",
-                        help=f"of examples/ (default: {' '.join(OBJECTS)})")
-    parser.add_argument("--seeds", type=int, default=3, help="words of each (default: %(default)s)")
-    parser.add_argument("-n", type=int, default=64, help="images a prompt (default: %(default)s)")
+                        help=f"objects in examples/ (default: {' '.join(OBJECTS)})")
+    parser.add_argument("--seeds", type=int, default=3, help="words per object (default: %(default)s)")
+    parser.add_argument("-n", type=int, default=64, help="images per prompt (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/words"), help="(default: %(default)s)")
 
 
@@ -74,7 +74,7 @@ def main(args: argparse.Namespace) -> None:
                             for seed in range(args.seeds)] for method in args.methods}
     print(f"{machine('cpu')}\n"
           f"{len(args.objects)} objects ({', '.join(args.objects)}), {args.seeds} seeds, "
-          f"{args.n} images a prompt\n\n{table(metrics)}\n{differences(metrics)}", end="")
+          f"{args.n} images per prompt\n\n{table(metrics)}\n{differences(metrics)}", end="")
 
 
 def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> Metrics:
@@ -116,7 +116,7 @@ def learn(folder: Path, method: str, name: str, seed: int) -> None:
 def succeed(status: int) -> None:
     """Raises InputError unless the status of a command is 0."""
     if status:
-        raise InputError(f"a command that this one needs ended with status {status}, see above")
+        raise InputError(f"a command that this one needs exited with status {status}. See above.")
 
 
 def interval(words: Sequence[Metrics], values: Sequence[float]) -> str:

@@ -211,7 +211,7 @@ class Autoencoder(nn.Module):
     def encode(self, x: Tensor) -> Posterior:
         """x (b 3 H W) -> q(z | x), unscaled. Raises InputError if config.factor does not divide H and W."""
         if any(pixels < 1 or pixels % self.config.factor for pixels in x.shape[-2:]):
-            raise InputError(f"images of {x.shape[-2]} x {x.shape[-1]} pixels have no latents. Use multiples "
+            raise InputError(f"cannot encode images of {x.shape[-2]} x {x.shape[-1]} pixels. Use multiples "
                              f"of {self.config.factor}.")
         mean, logvar = rearrange(self.quant_conv(self.encoder(x)), "b (two c) h w -> two b c h w", two=2)
         return Posterior(mean, logvar.clamp(-30.0, 20.0))

@@ -79,7 +79,7 @@ class CLIPTextConfig:
     def __post_init__(self) -> None:
         """Raises InputError on invalid values."""
         if self.heads < 1 or self.width % self.heads:
-            raise InputError(f"text.width is {self.width}, which its {self.heads} heads do not divide. "
+            raise InputError(f"text.width is {self.width}, which is not divisible by its {self.heads} heads. "
                              "Use a divisor.")
         if self.activation not in ("quick_gelu", "gelu"):
             raise InputError(f"text.activation is {self.activation!r}. Use quick_gelu or gelu.")
@@ -127,16 +127,16 @@ class LDMConfig:
         for name, part in (("autoencoder", self.autoencoder), ("unet", self.unet)):
             uneven = [width for width in part.channels if part.norm_groups < 1 or width % part.norm_groups]
             if uneven:
-                raise InputError(f"{name}.channels has {uneven[0]}, which its {part.norm_groups} "
-                                 "norm_groups do not divide. Use a divisor.")
+                raise InputError(f"{name}.channels has {uneven[0]}, which is not divisible by its "
+                                 f"{part.norm_groups} norm_groups. Use a divisor.")
         if len(heads := self.unet.level_heads) != len(self.unet.channels):
             raise InputError(f"unet.heads has {len(heads)} entries, but unet.channels has "
                              f"{len(self.unet.channels)} levels. Give one number, or one per level.")
         attends = (*self.unet.attention[:-1], True)         # the middle, at the last level, always attends
         for width, n, attending in zip(self.unet.channels, heads, attends, strict=True):
             if attending and (n < 1 or width % n):
-                raise InputError(f"unet.channels has {width}, which its {n} heads do not divide. Use a "
-                                 "divisor.")
+                raise InputError(f"unet.channels has {width}, which is not divisible by its {n} heads. Use "
+                                 "a divisor.")
 
     @staticmethod
     def text2img_large() -> LDMConfig:
@@ -163,8 +163,8 @@ class LDMConfig:
                      "diffusion": DiffusionConfig}
             return LDMConfig(**{name: _read_part(cls, values[name]) for name, cls in parts.items()})
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"this is not a model config of this project ({error}). Give the values "
-                             "that LDMConfig.to_dict wrote.") from error
+            raise InputError(f"this is not a model config of this project ({error}). Give the output of "
+                             "LDMConfig.to_dict.") from error
 
 
 def _read_part(cls: type, values: dict[str, Any]) -> Any:

@@ -132,12 +132,12 @@ class LatentDiffusion(nn.Module):
         z_T = self._noise(len(c), None, generator) if z_T is None else z_T.to(self.device, torch.float32)
         z, (h, w), multiple = z_T, z_T.shape[-2:], self.config.unet.factor
         if any(side < 1 or side % multiple for side in (h, w)):
-            raise InputError(f"`z_T` has {h} x {w} latents. Use multiples of {multiple}.")
+            raise InputError(f"`z_T` is {h} x {w}. Use multiples of {multiple}.")
         denoise, alphas_cumprod = self.guided(c, uncond, guidance), self.schedule.alphas_cumprod.tolist()
         for t_prev, z in run(denoise, alphas_cumprod, z_T, steps, generator=generator):
             yield t_prev, z
         if not (z.is_meta or z.isfinite().all()):       # on "meta" only the shapes are computed
-            raise InputError(f"sampling gave latents that are not finite (weights in {self.dtype}, guidance "
+            raise InputError(f"sampling produced non-finite latents (weights in {self.dtype}, guidance "
                              f"{guidance}). Use float32 or bfloat16 weights, or less guidance.")
 
     def sample(self, c: Tensor, uncond: Tensor | None = None, *, steps: int = 50, guidance: float = 5.0,
@@ -194,15 +194,15 @@ class LatentDiffusion(nn.Module):
 def check_seeds(seed: int, count: int) -> None:
     """Raises InputError unless seed .. seed + count - 1 are seeds that a generator uses unchanged."""
     if not 0 <= seed <= 2 ** 63 - count:
-        raise InputError(f"`seed` is {seed}. Use 0 or more, and at most 2**63 with the number of images "
-                         "added.")
+        raise InputError(f"`seed` is {seed}. Use 0 or more, and at most 2**63 minus the number of "
+                         "images.")
 
 
 def to_images(x: Tensor) -> list[Image.Image]:
     """x (b 3 H W) in [-1, 1] -> b RGB images; values outside are clipped. Raises InputError if any are not
     finite: an autoencoder may overflow in float16."""
     if not x.isfinite().all():
-        raise InputError(f"decoding gave images that are not finite (in {x.dtype}). Use float32 or bfloat16 "
+        raise InputError(f"decoding produced non-finite images (in {x.dtype}). Use float32 or bfloat16 "
                          "weights, or less guidance.")
     pixels = ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return [Image.fromarray(np.ascontiguousarray(p))

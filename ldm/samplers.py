@@ -72,10 +72,10 @@ def ddim_step(alphas_cumprod: Sequence[float], z: Tensor, eps_hat: Tensor, t: in
     """
     a_t, a_prev = _at(alphas_cumprod, t), _at(alphas_cumprod, t_prev)
     if not 0 <= eta <= 1 or eta > 0 and t_prev > t:
-        raise InputError(f"`eta` is {eta} in a step from t = {t} to {t_prev}. Use 0 to 1, and 0 where t_prev "
+        raise InputError(f"`eta` is {eta} in a step from t = {t} to {t_prev}. Use 0 to 1, and 0 if t_prev "
                          "is the later timestep.")
     if eta > 0 and noise is None:
-        raise InputError(f"`eta` is {eta}, but there is no noise. Give `noise`, or eta 0.")
+        raise InputError(f"`eta` is {eta}, but no noise is given. Give `noise`, or use eta 0.")
     sigma = eta * math.sqrt((1 - a_prev) / (1 - a_t) * (1 - a_t / a_prev)) if eta > 0 else 0.0
     z_prev = (math.sqrt(a_prev) * predict_z0(alphas_cumprod, z, eps_hat, t)
               + math.sqrt(1 - a_prev - sigma ** 2) * eps_hat)

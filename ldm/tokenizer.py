@@ -51,7 +51,7 @@ class BaseTokenizer(abc.ABC):
             backend = self._find_vocabulary()
             rows = 1 + max(backend.get_vocab().values())
             if rows > self.words.vocab_size:
-                raise InputError(f"the vocabulary has {rows} tokens, but the model's table only "
+                raise InputError(f"the vocabulary has {rows} tokens, but the model's table has only "
                                  f"{self.words.vocab_size} rows. Give the vocabulary that the model was "
                                  "trained with.")
             if lost := [token for token in self.frame if backend.token_to_id(token) is None]:
@@ -71,7 +71,7 @@ class BaseTokenizer(abc.ABC):
         Raises InputError if it lacks a mark, as a tokenizer of another kind does."""
         missing = [token for token in cls.marks if backend.token_to_id(token) is None]
         if missing:
-            raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}. Give {cls.needs}.")
+            raise InputError(f"vocabulary {name} lacks {', '.join(missing)}. Give {cls.needs}.")
         backend.no_padding()
         backend.no_truncation()
         return backend

@@ -52,7 +52,7 @@ class LearnedWords:
                              "another placeholder.")
         if vectors.ndim != 2 or len(vectors) == 0 or vectors.shape[1] != self.width:
             raise InputError(f"the vectors of {placeholder!r} have shape {list(vectors.shape)}. "
-                             f"This model needs [k, {self.width}] with k of 1 or more.")
+                             f"This model needs [k, {self.width}] with k >= 1.")
         self._vectors[placeholder] = _own(vectors)
         return self.ids(placeholder)
 

@@ -71,8 +71,8 @@ class Artwork:
         missing = [path for style in styles for code in codes(style)
                    if not (path := self.folder / style / f"{code}.png").is_file()]
         if missing:
-            raise InputError(f"artwork {self.folder}: {len(missing)} sprites are missing, "
-                             f"{'/'.join(missing[0].parts[-2:])} among them: run '{COMMAND}' first")
+            raise InputError(f"artwork {self.folder}: {len(missing)} sprites are missing, including "
+                             f"{'/'.join(missing[0].parts[-2:])}. Run {COMMAND} first.")
         self.sprite = functools.cache(self._read)
 
     def _read(self, style: str, name: str) -> Image.Image:
@@ -82,8 +82,8 @@ class Artwork:
             with Image.open(path) as image:
                 return image.convert("RGBA")
         except OSError as error:
-            raise InputError(f"sprite {path}: cannot be read ({error}): "
-                             f"delete it and run '{COMMAND}'") from error
+            raise InputError(f"sprite {path} cannot be read ({error}). "
+                             f"Delete it and run {COMMAND}.") from error
 
 
 def codes(style: str) -> list[str]:
@@ -112,25 +112,25 @@ def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None
                 shutil.rmtree(target, ignore_errors=True)
                 unpacked.rename(target)
         except OSError as error:
-            raise InputError(f"artwork {target}: cannot be written ({error}): "
-                             "make room, or choose --folder") from error
+            raise InputError(f"artwork {target} cannot be written ({error}). "
+                             "Free some space, or choose another --folder.") from error
 
 
 def pack(package: Package, folder: Path) -> Path:
     """The package's tarball, downloaded into the folder."""
     if (npm := shutil.which("npm")) is None:
-        raise InputError(f"npm is not on this machine, and {package.name} comes from its registry: "
-                         "install Node.js")
+        raise InputError(f"npm is not installed, and {package.name} comes from its registry. "
+                         "Install Node.js.")
     done = subprocess.run([npm, "pack", f"{package.name}@{package.version}", "--loglevel=error"],
                           cwd=folder, capture_output=True, text=True)
     if done.returncode:
         said = next((line for line in done.stderr.splitlines() if line.startswith("npm error")), "no message")
-        raise InputError(f"npm could not fetch {package.name}@{package.version} ({said}): "
-                         "check the network, try again")
+        raise InputError(f"npm could not fetch {package.name}@{package.version} ({said}). "
+                         "Check the network and try again.")
     path = folder / done.stdout.split()[-1]
     if hashlib.sha256(path.read_bytes()).hexdigest() != package.sha256:
-        raise InputError(f"{package.name}@{package.version} is not the package that this recipe was "
-                         "written for (another checksum): fetch again, or from another registry")
+        raise InputError(f"{package.name}@{package.version} is not the package this recipe was "
+                         "written for (its checksum differs). Fetch it again, or from another registry.")
     return path
 
 
@@ -151,8 +151,8 @@ def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
                     found[wanted[member.name]] = cut(image.convert("RGBA"))
     missing = [code for code in needed if code not in found]
     if missing:
-        raise InputError(f"{package.name}@{package.version} has no image of: {', '.join(missing)}: "
-                         "take them out of recipe/objects.py")
+        raise InputError(f"{package.name}@{package.version} has no image of {', '.join(missing)}. "
+                         "Remove them from recipe/objects.py.")
     return found
 
 

@@ -114,13 +114,13 @@ def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=60, help="0 only measures (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the latents as they are, and with "
-                        "them a diffusion model that was trained on them")
+    parser.add_argument("--decay", action="store_true", help="decay the learning rate to 0, for the last run")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the latents unchanged, and with "
+                        "them a diffusion model trained on them")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)
@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if training.rank:
         return
     averaged, minutes = load(options.device)
-    print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on images never seen:")
+    print(f"after {minutes:.0f} minutes, {training.step} steps, PSNR on unseen images:")
     for name, pixels in checked.items():
         print(f"  {psnr(averaged, pixels, options.device):.2f} dB  {name}")
     some = np.concatenate([pixels[:6] for pixels in checked.values()])

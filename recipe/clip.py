@@ -158,8 +158,8 @@ def save(model: nn.Module, folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{folder}: cannot be written ({error}): "
-                         "check the folder and the free space") from error
+        raise InputError(f"{folder} cannot be written ({error}). "
+                         "Check the folder and the free space.") from error
 
 
 def train(options: argparse.Namespace) -> None:
@@ -186,24 +186,24 @@ def train(options: argparse.Namespace) -> None:
     model.load_state_dict(weights)
     save(model, judge.FOLDER)
     share = own_figure(judge.read(judge.FOLDER, device), artwork)
-    print(f"after {minutes:.0f} minutes, {training.step} steps: {share:.1%} of {RIVALS} images never seen "
-          "have their right caption first of all; "
+    print(f"after {minutes:.0f} minutes, {training.step} steps: the right caption ranks first for "
+          f"{share:.1%} of {RIVALS} unseen images; "
           f"{model.num_parameters():,} parameters in {judge.FOLDER}")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=judge.COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=30, help="0 only measures (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=30, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)
     if options.batch < 2:
-        raise InputError(f"--batch {options.batch}: give 2 or more, so that captions have rivals")
+        raise InputError(f"--batch is {options.batch}. Give 2 or more, so that there are negatives.")
     train(options)
 
 

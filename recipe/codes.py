@@ -134,7 +134,7 @@ def read(path: Path = FILE) -> dict[str, Code]:
         tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
         return {name: Code(tensors[f"{name}.mean"], tensors[f"{name}.basis"]) for name in POWER}
     except (OSError, SafetensorError, KeyError) as error:
-        raise InputError(f"{path} is damaged. Restore it: codes that are fitted anew are turned another way, "
+        raise InputError(f"{path} is damaged. Restore it: refitted codes are rotated differently, "
                          "and a model trained with the old ones does not know them.") from error
 
 
@@ -159,19 +159,19 @@ def name_codes(artwork: Artwork) -> dict[str, Tensor]:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     options = parser.parse_args(argv)
     if FILE.exists():
-        raise InputError(f"{FILE} exists. Move it away to fit new codes; a model trained with these would "
-                         "not know the new ones, which are turned another way.")
+        raise InputError(f"{FILE} already exists. Move it away to fit new codes; they are rotated "
+                         "differently, so a model trained with these will not know them.")
     if SHIPPED.exists():
-        raise InputError(f"{SHIPPED} are the codes of what is shipped. Run python -m recipe.restore to train "
-                         "on with them, or move them away to fit new ones and begin anew.")
+        raise InputError(f"{SHIPPED} holds the shipped model's codes. Run python -m recipe.restore to "
+                         "continue training with them, or move it away to fit new ones and start over.")
     rng, tensors = np.random.default_rng(0), {}
     for name, pixels in (("object", training_sprites(Artwork(options.artwork), rng)),
                          ("style", training_styles(rng))):
         code, held = fit(pixels, POWER[name])
-        print(f"{name}: {WIDTH} numbers hold {held:.1%} of the variance of {len(pixels)}")
+        print(f"{name}: {WIDTH} components explain {held:.1%} of the variance of {len(pixels)} samples")
         tensors |= {f"{name}.mean": code.mean, f"{name}.basis": code.basis.contiguous()}
     with atomic_write(FILE) as partial:
         FILE.parent.mkdir(parents=True, exist_ok=True)

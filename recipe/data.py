@@ -142,8 +142,8 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, fol
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", type=int, default=200_000,
-                        help="in the training set (default: %(default)s)")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+                        help="images in the training set (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sets go (default: %(default)s)")
     options = parser.parse_args(argv)

@@ -85,7 +85,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
     try:
         return np.load(LATENTS, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{LATENTS} is damaged. Delete it; it will be made again.") from error
+        raise InputError(f"{LATENTS} is damaged. Delete it; it will be recreated.") from error
 
 
 def source_digest(pixels: np.ndarray, encoder: nn.Module) -> str:
@@ -125,7 +125,7 @@ def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[Late
 def tokenizer() -> Tokenizer:
     """The tokenizer with the captions' vocabulary. Raises InputError if that has not been written."""
     if not vocabulary.OUT.exists():
-        raise InputError(f"{vocabulary.OUT}: there is no such file: run {vocabulary.COMMAND} first")
+        raise InputError(f"{vocabulary.OUT} is missing. Run {vocabulary.COMMAND} first.")
     return Tokenizer(lambda: read_vocabulary(vocabulary.OUT), CONFIG.text.length,
                      LearnedWords(CONFIG.text.vocab_size, CONFIG.text.width))
 
@@ -212,11 +212,11 @@ def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=120,
-                        help="0 only draws samples (default: %(default)s)")
+                        help="0 to only generate samples (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=48)
-    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
+    parser.add_argument("--decay", action="store_true", help="decay the learning rate to 0, for the last run")
     parser.add_argument("--average", type=float, default=0.999,
                         help="decay of the averaged weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu")

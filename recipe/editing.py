@@ -89,7 +89,7 @@ class Bench:
     def composed(self, rng: np.random.Generator, scene: Scene) -> Image.Image:
         """A real image of the scene. Raises InputError if there is no artwork."""
         if self.artwork is None:
-            raise InputError("real images are composed of the artwork. Run python -m recipe.artwork first.")
+            raise InputError("real images are composed from the artwork. Run python -m recipe.artwork first.")
         return Image.fromarray(draw(rng, scene, self.artwork))
 
     @contextlib.contextmanager
@@ -188,7 +188,7 @@ def baselines(bench: Bench) -> Result:
     """For each thing, method and prompt: the share of images in which the judge finds the thing and, if the
     prompt names one, the background."""
     if bench.evaluator is None:
-        raise InputError("the baselines follow CLIP, which this version lacks. Run python -m recipe.clip.")
+        raise InputError("the baselines need CLIP, which is missing here. Run python -m recipe.clip.")
     found: list[Composition] = []
     for thing in tqdm(bench.things, unit="thing"):
         size = bench.model.config.diffusion.latent_size * bench.model.config.autoencoder.factor
@@ -216,9 +216,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
-    parser.add_argument("--weights", default="tiny", help="for weights.load (default: %(default)s)")
+    parser.add_argument("--weights", default="tiny", help="passed to weights.load (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="two things, a quarter of the images")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)

@@ -76,11 +76,11 @@ def rarity(coded: np.ndarray) -> Tensor:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=15, help="0 only measures (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=15, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing: the last run")
+    parser.add_argument("--decay", action="store_true", help="decay the learning rate to 0, for the last run")
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)
     images = data.read("train")

@@ -70,19 +70,19 @@ PERCENT = "{:.1%}"
 FIGURES = {
     "psnr_seen": Figure("autoencoder, PSNR on new images of seen objects", "{:.2f} dB", at_least=31),
     "psnr_held_out": Figure("the same on held-out objects", "{:.2f} dB", at_least=30),
-    "psnr_style": Figure("the same in the held-out artwork", "{:.2f} dB", at_least=26),
+    "psnr_style": Figure("the same in the held-out style", "{:.2f} dB", at_least=26),
     "psnr_filters": Figure("the same under held-out filters", "{:.2f} dB", at_least=26),
     "generated_object": Figure(f"generated images: right object first among {OBJECT_RIVALS}", PERCENT, 0.85),
     "generated_background": Figure(f"generated images: right background first among {BACKGROUND_RIVALS}",
                                    PERCENT, 0.85),
     "real_object": Figure("real images of the same scenes: right object first", PERCENT),
     "real_background": Figure("real images of the same scenes: right background first", PERCENT),
-    "clip_caption": Figure(f"small CLIP, images never seen: right caption first among {clip.RIVALS}",
+    "clip_caption": Figure(f"small CLIP, unseen images: right caption first among {clip.RIVALS}",
                            PERCENT, 0.9),
     "load_seconds": Figure("weights.load", "{:.2f} s", at_most=1.5),
     "images_seconds": Figure(f"{stopwatch.IMAGES} images, {stopwatch.STEPS} steps, guidance, "
                                f"{stopwatch.CORES} cores", "{:.1f} s", at_most=8),
-    "peak_gb": Figure("peak memory of loading and drawing these", "{:.2f} GB", at_most=1),
+    "peak_gb": Figure("peak memory of loading and generating these", "{:.2f} GB", at_most=1),
 }
 
 
@@ -155,7 +155,7 @@ def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
 def table(figures: dict[str, float]) -> str:
     """The metrics in Markdown, each with its target and whether it was reached."""
     rows = [figure.row(figures[name]) for name, figure in FIGURES.items()]
-    return "\n".join(["| metric | measured | asked for | reached |", "|---|--:|--:|---|", *rows, ""])
+    return "\n".join(["| metric | measured | target | reached |", "|---|--:|--:|---|", *rows, ""])
 
 
 def write(text: str, path: Path) -> None:
@@ -167,11 +167,12 @@ def write(text: str, path: Path) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     if options.prompts < 1:
-        raise InputError(f"--prompts {options.prompts}: give 1 or more")
+        raise InputError(f"--prompts is {options.prompts}. Give 1 or more.")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{options.out}: cannot be made ({error.strerror}): choose another --out") from error
+        raise InputError(f"{options.out} cannot be created ({error.strerror}). "
+                         "Choose another --out.") from error
     artwork, evaluator = Artwork(options.artwork), judge.read(CLIPS[options.weights], options.device)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load("tiny", options.device))
@@ -189,11 +190,11 @@ def evaluate(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--weights", choices=list(CLIPS), default="recipe",
-                        help="what is measured (default: %(default)s)")
+                        help="model to measure (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=len(SEEN),
-                        help="images generated (default: %(default)s, one of each seen object)")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=OUT, help="where the figures go (default: %(default)s)")
+                        help="images to generate (default: %(default)s, one of each seen object)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the results go (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     evaluate(options)

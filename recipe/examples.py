@@ -145,10 +145,10 @@ _README = """\
 # Images to learn from
 
 Things and styles that the embedded model never saw in training, each in five images such as a user might
-have: PNG and JPEG, two not square, one of them turned by its EXIF data, one with a transparent ground.
-`inked` is an artwork of its own, `blueprint` and `glass` are filters over the whole image, which leave no
-ground transparent. `backpack-25` is for experiments with the number of images: its files are numbered such
-that the first five, ten, ... have as many of each kind.
+have: PNG and JPEG, two not square, one of those rotated by its EXIF data, one with a transparent background.
+`inked` is a separate artwork; `blueprint` and `glass` are filters over the whole image, which leave no
+background transparent. `backpack-25` is for experiments with the number of images: its files are numbered so
+that the first five, ten, ... contain equally many of each kind.
 
     python train.py --images examples/teapot --init cup
     python train.py --images examples/glass-style --init mosaic --style
@@ -159,22 +159,22 @@ that the first five, ten, ... have as many of each kind.
 
 ![All images](contact-sheet.png)
 
-The images are composed from the artwork named; `NOTICE` in the folder above has the attributions
+The images are composed from the artwork in the table; `NOTICE` in the parent folder has the attributions
 and says what was changed. `{command}` makes them.
 
 ## Captions
 
 `captions/` holds captions of the fox, the teapot and the mushroom that were written by looking at the images,
-a text file an image, with `*` for the thing: `captions/fox-short` names the image in a few words,
-`captions/fox-long` describes it in as many as the embedded model reads. A caption counts where it is next to
-its image, so none of these is read unless you put the two together:
+one text file per image, with `*` for the thing: `captions/fox-short` describes the image in a few words,
+`captions/fox-long` in as many as the embedded model reads. A caption is read only if it is next to its image,
+so none of these is used unless you put the two together:
 
     cp -r examples/fox fox-with-captions && cp examples/captions/fox-short/*.txt fox-with-captions/
     python train.py --images fox-with-captions --init wolf
 
-`captions/objects.json` has the init word of each thing and, for `textinv evaluate --suite figure10`, what a
-person would call it who does not know its name: `short` in up to twelve words, `long` in up to thirty, as in
-the paper (section 4.1), with words that the embedded model knows. They stand in the place of the word.
+`captions/objects.json` has the init word of each thing and, for `textinv evaluate --suite figure10`, what
+someone who does not know its name would call it: `short` in up to twelve words, `long` in up to thirty, as in
+the paper (section 4.1), using words that the embedded model knows. They replace the word in prompts.
 """
 
 
@@ -200,13 +200,13 @@ def write(files: dict[str, bytes], out: Path) -> None:
         for folder in {(out / name).parent for name in files} - {out}:
             folder.mkdir(parents=True, exist_ok=True)
             if others := [path for path in folder.iterdir() if path.relative_to(out).as_posix() not in files]:
-                raise InputError(f"{others[0]}: is none of the examples: "
-                                 "move it away, or choose another --out")
+                raise InputError(f"{others[0]} is not one of the examples. "
+                                 "Move it away, or choose another --out.")
         for name, contents in files.items():
             (out / name).write_bytes(contents)
     except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror or error}): "
-                         "choose another --out") from error
+        raise InputError(f"{out} cannot be written ({error.strerror or error}). "
+                         "Choose another --out.") from error
     print(f"wrote {len(files)} files, {sum(map(len, files.values())) / 1e6:.2f} MB, to {out}")
 
 
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("examples"),
                         help="where the folders go (default: %(default)s)")
-    parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=FOLDER, help="sprite folder (default: %(default)s)")
     options = parser.parse_args(argv)
     write(make(Artwork(options.artwork)), options.out)
 

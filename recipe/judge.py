@@ -25,5 +25,5 @@ def right_first(similarity: Tensor, right: Tensor) -> Tensor:
 def read(folder: Path = FOLDER, device: str = "cpu") -> Clip:
     """The CLIP in that folder. Raises InputError if it is missing or damaged."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder: run {COMMAND} first")
+        raise InputError(f"{folder} does not exist. Run {COMMAND} first.")
     return load(folder, device)

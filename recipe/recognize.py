@@ -246,20 +246,19 @@ def sheet(found: dict[str, Row]) -> Image.Image:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--weights", default="tiny", help="for weights.load, or 'recipe': the checkpoints of "
-                        "the stages before (default: %(default)s)")
+    parser.add_argument("--weights", default="tiny", help="passed to weights.load, or 'recipe' for the "
+                        "checkpoints of the earlier stages (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a handful of held-out objects, some names")
     parser.add_argument("--images", type=int, help="images per prompt and seed (default: 32; quick: 8)")
     parser.add_argument("--seeds", type=int, help="words per thing (default: 3; quick: 1)")
-    parser.add_argument("--objects", type=int, help="seen objects for words; three times as many by name "
+    parser.add_argument("--objects", type=int, help="seen objects to learn; three times as many by name "
                         "(default: 16; quick: 3)")
-    parser.add_argument("--steps", type=int, help="steps of learning a word; 0: where it starts (default: as "
-                        "textinv)")
-    parser.add_argument("--vectors", type=int, help="vectors per word (default: as textinv)")
-    parser.add_argument("--init", help="start of all words of objects (default: each object's own init word)")
+    parser.add_argument("--steps", type=int, help="training steps per word; 0 for none (default: textinv's)")
+    parser.add_argument("--vectors", type=int, help="vectors per word (default: textinv's)")
+    parser.add_argument("--init", help="init word for all objects (default: each object's own init word)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", default=[],
-                        help='of the table, such as "word, held-out" (default: all)')
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+                        help='rows of the table, such as "word, held-out" (default: all)')
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
@@ -274,7 +273,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{options.out} cannot be made ({error.strerror}). Choose another --out.") from error
+        raise InputError(f"{options.out} cannot be created ({error.strerror}). "
+                         "Choose another --out.") from error
     judge = resnet.load(device=options.device)
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
              measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES),
                      rows=options.rows))
     if not found:
-        raise InputError(f"--rows {' '.join(options.rows)} names no row. Leave it out to see all.")
+        raise InputError(f"--rows {' '.join(options.rows)} names no row. Drop it for all of them.")
     record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}
                                                  for name, row in found.items()}}
     text = "\n".join(table(found, head) for head in dict.fromkeys(row.head for row in found.values()))

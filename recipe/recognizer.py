@@ -144,7 +144,7 @@ def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: i
     """How far the judge can be trusted, on `count` new images of each kind, in Markdown: for each head the
     accuracy, the share of images with p >= 0.5 for the right name, and the expected calibration error (ECE).
     The objects that it recognizes least come last."""
-    lines = ["| new images | n | " + " | ".join(f"{head} right | p >= 0.5 | ECE" for head in NAMES) + " |",
+    lines = ["| new images | n | " + " | ".join(f"{head} accuracy | p >= 0.5 | ECE" for head in NAMES) + " |",
              "|---|" + "--:|" * (1 + 3 * len(NAMES))]
     for kind, choices in (("all looks and filters", EVERYTHING), ("ordinary views", ORDINARY)):
         for soft in (True, False):
@@ -159,7 +159,7 @@ def table(recognizer: Recognizer, artwork: Artwork, coder: Autoencoder, count: i
     known = (p["object"].argmax(dim=1) == right[:, 0]).float()
     least = sorted((known[right[:, 0] == i].mean().item(), NAMES["object"][i])
                    for i in right[:, 0].unique())[:12]
-    return "\n".join([*lines, "", "Least known in ordinary views: "
+    return "\n".join([*lines, "", "Least recognized in ordinary views: "
                       + ", ".join(f"{thing} {share:.0%}" for share, thing in least), ""])
 
 
@@ -177,12 +177,12 @@ def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--minutes", type=float, default=20, help="0: do not train (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=20, help="0 to skip training (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=6e-3)
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--images", type=int, default=4000, help="to measure by (default: %(default)s)")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="the sprites (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=4000, help="images to test on (default: %(default)s)")
+    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)

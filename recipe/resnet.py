@@ -106,10 +106,10 @@ def load(path: Path | None = None, device: str = "cpu") -> Recognizer:
         with safe_open(path, "pt") as file:
             names = {head: tuple(json.loads(text)) for head, text in (file.metadata() or {}).items()}
             if names != NAMES:
-                raise InputError(f"{path} judges another world. Move it and {CHECKPOINT} away. "
-                                 f"Then run {COMMAND}.")
+                raise InputError(f"{path} was trained on another world. Move it and {CHECKPOINT} away, "
+                                 f"then run {COMMAND}.")
             recognizer.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})
     except (SafetensorError, OSError, RuntimeError) as error:
         raise InputError(f"{path} is damaged ({type(error).__name__}). "
-                         f"Make it again by {COMMAND} --minutes 0.") from error
+                         f"Recreate it with {COMMAND} --minutes 0.") from error
     return recognizer.eval().requires_grad_(False).to(device)

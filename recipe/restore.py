@@ -41,13 +41,13 @@ def restore(folder: Path) -> list[Path]:
     would be lost), if different codes exist, or if the model has other sizes."""
     for path in CHECKPOINTS:
         if path.exists():
-            raise InputError(f"{path} is there already: train on from it, or move it away to begin "
-                             f"from {folder}")
+            raise InputError(f"{path} already exists. Continue training from it, or move it away to "
+                             f"start from {folder}.")
     model = weights.load(folder / "model.safetensors")
     text, scale = model.config.text, model.config.diffusion.scale_factor
     if model.config != replace(CONFIG, text=replace(CONFIG.text, vocab_size=text.vocab_size),
                                diffusion=replace(CONFIG.diffusion, scale_factor=scale)):
-        raise InputError(f"{folder}: the model has other sizes than recipe/sizes.py. Give the folder of one "
+        raise InputError(f"{folder}: the model's sizes differ from recipe/sizes.py. Give the folder of one "
                          "that the recipe made.")
     _restore_codes()
     norm = codes.NORM
@@ -79,7 +79,7 @@ def _restore_codes() -> None:
     own, shipped = codes.read(), codes.read(codes.SHIPPED)
     if not all(torch.equal(getattr(own[name], part).half(), getattr(shipped[name], part).half())
                for name in shipped for part in ("mean", "basis")):
-        raise InputError(f"{codes.FILE} holds other codes than {codes.SHIPPED}, which what is shipped was "
+        raise InputError(f"{codes.FILE} differs from {codes.SHIPPED}, which the shipped model was "
                          "trained with. Move it away.")
 
 
@@ -110,7 +110,7 @@ def _save(module: nn.Module, path: Path, outer: Iterable[nn.Module]) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--folder", type=Path, help="(default: %(default)s)",
+    parser.add_argument("--folder", type=Path, help="folder to restore from (default: %(default)s)",
                         default=UNFINISHED if UNFINISHED.is_dir() else weights.TINY.parent)
     for path in restore(parser.parse_args(argv).folder):
         print(path)

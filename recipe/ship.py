@@ -51,8 +51,8 @@ def ship(folder: Path, own: Path) -> list[Path]:
     half = model.half()
     overflowed = [name for name, tensor in half.state_dict().items() if not tensor.isfinite().all()]
     if overflowed:
-        raise InputError(f"{overflowed[0]} overflows half precision: "
-                         "train further, or with more weight decay")
+        raise InputError(f"{overflowed[0]} overflows half precision. "
+                         "Train longer, or with more weight decay.")
     try:
         for place in (folder, own):
             place.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def ship(folder: Path, own: Path) -> list[Path]:
         if resnet.WEIGHTS.exists():
             shutil.copyfile(resnet.WEIGHTS, own / resnet.SHIPPED.name)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written ({error.strerror}): check the free space") from error
+        raise InputError(f"{folder} cannot be written ({error.strerror}). Check the free space.") from error
     weights.save(half, folder / "model.safetensors")
     coded = {name: tensor.half() for name, tensor in load_file(codes.FILE).items()}
     with atomic_write(own / codes.SHIPPED.name) as partial:
@@ -79,9 +79,10 @@ def ship(folder: Path, own: Path) -> list[Path]:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--folder", type=Path, default=weights.TINY.parent, help="(default: weights/tiny)")
+    parser.add_argument("--folder", type=Path, default=weights.TINY.parent,
+                        help="where the model goes (default: weights/tiny)")
     parser.add_argument("--own", type=Path, default=codes.SHIPPED.parent,
-                        help="where what only the recipe needs goes (default: recipe/shipped)")
+                        help="where files that only the recipe needs go (default: recipe/shipped)")
     options = parser.parse_args(argv)
     for path in ship(options.folder, options.own):
         print(f"{path.stat().st_size / 1e6:6.2f} MB  {path}")

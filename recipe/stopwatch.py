@@ -31,7 +31,7 @@ def measure(source: str) -> dict[str, float]:
     """The results for that source, from a fresh process. Raises InputError if that fails."""
     done = subprocess.run([sys.executable, *COMMAND.split()[1:], source], capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{COMMAND} {source} failed: {(done.stderr.splitlines() or ['without a word'])[-1]}")
+        raise InputError(f"{COMMAND} {source} failed: {(done.stderr.splitlines() or ['no output'])[-1]}")
     return json.loads(done.stdout)
 
 
@@ -48,7 +48,8 @@ def peak_gb() -> float:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("source", nargs="?", default="tiny", help="for weights.load (default: %(default)s)")
+    parser.add_argument("source", nargs="?", default="tiny",
+                        help="passed to weights.load (default: %(default)s)")
     source = parser.parse_args(argv).source
     torch.set_num_threads(CORES)
     start = time.perf_counter()

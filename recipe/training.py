@@ -33,8 +33,8 @@ MUON_RATE = 2.0
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
     """Adds the option for `Training`'s dtype."""
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
-                        help="of products and convolutions; auto is the faster one here (default: "
-                        "%(default)s)")
+                        help="dtype of matrix products and convolutions; auto picks the faster one "
+                        "here (default: %(default)s)")
 
 
 def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
@@ -42,7 +42,7 @@ def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
     if options.batch < 1:
         raise InputError(f"`batch` is {options.batch}. Give 1 or more.")
     if options.minutes <= 0 and not checkpoint.exists():
-        raise InputError(f"{checkpoint} is missing, and `minutes` is {options.minutes:g}: there is nothing "
+        raise InputError(f"{checkpoint} is missing and `minutes` is {options.minutes:g}, so there is nothing "
                          "to measure. Give more.")
 
 
@@ -120,7 +120,7 @@ class Training:
                 skipped = 0 if finite else skipped + 1
                 if skipped == MAX_SKIPPED:
                     raise InputError(f"gradients were not finite {skipped} times in a row after step "
-                                     f"{self.step}. {self.path} is as it was. Use a smaller `lr`.")
+                                     f"{self.step}. {self.path} is unchanged. Use a smaller `lr`.")
                 if skipped:
                     continue
                 for optimizer in self.optimizers.values():

@@ -70,8 +70,8 @@ class Choices:
                              ("effects", [*filters.ALL, NAMELESS])):
             unknown = [name for name in getattr(self, field) if name not in known]
             if unknown or not getattr(self, field):
-                raise InputError(f"{field} of the small world: {', '.join(unknown) or 'none given'}: "
-                                 f"choose from {', '.join(known)}")
+                raise InputError(f"invalid {field} of the small world: {', '.join(unknown) or 'none given'}. "
+                                 f"Choose from {', '.join(known)}.")
 
     @cached_property
     def background_steps(self) -> np.ndarray:
@@ -256,16 +256,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sheet", type=Path, help="PNG of random images with their captions")
     parser.add_argument("--catalog", type=Path, help="PNG of every object in every style")
     parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
-    parser.add_argument("--held-out", action="store_true", help="a sheet of held-out objects, all styles")
-    parser.add_argument("--artwork", type=Path, default=FOLDER, help="the sprites (default: %(default)s)")
+    parser.add_argument("--held-out", action="store_true", help="--sheet of held-out objects, in all styles")
+    parser.add_argument("--artwork", type=Path, default=FOLDER, help="sprite folder (default: %(default)s)")
     parser.add_argument("--count", type=int, default=96, help="images on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     if not (options.sheet or options.catalog or options.styles):
         raise InputError("nothing to draw. Give --sheet, --catalog or --styles FILE.png.")
     if options.count < 1 or options.seed < 0:
-        raise InputError(f"--count {options.count} --seed {options.seed}: "
-                         "give a count of 1 or more and a seed of 0 or more")
+        raise InputError(f"--count is {options.count} and --seed is {options.seed}. "
+                         "Give a count of 1 or more and a seed of 0 or more.")
     artwork = Artwork(options.artwork)
     if options.catalog:
         sheets.save(sheets.catalog(artwork), options.catalog)
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         choices = (Choices(objects=tuple(HELD_OUT), styles=STYLES, effects=tuple(filters.ALL))
                    if options.held_out else Choices(**TRAINING))
         images = [compose(rng, artwork, choices) for _ in range(options.count)]
-        print(f"{options.count / (time.perf_counter() - start):.0f} images a second")
+        print(f"{options.count / (time.perf_counter() - start):.0f} images per second")
         sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in images]), options.sheet)
 
 

@@ -1,5 +1,5 @@
 """Shared by all tests: the reference tensors in tests/data, computed by the original code and by diffusers on
-random weights, and the models loaded from the weights beside them."""
+random weights, and the models loaded from the weights next to them."""
 import shutil
 import signal
 import zlib
@@ -23,14 +23,14 @@ from weights.files import open_tensors
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_signals():
-    """In the background Ctrl-C is ignored, under nohup SIGHUP is, and what is started there keeps that."""
+    """A background process ignores Ctrl-C, one under nohup SIGHUP, and their children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """A headless Chromium. Where none is installed its tests are skipped, and say so."""
+    """A headless Chromium. If none is installed, its tests are skipped with that reason."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:
         pytest.skip("no Chromium is installed")
@@ -64,20 +64,20 @@ def sd1():
 
 @pytest.fixture(scope="session")
 def sd1_hf():
-    """The same of another model, in Hugging Face layout, computed by diffusers and transformers."""
+    """The same for another model, in Hugging Face layout, computed by diffusers and transformers."""
     return weights.load(DATA / "sd1-hf-tiny"), load_file(DATA / "sd1-hf-tiny/expected.safetensors")
 
 
 @pytest.fixture
 def sd_folder(tmp_path):
-    """A copy of Stable Diffusion's Hugging Face reference, to be changed."""
+    """A copy of Stable Diffusion's Hugging Face reference, which a test may change."""
     return Path(shutil.copytree(DATA / "sd1-hf-tiny", tmp_path / "sd",
                                 ignore=shutil.ignore_patterns("expected*")))
 
 
 @pytest.fixture
 def image_dir(tmp_path):
-    """A folder of three."""
+    """A folder of three images."""
     return write_images(tmp_path / "cat")
 
 
@@ -124,7 +124,7 @@ def _own_compvis():
 
 @pytest.fixture
 def model_with_a_word(_own_compvis):
-    """The original code's model that knows one word of one vector, which a test may change."""
+    """The original code's model, which knows one word of one vector. A test may change it."""
     _own_compvis.words.add("*", torch.zeros(1, 64))
     yield _own_compvis
     for word in _own_compvis.words:
@@ -152,14 +152,14 @@ def original():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A copy of the Hugging Face reference, to be changed."""
+    """A copy of the Hugging Face reference, which a test may change."""
     return Path(shutil.copytree(DATA / "diffusers-tiny", tmp_path / "folder",
                                 ignore=shutil.ignore_patterns("expected*")))
 
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache of the hub's library, which is offline. It reads both settings when it is imported."""
+    """An empty cache for the hub's library, which is offline. It reads both settings when it is imported."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -169,7 +169,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def blobs(tmp_path_factory):
     """The artwork of the small world with an ellipse for every sprite, so that neither artwork nor network is
-    needed. Cats are magenta, cars cyan; the others are of some color each."""
+    needed. Cats are magenta, cars cyan; each of the others has some color."""
     folder = tmp_path_factory.mktemp("artwork")
     known = {codepoint("cat"): (255, 0, 255), codepoint("car"): (0, 255, 255)}
     for style in STYLES:
@@ -185,8 +185,8 @@ def blobs(tmp_path_factory):
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch, blobs):
-    """The folder in which the recipe's stages work, with what comes before the data: artwork, vocabulary, and
-    codes, here those of a random basis."""
+    """The folder that the recipe's stages work in, with what comes before the data: artwork, vocabulary, and
+    codes, here with a random basis."""
     monkeypatch.chdir(tmp_path)
     artwork.FOLDER.parent.mkdir()
     artwork.FOLDER.symlink_to(blobs.folder)

@@ -4,8 +4,8 @@
 
 Each mutant is made in a copy of the project; the tests of the file (by name, and those in RELATED) run on it
 until the first failure, in a child of this process, which has imported PyTorch already. Mutants are sampled
-at random, since all of them take hours. A survivor is a hole in the tests, or equivalent to the original:
-only a reader can tell.
+at random, since running all of them takes hours. A survivor is a hole in the tests, or equivalent to the
+original: only a reader can tell.
 """
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import tokenizers  # noqa: F401
 import torch  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
-# tests that cover a file besides the one of its name; of a file with its folder, all of them
+# tests that cover a file, in addition to the test of its name; for "folder/file", all of its tests
 RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder": ("model", "reference"),
            "unet": ("model", "reference"), "schedule": ("model", "samplers"),
            "model": ("reference", "inside_attention"), "samplers": ("model", "reference"),
@@ -50,7 +50,7 @@ RELATED = {"attention": ("model", "reference", "inside_attention"), "autoencoder
            "stopping": ("processes", "resume_edited"), "comparison": ("first_hour", "report"),
            "options": ("run_options", "resume_edited", "command_train", "stable_diffusion"),
            "decoding": ("images", "first_hour"), "formats": ("formats_foreign",)}
-SECONDS = 900           # until a mutant that hangs counts as noticed
+SECONDS = 900           # after which a hanging mutant counts as noticed
 OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
              ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.MatMult: ast.Add, ast.BitOr: ast.BitAnd,
              ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -59,7 +59,7 @@ OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast
 
 
 def mutations(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """(node, what takes its place) for each mutant of a module."""
+    """(node, its replacement) for each mutant of a module."""
     for node in _walk(tree):
         if isinstance(node, (ast.BinOp, ast.BoolOp)) and type(node.op) in OPERATORS:
             yield node, _changed(node, op=OPERATORS[type(node.op)]())
@@ -82,7 +82,7 @@ def mutations(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but annotations and decorators, which tests need not notice."""
+    """All nodes except annotations and decorators, which tests need not notice."""
     yield node
     for name, value in ast.iter_fields(node):
         if name not in ("annotation", "returns", "decorator_list"):
@@ -96,7 +96,7 @@ def _changed(node: ast.AST, **fields: object) -> ast.AST:
 
 
 def mutants(path: Path) -> list[tuple[str, str]]:
-    """(a line that says what changed, the source) of each mutant of a file."""
+    """(a line that says what changed, the source) for each mutant of a file."""
     source, found = path.read_text(encoding="utf-8"), []
     starts = [0]
     for line in source.encode().splitlines(keepends=True):
@@ -112,14 +112,14 @@ def mutants(path: Path) -> list[tuple[str, str]]:
         whole = source.encode()[:begin] + text.encode() + source.encode()[end:]
         try:
             ast.parse(whole)
-        except SyntaxError:         # inside an f-string, for one
+        except SyntaxError:         # inside an f-string, for example
             continue
         found.append((f"{path}:{node.lineno}: {ast.unparse(node)[:60]!r} -> {text[:60]!r}", whole.decode()))
     return found
 
 
 def tests_of(path: Path) -> list[str]:
-    """The files of tests that a file's mutants are tried on."""
+    """The test files that a file's mutants are run against."""
     name = path.parent.name if path.stem == "__init__" else path.stem
     tests = [f"tests/test_{one}.py" for one in RELATED.get(f"{path.parent.name}/{name}", (
         name, *RELATED.get(name, ())))]
@@ -129,7 +129,7 @@ def tests_of(path: Path) -> list[str]:
 
 
 def noticed(copy: Path, path: Path, source: str) -> bool:
-    """Whether the tests of a file fail on a mutant of it, which is written into a copy of the project."""
+    """True if the tests of a file fail on a mutant of it, which is written into a copy of the project."""
     before = (copy / path).read_text(encoding="utf-8")
     (copy / path).write_text(source, encoding="utf-8")
     try:
@@ -139,7 +139,7 @@ def noticed(copy: Path, path: Path, source: str) -> bool:
 
 
 def fail(copy: Path, tests: list[str], *, show: bool = False) -> bool:
-    """Whether tests fail in a copy of the project, or hang; show: let them print."""
+    """True if tests fail or hang in a copy of the project; `show` lets them print."""
     child = os.fork()
     if child == 0:
         _run_tests(copy, tests, show)
@@ -147,11 +147,11 @@ def fail(copy: Path, tests: list[str], *, show: bool = False) -> bool:
 
 
 def _run_tests(copy: Path, tests: list[str], show: bool) -> NoReturn:
-    """End this process with the status of the tests, or by an alarm where they hang."""
+    """End this process with the status of the tests, or by an alarm if they hang."""
     signal.alarm(0 if show else SECONDS)
     os.chdir(copy)
     os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
-    # Python would take a mutant of the same size and second for the one before
+    # Python would mistake a mutant of the same size and second for the previous one
     sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     for stream in () if show else (1, 2):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

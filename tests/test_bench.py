@@ -1,5 +1,5 @@
-"""What the benchmarks compute from their figures, and that their methods are options of train.py. Their times
-are not for tests."""
+"""What the benchmarks compute from their measurements, and that their methods are options of train.py. Their
+times are not tested."""
 import argparse
 from dataclasses import replace
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def test_intervals_hold_the_mean_and_are_of_the_objects():
     mean, low, high = (float(part) for part in interval(map(str, range(100)), [0.0, 1.0] * 50).replace(
         "(", "").replace(")", "").replace(" to", "").split())
     assert mean == 0.5 and low == pytest.approx(0.4, abs=0.02) and high == pytest.approx(0.6, abs=0.02)
-    assert interval("aabb", [0.0, 1.0, 1.0, 0.0]) == "0.500 (0.500 to 0.500)"       # of 0.5 and 0.5
+    assert interval("aabb", [0.0, 1.0, 1.0, 0.0]) == "0.500 (0.500 to 0.500)"       # both means are 0.5
     assert interval("aaabbb", [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]) == "0.500 (0.000 to 1.000)"
 
 
@@ -99,7 +99,7 @@ def test_why_loading_failed_is_said(monkeypatch, capsys):
     monkeypatch.setattr(load, "_write", lambda folder, args: {"nothing": ["ours", str(folder / "none.ckpt")]})
     assert bench(["load"]) == 2
     error, = capsys.readouterr().err.splitlines()
-    assert "loading by nothing ended with status 1: " in error
+    assert "loading with nothing exited with status 1: " in error
     assert "none.ckpt: there is no such file" in error
 
 

@@ -1,4 +1,4 @@
-"""CLIP against transformers' own outputs, and folders that are none."""
+"""CLIP against transformers' own outputs, and folders that are not a CLIP."""
 import shutil
 
 import numpy as np
@@ -25,12 +25,12 @@ def test_embeddings_are_transformers_own(small_clip):
         theirs = model(**tokens, **pixels)
     torch.testing.assert_close(ours.images(images), theirs.image_embeds, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.texts(texts), theirs.text_embeds, atol=1e-5, rtol=0)
-    for text, row in zip(texts, theirs.text_embeds, strict=True):   # whatever stands next to it in a batch
+    for text, row in zip(texts, theirs.text_embeds, strict=True):   # whatever else is in the batch
         torch.testing.assert_close(ours.texts([text])[0], row, atol=1e-5, rtol=0)
 
 
 def test_clip_is_frozen(small_clip):
-    """Whoever differentiates through it wants the gradient of the images or ids alone."""
+    """Callers that differentiate through it only want the gradient of the images or ids."""
     model = clip.load(small_clip).model
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
 

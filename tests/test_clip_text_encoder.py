@@ -1,5 +1,5 @@
 """CLIP's text encoder: what a position depends on, on every path of attention; its activation; the final
-norm; and that it serves learned words as the other one does. Its numbers are those of test_sd_reference.py.
+norm; and that it serves learned words as the other one does. Its numbers are checked in test_sd_reference.py.
 """
 import copy
 
@@ -33,7 +33,7 @@ def test_a_position_depends_on_those_before_it_alone(monkeypatch, dtype, explici
 
 
 def test_a_position_depends_on_those_before_it_alone_where_there_is_a_gradient():
-    """In bf16 on the CPU explicit scores are taken for the gradient of a word."""
+    """In bf16 on the CPU, explicit scores are used when a word needs a gradient."""
     encoder = encoder_of().to(torch.bfloat16)
     v = torch.randn(1, 16).requires_grad_()
     a, b = encoder.encode(encoder.embed(torch.tensor([[11, 2, 3, 4], [11, 2, 9, 8]]), v))
@@ -57,7 +57,7 @@ def test_activations():
 
 
 def test_every_layer_and_the_final_norm_count():
-    """No output of an earlier layer is taken, and none that is not normed."""
+    """The result is not the output of an earlier layer, and it is normalized."""
     encoder, ids = encoder_of(), torch.tensor([[1, 2, 3]])
     c = encoder(ids)
     assert c.mean(dim=-1).abs().max() < 1e-5 and (c.var(dim=-1, correction=0) - 1).abs().max() < 1e-3
@@ -87,8 +87,8 @@ def test_gradient_reaches_v_alone_and_is_right():
     assert all(p.grad is None for p in encoder.parameters())
 
 
-@pytest.mark.parametrize("change, message", [({"heads": 3}, "its 3 heads do not divide"),
-                                             ({"heads": 0}, "its 0 heads do not divide"),
+@pytest.mark.parametrize("change, message", [({"heads": 3}, "is not divisible by its 3 heads"),
+                                             ({"heads": 0}, "is not divisible by its 0 heads"),
                                              ({"activation": "relu"}, "'relu'. Use quick_gelu or gelu")])
 def test_configs_that_cannot_work_are_refused(change, message):
     with pytest.raises(InputError, match=message):

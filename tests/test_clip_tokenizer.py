@@ -1,6 +1,6 @@
 """CLIP's tokenizer: on the real vocabulary, whose ids transformers computed; framing and cutting; learned
-words; and that people are shown words, never signs of the vocabulary. tests/data/clip-vocab holds the merges
-alone: the vocabulary follows from them.
+words; and that people are shown words, never symbols of the vocabulary. tests/data/clip-vocab holds only the
+merges: the vocabulary follows from them.
 """
 import json
 import unicodedata
@@ -21,7 +21,7 @@ REAL = json.loads((DATA / "clip-vocab/clip_ids_public.json").read_text())
 @pytest.fixture(scope="module")
 def real_folder(tmp_path_factory):
     """vocab.json and merges.txt of openai/clip-vit-large-patch14: 256 bytes, the same at the end of a word, a
-    token for each merge, two marks."""
+    token for each merge, two special tokens."""
     folder = tmp_path_factory.mktemp("clip-vocab")
     text = (DATA / "clip-vocab/merges.txt").read_text(encoding="utf-8")
     merges = [line.split() for line in text.split("\n")[1:] if line]
@@ -108,7 +108,7 @@ def test_people_are_shown_words(real):
     assert words["caf\u00e9"] == real.backend.get_vocab()["caf\u00c3\u00a9</w>"]
     assert {"cat", "painting", "*", "\u2764"} <= set(words)
     assert not any("</w>" in word or "\ufffd" in word for word in words) and START not in words
-    assert not any("\u00c3" in word for word in words)                  # no byte is left as a sign
+    assert not any("\u00c3" in word for word in words)                  # no byte is left as a symbol
     assert len(words) > 30_000
 
 
@@ -151,8 +151,8 @@ def test_merges_may_be_text_in_a_tokenizer_json(tmp_path):
 @pytest.mark.parametrize("fixture, file", [
     ("diffusers_tiny", "diffusers-tiny/tokenizer"), ("sd1_hf", "sd1-hf-tiny/tokenizer")])
 def test_a_tokenizer_json_is_its_vocabulary_alone(request, tmp_path, fixture, file):
-    """Its other parts may ask for anything in the library, which panics at this one: that is no Exception,
-    and in places it ends the process."""
+    """Its other parts may ask for anything in the library, which panics on this one: a panic is not an
+    Exception, and in places it ends the process."""
     model, _ = request.getfixturevalue(fixture)
     content = json.loads((DATA / file / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
@@ -165,7 +165,7 @@ def test_a_tokenizer_json_is_its_vocabulary_alone(request, tmp_path, fixture, fi
 
 
 def test_merges_without_a_token_are_refused(tmp_path):
-    """Of one that is longer than every token the library panics."""
+    """The library panics on one that is longer than every token."""
     content = json.loads((DATA / "sd1-hf-tiny/tokenizer/tokenizer.json").read_text())
     content["model"]["merges"].append([START, END])
     with pytest.raises(InputError, match="cannot be read .a merge is not in the vocabulary"):

@@ -17,7 +17,7 @@ def test_sheet_of_a_learned_word(learned, tmp_path, capsys):
         width, height = one.size
     before = out.read_bytes()
     assert attend.main([*argv, "--over-steps", "3"]) == 2 and out.read_bytes() == before
-    assert f"{out} exists already" in capsys.readouterr().err
+    assert f"{out} already exists" in capsys.readouterr().err
     out.unlink()
     assert attend.main([*argv, "--over-steps", "3"]) == 0
     with Image.open(out) as three:

@@ -21,7 +21,7 @@ def test_a_failed_check_is_status_1(capsys, monkeypatch):
     assert "FAILED  claim: 2 (at most 1; of something)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name, message", [("notes.html", "exists already"),
+@pytest.mark.parametrize("name, message", [("notes.html", "already exists"),
                                            ("notes.html/new/x.html", "cannot be written")])
 def test_a_page_that_cannot_be_new_is_refused_before_the_audit(name, message, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(audit, "load_model", lambda *_: pytest.fail("the model was loaded"))

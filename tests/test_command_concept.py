@@ -22,9 +22,10 @@ def test_shows_words(diffusers_tiny, tmp_path, capsys):
     assert main([str(tmp_path / "cat.safetensors"), str(tmp_path / "wide.pt"),
                  "--weights", str(DATA / "diffusers-tiny")]) == 0
     out = capsys.readouterr().out
-    assert re.search(rf"cat.safetensors\n  <cat>   1 vector, 64 wide\n    1: norm {cat.norm():.3f}   "
-                     r'near: cat 1.00, .*\n    init: "cat"\n    steps: 300\n', out)
-    assert "2 vectors, 32 wide" in out and "no near words: the model's words are 64 wide" in out
+    assert re.search(rf"cat.safetensors\n  <cat>   1 vector, dimension 64\n    1: norm {cat.norm():.3f}   "
+                     r'nearest: cat 1.00, .*\n    init: "cat"\n    steps: 300\n', out)
+    assert "2 vectors, dimension 32" in out
+    assert "no nearest words: the model's embeddings have dimension 64" in out
 
 
 def test_what_a_file_says_cannot_act_on_the_terminal(tmp_path, capsys):
@@ -61,22 +62,22 @@ def test_exports(tmp_path, capsys, format, name):
     ([], "FILE"),
     (["a.pt", "--export", "official"], "go together"), (["a.pt", "--out", "b.pt"], "go together"),
     (["a.pt", "--export", "foo", "--out", "b.pt"], "choose from"),
-    (["a.pt", "--merge", "a.pt"], "exists already"),
-    (["a.pt", "--export", "kohya", "--out", "a.pt"], "exists already"),
-    (["a.pt", "b.pt", "--merge", "new.pt"], "two words of one name"),
+    (["a.pt", "--merge", "a.pt"], "already exists"),
+    (["a.pt", "--export", "kohya", "--out", "a.pt"], "already exists"),
+    (["a.pt", "b.pt", "--merge", "new.pt"], "two words have the same name"),
     (["a.pt", "wide.pt", "--merge", "new.pt"], "32 and 64"),
     (["a.pt", "wide.pt", "--export", "diffusers", "--out", "new.bin"], "one word"),
     (["a.pt", "--merge", "no/folder.pt"], "cannot be written"),
     (["a.pt", "--weights", "none.ckpt"], "none.ckpt"),
-    (["a.pt", "--vocab", "a.txt"], "--vocab is the vocabulary of --weights. Give that too, or drop it."),
-    (["--vocabulary", "--vocab", "a.txt"], "--vocab is the vocabulary"),
-    (["a.pt", "--merge", "new.pt", "--map", "map.html"], "--map does not go with --merge. Drop it."),
-    (["a.pt", "--merge", "new.pt", "--vocabulary"], "--vocabulary does not go with --merge"),
+    (["a.pt", "--vocab", "a.txt"], "--vocab needs --weights. Give both, or drop --vocab."),
+    (["--vocabulary", "--vocab", "a.txt"], "--vocab needs --weights"),
+    (["a.pt", "--merge", "new.pt", "--map", "map.html"], "--map cannot be used with --merge. Drop it."),
+    (["a.pt", "--merge", "new.pt", "--vocabulary"], "--vocabulary cannot be used with --merge"),
     (["a.pt", "--merge", "new.pt", "--export", "kohya", "--out", "b.bin", "--weights", "tiny"],
-     "--weights does not go with --merge"),
-    (["a.pt", "--export", "kohya", "--out", "b.bin", "--vocab", "x"], "--vocab does not go with --export"),
-    (["a.pt", "--map", "map.html", "--vocabulary"], "--vocabulary does not go with --map"),
-    (["a.pt", "--map", "wide.pt"], "wide.pt exists already")])
+     "--weights cannot be used with --merge"),
+    (["a.pt", "--export", "kohya", "--out", "b.bin", "--vocab", "x"], "--vocab cannot be used with --export"),
+    (["a.pt", "--map", "map.html", "--vocabulary"], "--vocabulary cannot be used with --map"),
+    (["a.pt", "--map", "wide.pt"], "wide.pt already exists")])
 def test_bad_arguments(tmp_path, monkeypatch, capsys, arguments, why):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -101,12 +102,12 @@ def test_two_words_of_one_name_are_merged_renamed_and_split(tmp_path, capsys):
                "--merge", tmp_path / "m.pt") == 0
     assert [word.placeholder for word in load_all(tmp_path / "m.pt")] == ["*", "<car>"]
     assert run(tmp_path / "fox.safetensors", tmp_path / "car.safetensors", "--merge", tmp_path / "n.pt") == 2
-    assert "Give one another: FILE=NAME" in capsys.readouterr().err
+    assert "Rename one with FILE=NAME" in capsys.readouterr().err
     assert run(f"{tmp_path}/m.pt:<car>=<c>", "--export", "diffusers", "--out", tmp_path / "car.bin") == 0
     assert torch.equal(Concept.load(tmp_path / "car.bin").vectors, vectors(2))
     assert Concept.load(tmp_path / "car.bin").placeholder == "<c>"
     assert run(tmp_path / "m.pt", "--export", "diffusers", "--out", tmp_path / "x.bin") == 2
-    assert "Choose one of them: FILE:WORD" in capsys.readouterr().err
+    assert "Choose one of them with FILE:WORD" in capsys.readouterr().err
 
 
 def test_names_that_no_prompt_can_hold_get_another(tmp_path, capsys):
@@ -114,7 +115,7 @@ def test_names_that_no_prompt_can_hold_get_another(tmp_path, capsys):
     file = tmp_path / "a kohya word.safetensors"
     assert run(tmp_path / "word.safetensors", "--export", "kohya", "--out", file) == 0
     assert run(file) == 2
-    assert "'a kohya word', which no prompt can hold" in capsys.readouterr().err
+    assert "'a kohya word', which cannot be used in prompts" in capsys.readouterr().err
     assert run(f"{file}=kohya") == 0 and "  kohya   1 vector" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""textinv concept --map: a page on how a word moved, of a run's folder or of a file."""
+"""textinv concept --map: a page on how a word moved, from a run's folder or from a file."""
 import re
 
 import pytest
@@ -12,7 +12,7 @@ from textinv.inside.vocabulary import read_path
 
 @pytest.fixture
 def measured(image_dir, tmp_path):
-    """A run of three steps of two vectors, the evaluation loss measured after each."""
+    """A run of three steps with two vectors; the evaluation loss is measured after each step."""
     folder = tmp_path / "measured"
     assert train_word("--images", image_dir, "--init", "cat", "--eval-every", 1, "--vectors", 2,
                       "--out", folder) == 0

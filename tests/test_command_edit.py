@@ -15,7 +15,7 @@ from textinv.grids import read_recipe
 
 
 def run(*argv):
-    """A command on the model of random weights; returns its status."""
+    """Run a command on the model with random weights; returns its status."""
     return edit.main([*map(str, argv), "--weights", MODEL])
 
 
@@ -94,7 +94,7 @@ def test_baselines_are_one_table(learned, small_clip, tmp_path, capsys, monkeypa
                "--clip", small_clip, "--out", tmp_path / "a") == 0
     out = capsys.readouterr().out
     assert f"| | textual inversion | {' | '.join(names)} |".replace("| |", "|  |") in out
-    assert "| a {} on the moon |" in out and "DALLE-2: its weights are closed: not measured" in out
+    assert "| a {} on the moon |" in out and "DALLE-2: not measured, since its weights are closed" in out
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["sheet.png"]
 
 
@@ -107,7 +107,7 @@ def test_baselines_want_a_category_where_the_word_names_none(init, learned, smal
 
 
 def test_a_mask_may_be_painted_on_a_transparent_layer(scene, learned, tmp_path):
-    """White where something was painted; what is transparent is black, as in the masks of training images."""
+    """White where something was painted; transparent areas are black, as in the masks of training images."""
     mask = Image.new("RGBA", (90, 70))
     mask.paste(Image.new("RGBA", (26, 26), "white"), (45, 35))
     mask.save(tmp_path / "layer.png")
@@ -124,7 +124,7 @@ def test_folders_are_new(tmp_path, monkeypatch):
     assert str(new_folder(None, "blend")) == "edits/blend-2"
     assert new_folder(str(tmp_path / "empty"), "blend") == tmp_path / "empty"
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="file is not a folder that you may write to"):
+    with pytest.raises(InputError, match="file is not a writable folder"):
         new_folder(str(tmp_path / "file/new"), "blend")
 
 
@@ -147,7 +147,7 @@ def test_a_word_that_does_not_fit_is_named_by_its_file(scene, tmp_path, capsys):
 
 @pytest.mark.parametrize("argv, message", [
     ([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"), (["blend"], "required: IMAGE"),
-    (["blend", "scene.png", "mask.png", "*", "--out", "."], "--out . exists already"),
+    (["blend", "scene.png", "mask.png", "*", "--out", "."], "--out . already exists"),
     (["blend", "nowhere.png", "mask.png", "*"], "nowhere.png: cannot be read"),
     (["blend", "scene.png", "black.png", "*"], "the mask is black"),
     (["blend", "scene.png", "small.png", "*"], "the mask is 9 x 9 pixels, but the image is 90 x 70"),
@@ -158,9 +158,9 @@ def test_a_word_that_does_not_fit_is_named_by_its_file(scene, tmp_path, capsys):
     (["invert", "scene.png", "a", "--guidance", "nan"], "--guidance is nan. Use -1000 to 1000"),
     (["invert", "scene.png", "--refine", "-3"], "--refine is -3. Use 0 to 100"),
     (["tune", "--images", "."], "not 0. Give one as --concept"), (["tune", "--lr", "0"], "--lr is 0"),
-    (["tune", "--concept", "run", "--images", "empty"], "no image that can be read"),
+    (["tune", "--concept", "run", "--images", "empty"], "no readable image"),
     (["compose", "*"], "required: --find"), (["bias", "*"], "required: --classes"),
-    (["baselines", "a photo"], "has no {}"), (["baselines"], "one word, not 0")])
+    (["baselines", "a photo"], "must contain {} exactly once"), (["baselines"], "one word, not 0")])
 def test_edit_refuses(argv, message, scene, learned, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()

@@ -71,11 +71,11 @@ def test_a_module_runs_without_warnings():
     word = DATA / "compvis-tiny/embeddings_gs-5.pt"
     done = subprocess.run([sys.executable, "-W", "error", "-m", "textinv.concept", str(word)],
                           capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and done.stderr == "" and "199   1 vector, 64 wide" in done.stdout
+    assert done.returncode == 0 and done.stderr == "" and "199   1 vector, dimension 64" in done.stdout
 
 
 def test_names_are_those_of_the_package():
-    """They are imported late, and are there all the same; others are not."""
+    """They are imported lazily, but they are there; other names are not."""
     for name in textinv.__all__:
         assert getattr(textinv, name).__module__.startswith("textinv.")
     with pytest.raises(AttributeError, match="module 'textinv' has no attribute 'nothing'"):

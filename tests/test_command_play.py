@@ -19,7 +19,7 @@ def nothing_is_loaded(monkeypatch):
 
 
 def refused(capsys, *argv):
-    """The one line that is said."""
+    """The one line that is printed."""
     assert play.main([*argv, "--no-open"]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1

@@ -48,7 +48,7 @@ def test_a_changed_word_is_not_repeated(learned, tmp_path, capsys):
     concept = textinv.Concept.load(learned)
     textinv.Concept("*", concept.vectors + 1, concept.info).save(learned / "concept.safetensors")
     assert generate("--from", tmp_path / "x.png", "--out", tmp_path / "y.png") == 2
-    assert "contains another word" in capsys.readouterr().err
+    assert "does not contain the word" in capsys.readouterr().err
 
 
 def test_an_image_of_another_model_is_not_repeated(learned, own_model, tmp_path, capsys):
@@ -59,7 +59,7 @@ def test_an_image_of_another_model_is_not_repeated(learned, own_model, tmp_path,
     save_png(Image.new("RGB", (8, 8)), out, {**recipe, "model": "0" * 16})
     assert generate("--from", out, "--out", tmp_path / "y.png") == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"--weights {MODEL} is another model than the one that the image of --from was made with" in error
+    assert f"--weights {MODEL} is not the model that the --from image was made with" in error
     del recipe["model"]
     save_png(Image.new("RGB", (8, 8)), out, recipe)
     assert generate("--from", out, "--out", tmp_path / "y.png") == 0, "an older one does not say"
@@ -123,11 +123,11 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
     (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim or ddpm or dpm++"),
     (["*", "--steps", "0"], "--steps is 0"),
     (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "no such file"),
-    (["*", "--from", "x.png"], "--from repeats an image with its own prompts"),
-    (["--prompts", "x.txt", "--from", "x.png"], "--from repeats"),
-    (["--best", "1", "--from", "x.png"], "--from repeats"),
-    (["*", "--images", "x"], "--images is what --best compares with. Add that, or drop it."),
-    (["*", "--clip", "x"], "--clip is what --best compares with")])
+    (["*", "--from", "x.png"], "--from reproduces an image with its own prompts"),
+    (["--prompts", "x.txt", "--from", "x.png"], "--from reproduces"),
+    (["--best", "1", "--from", "x.png"], "--from reproduces"),
+    (["*", "--images", "x"], "--images has no effect without --best. Add --best, or drop --images."),
+    (["*", "--clip", "x"], "--clip has no effect without --best")])
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
     error = capsys.readouterr().err

@@ -41,11 +41,12 @@ def test_a_tuned_model_generates_other_images_that_can_be_repeated(learned, delt
     assert edit.main(["tune", "--concept", str(learned), "--weights", MODEL, "--steps", "1",
                       "--out", str(tmp_path / "other")]) == 0
     shutil.copy(tmp_path / "other/tuned.safetensors", delta)
-    assert sample.main(again) == 2 and "contains another delta" in capsys.readouterr().err
+    assert sample.main(again) == 2
+    assert "not the delta that this image was made with" in capsys.readouterr().err
 
 
 def test_the_best_images_are_kept(learned, small_clip, tmp_path):
-    """They are those that the same command without --best numbers so, and CLIP's best of them."""
+    """They are the ones with the same numbers without --best, and the best of those by CLIP."""
     common = ["a photo of *", "* on the beach", "--concept", learned, "-n", 5, "--batch", 2]
     assert generate(*common, "--out", tmp_path / "all.png") == 0
     assert generate(*common, "--best", 2, "--clip", small_clip, "--out", tmp_path / "best.png") == 0
@@ -72,7 +73,7 @@ def test_the_best_images_are_kept(learned, small_clip, tmp_path):
 
 def test_the_best_by_other_images_and_a_single_one(learned, image_dir, small_clip, tmp_path):
     word = tmp_path / "word.safetensors"
-    shutil.copy(learned / "concept.safetensors", word)              # it does not say from which images
+    shutil.copy(learned / "concept.safetensors", word)              # it does not name its images
     assert generate("*", "--concept", word, "-n", 3, "--best", 1, "--clip", small_clip,
                     "--images", image_dir, "--out", tmp_path / "one.png") == 0
     assert pixels(tmp_path / "one.png").shape == (64, 64, 3) and not list(tmp_path.glob("one-*.png"))

@@ -1,4 +1,4 @@
-"""sample.py where a first hour goes wrong: interrupted, mistyped, or given what others have made."""
+"""sample.py where a first hour goes wrong: interrupted, mistyped, or given files that others have made."""
 import numpy as np
 import pytest
 import torch
@@ -77,8 +77,8 @@ def test_a_bar_shows_from_the_first_batch_on(tmp_path, capsys):
 
 @pytest.mark.parametrize("name, message", [
     ("x.jpg", "images are written as PNG"), ("x", "images are written as PNG"),
-    ("device.png", "is a device"), ("photo.png", "this command has not written it"),
-    ("edit.png", "this command has not written it")])
+    ("device.png", "is a device"), ("photo.png", "was not written by this command"),
+    ("edit.png", "was not written by this command")])
 def test_what_is_there_is_not_destroyed(name, message, tmp_path, capsys):
     (tmp_path / "device.png").symlink_to("/dev/null")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
@@ -93,7 +93,7 @@ def test_what_is_there_is_not_destroyed(name, message, tmp_path, capsys):
 def test_a_single_image_of_someone_else_is_not_replaced(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "x-001.png")
     assert generate("a cat", "-n", 2, "--out", tmp_path / "x.png") == 2
-    assert "x-001.png exists" in capsys.readouterr().err
+    assert "x-001.png already exists" in capsys.readouterr().err
     assert generate("a cat", "-n", 1, "--out", tmp_path / "x.png") == 0
     assert generate("a cat", "-n", 1, "--out", tmp_path / "x.png") == 0, "its own image may be replaced"
 
@@ -168,8 +168,8 @@ def test_words_of_a_file_of_several(given, placeholders, words, tmp_path):
 
 @pytest.mark.parametrize("given, message", [
     ([":<c>"], "contains no word '<c>'. It contains <a>, <b>."),
-    (["=<x>"], "Choose one of them: FILE:WORD=NAME"), (["", ":<A>"], "no word '<A>'"),
-    ([":<a>", ":<b>=<A>"], "two words are called '<A>'. Give one another name: --concept ")])
+    (["=<x>"], "Choose one of them with FILE:WORD=NAME"), (["", ":<A>"], "no word '<A>'"),
+    ([":<a>", ":<b>=<A>"], "two words are named '<A>'. Rename one: --concept ")])
 def test_words_that_are_not_there(given, message, words, tmp_path, capsys):
     concepts = [text for one in given for text in ("--concept", f"{words}{one}")]
     assert generate("a cat", *concepts, "--out", tmp_path / "x.png") == 2
@@ -229,12 +229,12 @@ def test_a_strangers_recipe_is_judged(changed, tmp_path, capsys):
 def test_an_image_of_another_command_is_not_repeated(tmp_path, capsys):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {"options": {}})
     assert generate("--from", tmp_path / "x.png") == 2
-    assert "it is of another command or version" in capsys.readouterr().err
+    assert "it is from another command or version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text, message", [
-    ("[" * 100_000, "carries no recipe"), ("{", "carries no recipe"), ("[]", "its recipe is damaged"),
-    ("1" * 5000, "carries no recipe")])
+    ("[" * 100_000, "contains no recipe"), ("{", "contains no recipe"), ("[]", "its recipe is damaged"),
+    ("1" * 5000, "contains no recipe")])
 def test_a_strangers_text_is_judged(text, message, tmp_path, capsys):
     chunks = PngImagePlugin.PngInfo()
     chunks.add_text("textinv", text)
@@ -248,10 +248,10 @@ def test_a_strangers_image_is_not_unpacked(tmp_path, monkeypatch, capsys):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", GOOD)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
     assert generate("--from", tmp_path / "x.png") == 2
-    assert "carries no recipe" in capsys.readouterr().err
+    assert "contains no recipe" in capsys.readouterr().err
     assert generate("--from", tmp_path / "missing.png") == 2
-    assert capsys.readouterr().err == (f"error: {tmp_path}/missing.png: no such file. Give a PNG that "
-                                       "sample.py has written.\n")
+    assert capsys.readouterr().err == (f"error: {tmp_path}/missing.png: no such file. Give a PNG "
+                                       "written by sample.py.\n")
 
 
 def test_a_strangers_prompt_may_hold_what_no_text_can(tmp_path, capsys):
@@ -263,15 +263,15 @@ def test_a_strangers_recipe_alone_loads_no_other_model(tmp_path, capsys):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", GOOD)
     arguments = ["--from", str(tmp_path / "x.png"), "--out", str(tmp_path / "y.png")]
     assert sample.main(arguments) == 2
-    assert f"was made with --weights {MODEL}, which is loaded only if you say so" in capsys.readouterr().err
+    assert f"was made with --weights {MODEL}, which is not loaded automatically" in capsys.readouterr().err
     assert sample.main([*arguments, "--weights", MODEL]) == 0
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", {**GOOD, "vocab": "/etc/passwd"})
     assert sample.main([*arguments, "--weights", MODEL]) == 2
-    assert "--vocab /etc/passwd, which is loaded only if you say so" in capsys.readouterr().err
+    assert "--vocab /etc/passwd, which is not loaded automatically" in capsys.readouterr().err
 
 
 def test_a_prompt_in_an_ascii_locale(tmp_path):
-    typed = "dög".encode().decode("ascii", "surrogateescape")           # as Python hands it over
+    typed = "dög".encode().decode("ascii", "surrogateescape")           # as Python passes it on
     for prompt, name in (("a dög", "x.png"), (f"a {typed}", "y.png")):
         assert generate(prompt, "-n", 1, "--out", tmp_path / name) == 0
     assert np.array_equal(pixels(tmp_path / "x.png"), pixels(tmp_path / "y.png"))

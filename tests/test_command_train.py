@@ -1,4 +1,4 @@
-"""train.py: its command line is the fields of the two classes of options."""
+"""train.py: its command line consists of the fields of the two option classes."""
 import dataclasses
 import signal
 import subprocess
@@ -75,7 +75,7 @@ def test_help_names_every_default(capsys, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_second_signal_is_deadly(number):
-    """A step that hangs, as where another process is gone: the first signal waits for its end."""
+    """A step that hangs, as when another process has died: the first signal waits for it to end."""
     hangs = """import signal, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)        # background jobs start with it ignored
 from textinv.commands.train import stop_on_signals

@@ -11,7 +11,7 @@ from helpers import ROOT
 from ldm import InputError
 from textinv.commands import command
 
-OUT_OF_MEMORY = "error: memory has run out. Use a smaller --batch, or --dtype bfloat16.\n"
+OUT_OF_MEMORY = "error: out of memory. Use a smaller --batch, or --dtype bfloat16.\n"
 
 
 @pytest.mark.parametrize("mistake, status, line", [
@@ -54,7 +54,7 @@ def test_command_hides_no_defect(kind):
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
-    """`... | head -1`: what was written is there, and nobody wants to hear of the rest."""
+    """`... | head -1`: what was read is there, and nothing is said about the rest."""
     done = subprocess.run(f"{sys.executable} -c 'import sys; from textinv.commands import command\n@command\n"
                           "def main(argv):\n    print(\"line\\n\" * 100000)\nsys.exit(main())' | head -1",
                           shell=True, cwd=ROOT, capture_output=True, text=True)

@@ -1,5 +1,5 @@
 """Learned words: what a concept may be, teaching it to a model without touching the model, and which model it
-is of."""
+belongs to."""
 import copy
 
 import pytest
@@ -131,7 +131,7 @@ def test_models_that_differ_in_one_weight_are_told_apart(own_model, part):
 
 
 def test_what_a_file_says_of_its_word_is_judged(tmp_path):
-    """It may be a stranger's: what makes no sense is left out, and the word is good without."""
+    """The file may be a stranger's: what makes no sense is dropped, and the word works without it."""
     good = {"model": "tiny", "step": 3, "init": "cat", "init_vectors": [[0.5] * 8], "own": {"x": [1]}}
     Concept("*", torch.ones(1, 8), good).save(tmp_path / "good.safetensors")
     loaded = Concept.load(tmp_path / "good.safetensors")

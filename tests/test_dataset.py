@@ -1,5 +1,5 @@
-"""What a step samples from: cached posteriors of every view and its mirror image, weights of the loss, and
-the prompts of each image."""
+"""What a step samples from: cached posteriors of every view and its mirror image, loss weights, and the
+prompts of each image."""
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from textinv.images import TrainingImage, View, read_images
 
 @pytest.fixture
 def model(own_model):
-    """It knows the word that is to be learned."""
+    """A model that knows the word to be learned."""
     patch(own_model, Concept("*", torch.zeros(1, 64)))
     return own_model
 
@@ -59,7 +59,7 @@ def test_captions_take_the_place_of_templates(image_dir, model):
 @pytest.mark.parametrize("caption", ["a cat in the dark", "dark " * 80 + "*"])
 def test_captions_without_the_word_are_refused(image_dir, model, caption):
     (image_dir / "1.txt").write_text(caption)
-    with pytest.raises(InputError, match=r"1\.png lacks the placeholder '\*' within its first 75 tokens"):
+    with pytest.raises(InputError, match=r"1\.png lacks the placeholder '\*' in its first 75 tokens"):
         dataset(model, image_dir)
 
 
@@ -80,15 +80,15 @@ def test_masks_weight_the_loss(image_dir, model):
 
 
 def test_words_that_the_prompts_are_made_of_are_no_placeholders(image_dir, own_model):
-    """Also "with" of the words of the images, and of templates only where some image is shown with them."""
+    """Including "with" when images have their own words; templates count only if some image uses them."""
     patch(own_model, Concept("photo", torch.zeros(1, 64)))
-    with pytest.raises(InputError, match="'photo' is a word of the prompts"):
+    with pytest.raises(InputError, match="'photo' already occurs in the prompts"):
         dataset(own_model, image_dir, placeholder="photo")
     for i in range(3):
         (image_dir / f"{i}.txt").write_text("my photo")
     assert len(dataset(own_model, image_dir, placeholder="photo").prompts) == 6
     patch(own_model, Concept("with", torch.zeros(1, 64)))
-    with pytest.raises(InputError, match="'with' is a word of the prompts"):
+    with pytest.raises(InputError, match="'with' already occurs in the prompts"):
         dataset(own_model, image_dir, placeholder="with", per_image=True)
 
 

@@ -1,4 +1,4 @@
-"""The numerics on PyTorch's meta device, where a tensor that was left on another device fails: what would
+"""The numerics on PyTorch's meta device, where a tensor left on another device is an error: what would
 break on a GPU breaks here, without one."""
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_guided_sampling(model, sampler, eta):
 
 
 def test_an_inversion_step(model, monkeypatch):
-    # the schedule keeps its values on the CPU where a model is on "meta"
+    # the schedule keeps its values on the CPU when a model is on "meta"
     monkeypatch.setattr(model.schedule, "alphas_cumprod", model.schedule.alphas_cumprod.to(META))
     on_cpu = dataset(loss_weights=torch.ones(3, 1, 8, 8))
     cached = Dataset(on_cpu.mean.to(META), on_cpu.std.to(META), on_cpu.loss_weights.to(META), on_cpu.prompts)
@@ -59,6 +59,6 @@ def test_an_inversion_step(model, monkeypatch):
 
 
 def test_intervals_of_an_accelerators_samples():
-    """A fake tensor has no values: that one is asked for means that all devices have agreed."""
+    """A fake tensor has no values: that one is requested means that all devices agreed."""
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
         score(0.0, torch.empty(1000, device="cuda"))

@@ -1,4 +1,4 @@
-"""Blended latent diffusion: what is outside the mask is the image's, what is inside the prompt's."""
+"""Blended latent diffusion: what is outside the mask comes from the image, what is inside from the prompt."""
 import math
 
 import numpy as np
@@ -78,8 +78,8 @@ def test_outside_the_mask_the_image_is_as_the_autoencoder_gives_it(tiny):
         return np.sqrt((difference[:, :16] ** 2).mean()), np.sqrt((difference[24:, 24:] ** 2).mean())
 
     for one in edited:
-        assert error(one)[0] <= 1.25 * error(autoencoded)[0]        # a pixel sees its surroundings, decoded
-        assert error(one)[1] > 3 * error(autoencoded)[1]            # inside it is another image
+        assert error(one)[0] <= 1.25 * error(autoencoded)[0]        # a decoded pixel sees its surroundings
+        assert error(one)[1] > 3 * error(autoencoded)[1]            # inside, the image is a different one
 
 
 def test_kept_background_is_the_image_itself_at_its_own_size(own_model):
@@ -115,7 +115,7 @@ def test_a_latent_may_change_where_any_of_its_pixels_may():
 
 @pytest.mark.parametrize("mask, message", [
     (Image.new("L", (64, 63), 255), "the mask is 64 x 63 pixels, but the image is 80 x 64"),
-    (Image.new("L", (80, 64)), "the mask is black. Paint white"),
+    (Image.new("L", (80, 64)), "the mask is black. Use white for what may change"),
     (box_mask((80, 64), (0, 0, 6, 63)), "black in the middle square")])
 def test_masks_that_are_refused(mask, message):
     with pytest.raises(InputError, match=message):

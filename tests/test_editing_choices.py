@@ -49,7 +49,7 @@ def test_the_best_come_first():
     assert best(HandMade(), images, "0", 3) == [1, 4, 2]
     assert best(HandMade(), images, "0", 5) == [1, 4, 2, 0, 3]
     assert best(HandMade(), images, "0", 1, gray(90)) == [2]
-    assert best(HandMade(), gray(7, 7, 7), "0", 2) == [0, 1]            # equal ones in their order
+    assert best(HandMade(), gray(7, 7, 7), "0", 2) == [0, 1]            # ties keep their order
     for k in (0, 6):
         with pytest.raises(InputError, match=f"`best` is {k}, but there are 5 images"):
             best(HandMade(), images, "0", k)
@@ -126,7 +126,8 @@ def test_a_distribution_counts_the_most_probable_classes(own_model):
     assert 0 <= low < value < high <= math.log2(3)
     assert str(one) == (f"a vehicle: car 75% (30% to 95%, n = 4), truck 25%; {value:.2f} bits "
                         f"({low:.2f} to {high:.2f})")
-    with pytest.raises(InputError, match=r"gave \[4, 3\] probabilities for 4 images and 2 classes"):
+    with pytest.raises(InputError,
+                       match=r"returned probabilities of shape \[4, 3\] for 4 images and 2 classes"):
         distribution(own_model, "a vehicle", lambda images: p, ("car", "bus"), n=4, steps=1)
 
 

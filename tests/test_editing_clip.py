@@ -38,7 +38,7 @@ def evaluator(small_clip):
 
 @pytest.fixture(scope="module")
 def model(small_clip, evaluator):
-    """Of random weights, with latents of 32 x 32 for images of 64 x 64 pixels."""
+    """A model with random weights, with latents of 32 x 32 for images of 64 x 64 pixels."""
     torch.manual_seed(0)
     model = LatentDiffusion(small_config(len(evaluator.tokenizer))).eval().requires_grad_(False)
     model.tokenizer.read_from(lambda: read_vocabulary(small_clip / "vocab.txt"))
@@ -47,7 +47,7 @@ def model(small_clip, evaluator):
 
 @pytest.fixture(scope="module")
 def trained():
-    """The embedded model and its evaluator: random weights hardly let a gradient pass."""
+    """The embedded model and its evaluator: gradients hardly pass through random weights."""
     return weights.load("tiny"), clip.load(weights.TINY.parent / "clip")
 
 
@@ -78,7 +78,7 @@ def test_pixels_are_the_processors(evaluator):
 
 
 def test_cutouts_are_parts_of_their_image():
-    """Of an image that is a ramp each view is a ramp, of a slope between SMALLEST and 1, within its range."""
+    """Each view of a ramp is a ramp within its range, with a slope between SMALLEST and 1."""
     ramp = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
     x = torch.cat([ramp, torch.full_like(ramp, 5.0)])
     views = cutouts(x, 50, torch.Generator().manual_seed(0)).unflatten(0, (50, 2))
@@ -121,7 +121,7 @@ def test_guidance_leads_to_the_target(trained):
 
 
 def test_from_an_image_the_rest_of_the_way(model, evaluator):
-    """Without guidance and with nearly all steps skipped the image stays; with none skipped it is gone."""
+    """Without guidance and with nearly all steps skipped, the image stays; with none skipped, it is gone."""
     z0 = noise(5, 2, 4, 32, 32)
     near, far = (guided_diffusion(model, evaluator, unit(0), n=2, steps=20, scale=0.0, z0=z0, skip=skip)
                  for skip in (0.95, 0.0))
@@ -141,7 +141,7 @@ def test_optimized_latents_reach_the_target_and_stay_near_the_prior(model, evalu
 
 def test_the_categorys_vectors_give_its_own_text(evaluator):
     templates = ["a photo of a {}", "a {} on the beach", "the {} in the snow at night"]
-    for category in ("cat", "xylophone"):                           # a word, and one that is spelled
+    for category in ("cat", "xylophone"):                           # one token, and one spelled in pieces
         word = ClipWord(category, category_vectors(evaluator, category))
         assert (len(word.vectors) > 1) == (category == "xylophone")
         theirs = evaluator.texts([template.format(category) for template in templates])

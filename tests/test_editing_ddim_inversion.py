@@ -23,7 +23,7 @@ def slope(t):
 
 
 def test_the_closed_form_against_a_linear_denoiser():
-    """Each step multiplies z by a number, with eps taken where the step begins."""
+    """Each step multiplies z by a number, with eps evaluated where the step begins."""
     factor = 1.0
     for t, t_prev in reversed(ddim_timesteps(1000, 20)):
         k, a, a_t = slope(t_prev), ALPHAS[t_prev], ALPHAS[t]
@@ -64,8 +64,8 @@ def test_round_trip_on_the_embedded_model(tiny, name, prompt, steps, limit):
 
 
 def test_edits_start_at_the_images_noise(tiny):
-    """Under the prompt of the inversion and without guidance an edit is the reconstruction; under another it
-    is another image."""
+    """With the inversion's prompt and without guidance, an edit is the reconstruction; with another prompt it
+    is a different image."""
     source = "a photo of a wolf"
     found = edit_inverted(tiny, read_rgb(ROOT / "examples/fox/purple.png"), source,
                           [source, "a photo of a house on the beach"], steps=10, guidances=(1.0, 4.0))

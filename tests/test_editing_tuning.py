@@ -37,7 +37,7 @@ def assert_unchanged(model, before):
 
 
 def fixed_loss(model, images):
-    """Equation 1 of the images, always with the same noise and timesteps."""
+    """Equation 1 on the images, always with the same noise and timesteps."""
     z0 = torch.cat([encode(model, to_x(image, 64)) for image in images]).repeat(8, 1, 1, 1)
     generator = torch.Generator().manual_seed(7)
     eps = torch.randn(z0.shape, generator=generator)
@@ -79,7 +79,7 @@ def test_the_first_step_starts_at_the_model_itself(model, images):
 
 
 def test_applied_weights_are_w_plus_ba(model):
-    names = ["input_blocks.1.0.in_layers.2.weight", "time_embed.0.weight"]          # a convolution, a layer
+    names = ["input_blocks.1.0.in_layers.2.weight", "time_embed.0.weight"]          # a convolution, a linear
     before = {name: model.unet.get_parameter(name).clone() for name in names}
     down = {name: torch.randn(2, before[name][0].numel()) for name in names}
     up = {name: torch.randn(len(before[name]), 2) for name in names}
@@ -142,17 +142,17 @@ def test_a_delta_of_the_embedded_model_takes_little_room(tmp_path):
 
 def test_a_delta_refuses_another_model(model, images, compvis):
     delta = tune(model, images, ["*"], TuningConfig(steps=1))
-    with pytest.raises(InputError, match="was tuned on another model"), applied(compvis[0], delta):
+    with pytest.raises(InputError, match="was tuned on a different model"), applied(compvis[0], delta):
         pass
     with torch.no_grad():
         model.unet.out[2].bias += 1                                 # the same shapes, other weights
-    with pytest.raises(InputError, match="was tuned on another model"), applied(model, delta):
+    with pytest.raises(InputError, match="was tuned on a different model"), applied(model, delta):
         pass
 
 
 def test_a_delta_is_not_applied_twice(model, images):
     delta = tune(model, images, ["*"], TuningConfig(steps=3, lr=1e-1))
-    with applied(model, delta), pytest.raises(InputError, match="another model"), applied(model, delta):
+    with applied(model, delta), pytest.raises(InputError, match="a different model"), applied(model, delta):
         pass
 
 

@@ -24,7 +24,7 @@ def test_vectors_have_the_norm_whatever_the_latents(encoder, size):
     v = encoder(latents(5, 3, *size))
     assert v.shape == (5, 20) and v.dtype == torch.float32
     torch.testing.assert_close(v.norm(dim=-1), torch.full((5,), 7.0))
-    assert F.cosine_similarity(v[0], v[1], dim=0) < 0.9999          # what is shown counts
+    assert F.cosine_similarity(v[0], v[1], dim=0) < 0.9999          # what the image shows matters
     v = encoder.bfloat16()(latents(5, 3, *size).bfloat16())
     encoder.float()
     torch.testing.assert_close(v.float().norm(dim=-1), torch.full((5,), 7.0), rtol=1e-2, atol=0)
@@ -65,7 +65,7 @@ def test_a_file_of_its_tensors_is_all_of_it(encoder, tmp_path):
     again = WordEncoder(3, 20, (8, 8, 16))
     again.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
     z = latents(2, 3, 16, 16)
-    assert torch.equal(again.eval()(z), encoder(z)) and again.norm == 7          # the norm is among them
+    assert torch.equal(again.eval()(z), encoder(z)) and again.norm == 7          # the norm is saved too
 
 
 def test_the_one_that_ships_is_small():

@@ -42,7 +42,7 @@ def one_cell(content):
 
 
 def test_the_figures_are_those_of_the_images(learned, small_clip, image_dir):
-    """Worked out again from the files, by the definitions alone."""
+    """Computed again from the files, using only the definitions."""
     assert measure(learned, small_clip) == 0
     recipes = {}
     for path in drawn(learned):
@@ -82,7 +82,7 @@ def test_samples_of_another_model_or_word_are_refused(learned, small_clip, capsy
         recipe_of_it = json.loads(image.info["textinv"])
         save_png(image.convert("RGB"), path, {**recipe_of_it, "model": "another"})
     assert measure(learned, small_clip) == 2
-    assert f"{path}: was generated with another model" in capsys.readouterr().err
+    assert f"{path}: was generated with a different model" in capsys.readouterr().err
     concept = textinv.Concept.load(learned)
     textinv.Concept("*", concept.vectors, {**concept.info, "model_hash": "0"}).save(
         learned / "concept.safetensors")
@@ -118,7 +118,7 @@ def test_baseline_of_a_word_that_started_at_random(image_dir, tmp_path, small_cl
 @pytest.mark.parametrize("placeholder, init, message", [
     ("*", "cup/bear", "started from 'cup/bear', not from words"),
     ("*", "auto", "started from 'auto', not from words"),
-    ("cat", "a cat", "'cat' stands for the learned word, and is in 'a cat'")])
+    ("cat", "a cat", "'cat' stands for the learned word, but is also in 'a cat'")])
 def test_baseline_of_a_word_without_an_init_word_of_its_own(learned, small_clip, placeholder, init, message,
                                                             capsys):
     word = textinv.Concept.load(learned)

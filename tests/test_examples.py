@@ -1,5 +1,5 @@
-"""The images under examples/ are such as users have them, and what the README next to them says; and the
-stage that makes them says in one line why it cannot. None of this needs the artwork."""
+"""The images under examples/ are like users' own, and are what the README next to them says; and the stage
+that makes them says in one line why it cannot. None of this needs the artwork."""
 import dataclasses
 import io
 import json
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[1] / "examples"
 CAPTIONS = ROOT / "captions"
 FOLDERS = sorted(path for path in ROOT.iterdir()
                  if path.is_dir() and path.name not in ("captions", "__pycache__"))
-FILTERED = {f"{name}-style" for name in filters.HELD_OUT}       # a filter covers all: no ground, no cut-out
+FILTERED = {f"{name}-style" for name in filters.HELD_OUT}       # a filter covers all: nothing transparent
 STYLES_SHOWN = FILTERED | {f"{HELD_OUT_STYLE}-style"}
 ORIENTATION = 0x0112
 
@@ -63,7 +63,7 @@ def test_images_of_all_kinds_in_fives(folder):
     paths = sorted(folder.iterdir())
     count = 25 if folder.name == "backpack-25" else 5
     assert len(paths) == count
-    for i in range(0, count, 5):                # of 25, the first five, ten, ... are of all kinds
+    for i in range(0, count, 5):                # of 25, the first five, ten, ... have all kinds
         images = {path: opened(path) for path in paths[i:i + 5]}
         for path, image in images.items():
             assert image.format == {".jpg": "JPEG", ".png": "PNG"}[path.suffix]
@@ -74,20 +74,20 @@ def test_images_of_all_kinds_in_fives(folder):
         turned = [image for image in images.values() if image.getexif().get(ORIENTATION, 1) != 1]
         assert [image.format for image in turned] == ["JPEG"] and turned[0].getexif()[ORIENTATION] in (6, 8)
         upright = ImageOps.exif_transpose(turned[0])
-        assert upright.size == turned[0].size[::-1] == (120, 160)           # a portrait, stored lying
+        assert upright.size == turned[0].size[::-1] == (120, 160)           # a portrait, stored sideways
         assert any(image.width > image.height for image in images.values() if image not in turned)
 
         cut_outs = [np.asarray(image.getchannel("A")) for image in images.values() if image.mode == "RGBA"]
         assert len(cut_outs) == (folder.name not in FILTERED)
         for alpha in cut_outs:
             assert 0.1 < (alpha == 255).mean() < 0.7 < (alpha == 0).mean() + (alpha == 255).mean()
-            assert not (alpha[[0, -1]].any() or alpha[:, [0, -1]].any())    # whole
+            assert not (alpha[[0, -1]].any() or alpha[:, [0, -1]].any())    # not cut off
 
 
 def test_turned_images_stand_upright():
     """All of them show scenes: sky or wall above, the ground below, so top and bottom differ more than the
-    two sides do. Of the stored pixels the contrary would be true. Under a filter that shows lines alone
-    nothing can be told."""
+    two sides do. For the stored pixels the opposite would be true. Under a filter that shows only lines, this
+    cannot be told."""
     for folder in (path for path in FOLDERS if path.name != "blueprint-style"):
         for path in folder.glob("*.jpg"):
             image = opened(path)
@@ -130,7 +130,7 @@ def test_committed_files_are_those_of_the_recipe(sprites, made):
     names = {path.relative_to(ROOT).as_posix() for path in (*ROOT.iterdir(), *ROOT.glob("*/*"))
              if path.is_file() and path.suffix not in (".py", ".pyc") and path.parent != CAPTIONS}   # by hand
     assert set(made) == names
-    for shot in shots.shots()[::5]:             # seeded: decoded again, the PNGs are what is taken again
+    for shot in shots.shots()[::5]:             # seeded: each decoded PNG equals the same shot taken again
         image = opened(io.BytesIO(made[f"{shot.folder}/{shot.name}.png"]))
         assert np.array_equal(np.asarray(image), np.asarray(examples.take(shot, sprites)))
 
@@ -205,7 +205,7 @@ def test_captions_are_there_for_every_image_but_count_only_next_to_it(name, tmp_
 
 
 def test_what_people_would_call_the_objects_fits_the_embedded_model():
-    """As long as the paper's captions or shorter, in words that it knows, with room for the prompts' own."""
+    """No longer than the paper's captions, in words that it knows, with room for the prompts' own words."""
     tokenizer = weights.load("tiny", "meta").tokenizer
     things = read_things(ROOT, tuple(json.loads((CAPTIONS / "objects.json").read_text())))
     assert {thing.name: thing.init for thing in things} == {name: HELD_OUT[name.removesuffix("-25")].init

@@ -1,4 +1,4 @@
-"""Writing files atomically: what a rename would destroy is refused, and what was there keeps its rights."""
+"""Writing files atomically: what a rename would destroy is refused, and files keep their permissions."""
 import errno
 import os
 import threading
@@ -25,7 +25,7 @@ def test_what_is_no_file_is_left_as_it_is(kind, what, tmp_path):
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
-    else:               # a link keeps the device itself out of danger, should the code be wrong
+    else:               # a link protects the device itself in case the code is wrong
         path.symlink_to("/dev/null" if kind == "device" else tmp_path)
     before = path.lstat()
     with pytest.raises(InputError, match=f"there is {what}. Give the name of a file"):
@@ -61,7 +61,7 @@ def test_the_rights_of_other_threads_files_are_left_alone(tmp_path, monkeypatch)
 
 
 def test_a_full_disk_is_named_as_the_reason(tmp_path, monkeypatch):
-    """Also where not even the empty file fits that shows the rights of a new one."""
+    """Even if there is no room for the empty file that shows the permissions of new ones."""
     def open_full(path, mode="r", **options):
         if path.suffix == ".mode":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -87,7 +87,7 @@ def test_what_a_killed_process_has_left_is_in_nobodys_way(tmp_path):
 
 
 def test_a_file_may_be_larger_than_the_memory(monkeypatch):
-    """Linux refuses a mapping that may be written to, as a copy, where it could not keep the copy."""
+    """Linux refuses a writable private mapping if it could not hold the copy."""
     def map_strictly(fileno, length, access):
         if access != pickles.mmap.ACCESS_READ:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -104,11 +104,11 @@ def test_a_file_may_be_larger_than_the_memory(monkeypatch):
     ("safe_open", MemoryError("Cannot allocate memory (os error 12)")),
     ("safe_open", RuntimeError("unable to mmap 1717 bytes from file <x>: Cannot allocate memory (12)"))])
 def test_too_little_memory_is_named_as_the_reason(tmp_path, monkeypatch, name, error):
-    """It is no damage, and to download the file again would not help."""
+    """The file is not damaged, and downloading it again would not help."""
     def fail(*_, **__):
         raise error
 
     (tmp_path / "x").write_bytes(CKPT.read_bytes() if name == "mmap" else bytes(8) + b"{")
     monkeypatch.setattr(pickles.mmap if name == "mmap" else safetensors, name, fail)
     message = error_of(open_tensors, tmp_path / "x")
-    assert "too little memory" in message and "ownload" not in message
+    assert "not enough memory" in message and "ownload" not in message

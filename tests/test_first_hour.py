@@ -37,14 +37,15 @@ def model(own_model):
     (["--batch", "100000000"], "--batch is 100000000. Use 1 to 4096."),
     (["--lr", "1e38"], "--lr is 1e+38. Use a number above 0 and up to 1000."),
     (["--out", "x" * 300], "File name too long"), (["--out", "x" * 300, "--resume"], "File name too long"),
-    (["--images", ""], "--images is empty"), (["--images", "https://x/cat.jpg"], "is an address. Download"),
+    (["--images", ""], "--images is empty"), (["--images", "https://x/cat.jpg"], "is a URL. Download"),
     (["--images", "x" * 300], "File name too long"), (["--vectors", "100000"], "has room for 75"),
     (["--steps", "200", "--stop", "dvar"], "--stop dvar can end a run after step 325 at the earliest, but "
                                            "--steps is 200"),
     (["--init", "*"], "--init is '*', which is not a word"), (["--init", "[MASK]"], "which is not a word"),
     (["--init", "."], "which is not a word"), (["--init", "-"], "which is not a word"),
-    (["--placeholder", "a"], "--placeholder 'a' is a word of the prompts"),
-    (["--placeholder", "Photo"], "is a word of the prompts"), (["--placeholder", ","], "is punctuation")])
+    (["--placeholder", "a"], "--placeholder 'a' already occurs in the prompts"),
+    (["--placeholder", "Photo"], "already occurs in the prompts"),
+    (["--placeholder", ","], "is punctuation")])
 def test_one_line_before_anything_is_computed(argv, message, image_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train_word("--images", image_dir, "--init", "cat", *argv) == 2
@@ -70,7 +71,7 @@ def test_what_a_caption_loses_is_said(model, capsys):
 
 
 def test_a_word_that_is_cut_is_refused(model):
-    """75 tokens are room for "a photo of a" and 71 vectors of 72."""
+    """75 tokens have room for "a photo of a" and 71 of the 72 vectors."""
     model.words.add("*", torch.ones(72, 64))
     with pytest.raises(InputError, match="fewer `vectors`"):
         tokenize_prompts(model, [TrainingImage("x", (), None, "")], config(vectors=72))
@@ -102,7 +103,7 @@ def test_an_animation_is_named_and_a_photograph_of_several_frames_is_not(tmp_pat
                                   append_images=[frames[1].convert("RGB")])
     warnings = []
     read_images(tmp_path, 64, warn=warnings.append)
-    assert len(warnings) == 1 and "a.gif: an animation, of which the first frame is used" in warnings[0]
+    assert len(warnings) == 1 and "a.gif: an animation; only the first frame is used" in warnings[0]
 
 
 def test_heic_is_read_where_its_library_is(tmp_path, monkeypatch):
@@ -110,7 +111,7 @@ def test_heic_is_read_where_its_library_is(tmp_path, monkeypatch):
     file.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     warnings = []
-    with pytest.raises(InputError, match="no image that can be read"):
+    with pytest.raises(InputError, match="no readable image"):
         read_images(file, 64, warn=warnings.append)
     assert "pip install pillow-heif" in warnings[0]
     registered = []
@@ -119,7 +120,7 @@ def test_heic_is_read_where_its_library_is(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", library)
     with pytest.raises(InputError):
         read_images(file, 64, warn=warnings.append)
-    assert registered == [1] and "not an image of a known format" in warnings[1]
+    assert registered == [1] and "not in a known image format" in warnings[1]
 
 
 def test_home_folders_are_found(image_dir, monkeypatch):
@@ -140,7 +141,7 @@ def test_progress_in_python(model, image_dir, capsys):
 
 def test_a_norm_far_from_the_vocabularys_is_said(image_dir, tmp_path, capsys):
     assert train_word("--images", image_dir, "--init", "cat", "--lr", "100", "--out", tmp_path / "run") == 0
-    assert "prompts will drown in it. Use a lower --lr, or --fix-norm." in capsys.readouterr().out
+    assert "it will drown out any prompt. Use a lower --lr, or --fix-norm." in capsys.readouterr().out
     assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "good") == 0
     assert "drown" not in capsys.readouterr().out
 
@@ -158,11 +159,11 @@ def test_the_autoencoders_own_error(model, image_dir):
 
 
 def test_what_the_model_cannot_hold_is_said():
-    """Below 22.5 dB, and of the embedded model always."""
+    """Below 22.5 dB, and always for the embedded model."""
     assert limits(None, "other") == limits(22.5, "other") == []
     assert limits(None, "tiny") == limits(22.5, "tiny") == [TINY]
     [line] = limits(22.4, "other")
-    assert "cannot hold these images well" in line and "to 22.4 dB PSNR" in line
+    assert "cannot represent these images well" in line and "at only 22.4 dB PSNR" in line
     assert limits(22.4, "tiny") == [line, TINY]
 
 
@@ -211,7 +212,7 @@ def test_signals_let_the_step_end(name):
 
 @pytest.mark.parametrize("script", [["train.py"], ["sample.py"], ["-m", "textinv"]])
 def test_ctrl_c_during_the_imports_prints_nothing(script, tmp_path):
-    """A module in the place of torch that interrupts its own import."""
+    """A module in place of torch that interrupts its own import."""
     (tmp_path / "torch.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\n"
                                        "time.sleep(9)\n")
     done = subprocess.run([sys.executable, *script], capture_output=True, text=True, cwd=ROOT,

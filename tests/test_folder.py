@@ -38,8 +38,8 @@ def test_a_full_disk_is_one_line(image_dir, tmp_path, monkeypatch, capsys):
 
 @contextlib.contextmanager
 def full_disk():
-    """Yields a call after which no file of this process may grow. That ends with the block: after it pytest
-    itself writes, which may be to a file."""
+    """Yields a function; once it is called, no file of this process may grow. The limit ends with the block:
+    after it pytest itself writes, possibly to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
@@ -48,7 +48,7 @@ def full_disk():
 
 
 def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path):
-    """They are in a buffer, which is written when the file is closed; the folder is free afterwards."""
+    """They are in a buffer, which is written when the file is closed; the folder is unlocked afterwards."""
     out = RunFolder(tmp_path / "run")
     out.begin({})
     out.log(Progress(1, 1.0, 1.0, 1.0, 1.0, False), 0.1)
@@ -59,7 +59,7 @@ def test_metrics_that_a_full_disk_does_not_take_at_the_end_are_one_line(tmp_path
 
 
 def test_the_error_that_ends_a_run_is_the_one_that_is_told(image_dir, tmp_path, monkeypatch, capsys):
-    """Not the second one, of closing the metrics on the same full disk."""
+    """Not the second one, from closing the metrics on the same full disk."""
     with full_disk() as fill:
         def full(self, *_, **__):
             fill()
@@ -71,7 +71,7 @@ def test_the_error_that_ends_a_run_is_the_one_that_is_told(image_dir, tmp_path, 
 
 
 def test_files_get_the_rights_of_any_new_file(tmp_path):
-    """And the process keeps its own mask, so that later files do too."""
+    """And the process keeps its umask, so that later files do too."""
     before = os.umask(0o027)
     try:
         with atomic_write(tmp_path / "a") as partial:

@@ -32,7 +32,7 @@ def layouts():
 @pytest.mark.parametrize("format, suffix", layouts())
 @pytest.mark.parametrize("k", [1, 3])
 def test_round_trip(tmp_path, format, suffix, k):
-    path = tmp_path / f"<cat>{suffix}"                          # two of the formats go by the file's name
+    path = tmp_path / f"<cat>{suffix}"                          # two of the formats use the file's name
     save_all(path, [Concept("<cat>", vectors(k), {"init": "cat", "steps": 5})], format)
     [concept] = load_all(path)
     assert concept.placeholder == "<cat>" and torch.equal(concept.vectors, vectors(k))
@@ -53,7 +53,7 @@ def test_several_words(tmp_path, format, suffix):
 
 
 def test_native_file_of_one_word_is_a_diffusers_file(tmp_path):
-    """Byte by byte: a JSON header, whose metadata say `format: pt`, with one fp32 tensor, and its numbers."""
+    """Byte by byte: a JSON header with one fp32 tensor and the metadata `format: pt`, then its numbers."""
     Concept("<cat>", vectors(2), {"init": "cup", "steps": 5}).save(tmp_path / "a.safetensors")
     data = (tmp_path / "a.safetensors").read_bytes()
     [size] = struct.unpack_from("<Q", data)
@@ -105,7 +105,7 @@ def test_diffusers_and_kohya_files(tmp_path):
     ("a.pt", ["*"], "foo", "native or official"), ("a.pt", ["*"], "native", "ends in .safetensors"),
     ("a.bin", ["*"], "official", "ends in .pt"), ("a.pt", [], "official", "one word, not 0"),
     ("a.bin", ["a", "b"], "diffusers", "one word, not 2"), ("a.pt", ["a", "b"], "a1111", "one word"),
-    ("a.safetensors", ["a", "b"], "kohya", "one word"), ("a.pt", ["a", "A"], "official", "one name"),
+    ("a.safetensors", ["a", "b"], "kohya", "one word"), ("a.pt", ["a", "A"], "official", "the same name"),
     ("a.pt", ["a.b"], "official", "cannot hold"), ("a.pt", ["keys"], "official", "cannot hold"),
     ("no/a.pt", ["*"], "official", "cannot be written")])
 def test_what_cannot_be_written(tmp_path, name, words, format, why):

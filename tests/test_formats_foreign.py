@@ -1,4 +1,4 @@
-"""Files that are damaged, hostile or something else than learned words end in one line that says so."""
+"""Files that are damaged, hostile or something other than learned words end in one line that says so."""
 import os
 
 import pytest
@@ -27,7 +27,7 @@ def save(path, content):
     ("xl.safetensors", {"clip_l": vectors(1), "clip_g": vectors(1)}, "Stable Diffusion XL"),
     ("xl.bin", {"clip_g": vectors(1)}, "Use one made for Stable Diffusion 1 or 2"),
     ("lora.safetensors", {"lora_te_text_model_q.lora_down.weight": vectors(1)}, "is a LoRA"),
-    ("lora.bin", {"unet.to_q.lora_A.weight": vectors(1)}, "Use a file of textual inversion"),
+    ("lora.bin", {"unet.to_q.lora_A.weight": vectors(1)}, "Use a textual inversion file"),
     ("a.bin", {}, "no tensor"), ("a.safetensors", {}, "no tensor"), ("a.bin", [vectors(1)], "no dict"),
     ("a.bin", vectors(1), "no dict"),
     ("a.bin", {"state_dict": {"a": vectors(1)}}, "'state_dict' is not a tensor"),
@@ -38,10 +38,10 @@ def save(path, content):
     ("a.bin", {"a": torch.full((1, 64), float("nan"))}, "NaN"),
     ("a.safetensors", {"a": vectors(1) / 0}, "infinity"),
     ("a.bin", {"a": vectors(1), "b": vectors(1, width=32)}, "different widths: 32, 64"),
-    ("a.bin", {"a b": vectors(1)}, "contains a word named 'a b', which no prompt can hold"),
-    ("a b.pt", {"emb_params": vectors(1)}, "contains a word named 'a b', which no prompt can hold"),
-    ("a.bin", {"a": torch.ones(1, 1).expand(10 ** 9, 10 ** 9)}, "numbers are more"),
-    ("a.pt", {"emb_params": 3}, "not a tensor"), ("a.pt", {"string_to_param": 3}, "no dict"),
+    ("a.bin", {"a b": vectors(1)}, "contains a word named 'a b', which cannot be used in prompts"),
+    ("a b.pt", {"emb_params": vectors(1)}, "contains a word named 'a b', which cannot be used in prompts"),
+    ("a.bin", {"a": torch.ones(1, 1).expand(10 ** 9, 10 ** 9)}, "numbers, more than any words have"),
+    ("a.pt", {"emb_params": 3}, "not a tensor"), ("a.pt", {"string_to_param": 3}, "is not a dict"),
     ("a.pt", {"string_to_param": {}}, "no tensor"), ("a.pt", {"string_to_param": {"*": "x"}}, "not a tensor"),
     ("a.pt", {"string_to_param": nn.ParameterDict()}, "no tensor")])
 def test_foreign_files(tmp_path, name, content, why):
@@ -96,7 +96,7 @@ def test_flipped_bytes_end_in_words_or_in_one_line(tmp_path):
             assert "a.pt" in str(error) and "\n" not in str(error)
 
 
-@pytest.mark.parametrize("data, why", [(b"<!DOCTYPE html>", "HTML"), (b"\x80\x02}.", "before 1.6"),
+@pytest.mark.parametrize("data, why", [(b"<!DOCTYPE html>", "HTML"), (b"\x80\x02}.", "pre-1.6"),
                                        (b"", "neither"), (b"version https://git-lfs", "LFS")])
 def test_other_things(tmp_path, data, why):
     (tmp_path / "a.pt").write_bytes(data)

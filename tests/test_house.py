@@ -1,4 +1,4 @@
-"""The house rules that no linter has: short functions and files, few positional arguments, documented and
+"""The house rules that no linter checks: short functions and files, few positional arguments, documented and
 typed public names, imports at the top. (Floors and circles: lint-imports; style and types: ruff and
 pyright.)"""
 import ast
@@ -53,7 +53,7 @@ def test_imports_are_at_the_top(path):
 
 @pytest.mark.parametrize("path", FILES, ids=named)
 def test_text_files_say_their_encoding(path):
-    """Python would take the machine's, which need not be UTF-8."""
+    """Python would use the machine's default, which need not be UTF-8."""
     silent = []
     for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(call, ast.Call) and not any(keyword.arg == "encoding" for keyword in call.keywords):
@@ -115,7 +115,7 @@ def trees():
 
 
 def test_public_names_are_documented():
-    """A method needs no words of its own where it overrides a documented one, or where its class says it all:
+    """A method needs no docstring if it overrides a documented one, or if its class says it all:
     `forward`, and what a pickle may do to an inert object."""
     methods = {(cls.name, f.name) for tree in trees().values() for cls in ast.walk(tree)
                if isinstance(cls, ast.ClassDef) for f in cls.body
@@ -135,7 +135,7 @@ def test_public_names_are_documented():
 
 @pytest.mark.parametrize("path", DOCUMENTED, ids=named)
 def test_public_signatures_are_typed(path):
-    """All but what a pickle may do to an inert object."""
+    """All except what a pickle may do to an inert object."""
     untyped = []
     for name, node in public(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and not name.startswith("Inert."):

@@ -58,13 +58,13 @@ def pixels_of(view):
 
 
 def fail_on_warning(line):
-    """Many images here are of one color, small or animated, which is said and not what is tested."""
-    if not re.search("one flat color|a blur at|first frame|animat", line):
+    """Many images here are of one color, small or animated; those warnings are not what is tested."""
+    if not re.search("one flat color|blurry at|first frame|animat", line):
         pytest.fail(line)
 
 
 def read_one(path, size, **options):
-    """The single image of a path that gives no warning."""
+    """The single image of a path, read without any other warning."""
     image, = read_images(path, size, warn=fail_on_warning, **options)
     return image
 
@@ -109,8 +109,8 @@ SWAPPED_LINEAR = icc_profile(b"RGB ", {b"wtpt": (0.9642, 1.0, 0.8249), b"rXYZ": 
                                        b"rTRC": 1.0, b"gTRC": 1.0, b"bTRC": 1.0})
 GREY_LINEAR = icc_profile(b"GRAY", {b"wtpt": (0.9642, 1.0, 0.8249), b"kTRC": 1.0})
 
-# a printer out of cyan, magenta and yellow: white, or black where K is 255. A table (lut8Type, section 6.5.8)
-# from CMYK to L*a*b*: the matrix 1, straight curves, and the corners of the cube in between
+# a printer that has run out of color inks: white, or black where K is 255. A table (lut8Type, section 6.5.8)
+# from CMYK to L*a*b*: an identity matrix, straight curves, and the corners of the cube in between
 RAMP = bytes(range(256))
 NO_COLOR = icc_profile(b"CMYK", {b"wtpt": (0.9642, 1.0, 0.8249), b"A2B0": (
     b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(np.eye(3, dtype=int) * 65536).flat)
@@ -157,7 +157,7 @@ MODES = {
     "P": (solid((10, 20, 30)).quantize(), (10, 20, 30)),
     "CMYK": (solid((255, 0, 55, 0), mode="CMYK"), (0, 255, 200)),
     "YCbCr": (solid((150, 128, 128), mode="YCbCr"), (150, 150, 150)),
-    "RGBA": (solid((255, 100, 0, 51), mode="RGBA"), (255, 224, 204)),      # a fifth of it, four of white
+    "RGBA": (solid((255, 100, 0, 51), mode="RGBA"), (255, 224, 204)),      # 1/5 of it, 4/5 of white
     "RGBA invisible": (solid((255, 100, 0, 0), mode="RGBA"), WHITE),
     "RGBA opaque": (solid((255, 100, 0, 255), mode="RGBA"), (255, 100, 0)),
     "LA": (solid((100, 51), mode="LA"), (224, 224, 224)),
@@ -235,7 +235,7 @@ def test_profile(tmp_path, alpha):
 def test_profile_of_grey_images(tmp_path):
     path = save(tmp_path / "a.png", solid(55, mode="L"), icc_profile=GREY_LINEAR)
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
-    path = save(tmp_path / "b.png", solid(55, mode="L"), icc_profile=SWAPPED_LINEAR)    # one for color
+    path = save(tmp_path / "b.png", solid(55, mode="L"), icc_profile=SWAPPED_LINEAR)    # a profile for color
     assert abs(pixels_at(path, 4) - srgb(55)).max() <= 1.5
     deep = Image.fromarray(np.full((4, 4), 257 * 55, np.uint16))
     path = save(tmp_path / "c.png", deep, icc_profile=GREY_LINEAR)
@@ -246,7 +246,7 @@ def test_profile_of_cmyk_images(tmp_path):
     path = save(tmp_path / "a.jpg", solid((255, 0, 55, 0), (16, 16), "CMYK"), icc_profile=NO_COLOR)
     assert abs(pixels_at(path, 16) - 255).max() < 4
     path = save(tmp_path / "b.tif", solid((255, 0, 55, 0), mode="CMYK"), icc_profile=SWAPPED_LINEAR)
-    assert (pixels_at(path, 4) == (0, 255, 200)).all()      # not for inks, so ignored
+    assert (pixels_at(path, 4) == (0, 255, 200)).all()      # not a CMYK profile, so ignored
 
 
 @pytest.mark.parametrize("profile", [b"junk", SWAPPED_LINEAR[:200], GREY_LINEAR])
@@ -330,7 +330,7 @@ def test_mask_follows_orientation_and_crop(tmp_path, orientation, painted_on):
 
 @pytest.mark.parametrize("crop", ["stretch", "random"])
 def test_mask_follows_crop(tmp_path, crop):
-    """A mask with the image's own pixels ends as the image does."""
+    """A mask with the image's own pixels is cropped to the same pixels."""
     path = save(tmp_path / "a.png", np.repeat(GREY[..., None], 3, 2))
     save(tmp_path / "a.mask.png", GREY)
     for view in read_one(path, 8, crop=crop, generator=torch.Generator().manual_seed(0)).views:
@@ -355,7 +355,7 @@ def test_alpha_mask(tmp_path):
     assert (mask_at(path, 2, alpha_mask=True) == alpha).all()
     assert (pixels_at(path, 2, alpha_mask=True) == 255 - alpha[..., None].astype(int)).all()
     save(tmp_path / "a.mask.png", solid(102, (2, 2), "L"))
-    assert (mask_at(path, 2, alpha_mask=True) == 102).all()      # the file wins
+    assert (mask_at(path, 2, alpha_mask=True) == 102).all()      # the file takes precedence
 
 
 def test_random_views_with_black_masks_are_left_out(tmp_path):
@@ -383,7 +383,7 @@ def test_mask_of_a_tiff_that_was_made_from_raw_pixels(tmp_path):
 
 
 def test_mask_is_not_turned_twice(tmp_path):
-    """An upright mask with a copy of its image's EXIF data would end upside down."""
+    """An upright mask with a copy of its image's EXIF data would end up upside down."""
     path = save(tmp_path / "a.jpg", STORED[6](WIDE), exif=exif(6))
     save(tmp_path / "a.mask.png", GREY, exif=exif(6))
     assert "a.mask.png is 6 x 10 but" in error(path) and "a.jpg is 10 x 6" in error(path)
@@ -393,7 +393,7 @@ def test_more_bad_masks(tmp_path):
     path = save(tmp_path / "a.png", solid((0, 0, 0, 0), mode="RGBA"))
     assert f"{path}: this mask is black everywhere" in error(path, alpha_mask=True)
     (tmp_path / "a.mask.png").write_bytes(b"junk")
-    assert "a.mask.png: this mask cannot be read, not an image" in error(path)
+    assert "a.mask.png: this mask cannot be read, not in a known image format" in error(path)
 
 
 def test_latent_mask():
@@ -425,7 +425,7 @@ def test_caption_that_is_a_folder(tmp_path):
 
 
 def test_folder(tmp_path):
-    """In the order of names; hidden files, captions and masks pass in silence."""
+    """In order of their names; hidden files, captions and masks are skipped silently."""
     for name in ["b.png", "a.JPG", "c", "B.png", "10.png", ".hidden.png"]:
         save(tmp_path / name, SQUARE, format="PNG")
     save(tmp_path / "b.mask.png", solid(9, (6, 6), "L"))
@@ -454,7 +454,7 @@ def test_a_thousand_images_are_read_and_more_refused(tmp_path):
     images = read_images(tmp_path, 6, warn=fail_on_warning)
     assert [int(p.path.stem) for p in images] == list(range(1000))
     (tmp_path / "one-more.png").write_bytes(data)
-    with pytest.raises(InputError, match="1,001 files. .* give at most 1,000"):
+    with pytest.raises(InputError, match="1,001 files. .* Give at most 1,000"):
         read_images(tmp_path, 6, warn=fail_on_warning)
 
 
@@ -469,7 +469,8 @@ def error(source, **options):
 
 NOISE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))
 BAD = {
-    "notes.pdf": (b"%PDF-1.4\n%junk\n", "known format"), "text.jpg": (b"hello\nworld", "known format"),
+    "notes.pdf": (b"%PDF-1.4\n%junk\n", "known image format"),
+    "text.jpg": (b"hello\nworld", "known image format"),
     "empty.png": (b"", "an empty file"), "bomb.png": (png(20000, 20000, 1, 0, b""), "exceeds limit"),
     "comment.png": (png(1, 1, 8, 0, b"\0\0", [(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 ** 21)))]), "large"),
     "half.jpg": (NOISE, "truncated"), "half.png": (NOISE, "truncated"), "half.gif": (NOISE, "truncated"),
@@ -536,7 +537,7 @@ def test_the_filter_is_bicubic(tmp_path):
 @pytest.mark.parametrize("ending, mode", [("jpg", "RGB"), ("jpg", "CMYK"), ("png", "RGB"), ("png", "RGBA"),
                                           ("png", "L"), ("png", "1"), ("gif", "P"), ("png", "I;16")])
 def test_huge_images_are_reduced_to_about_the_same(tmp_path, monkeypatch, ending, mode):
-    """Quarters of plain colors, 1/4 of the pixels; masks keep the size of their images."""
+    """Quadrants of plain colors, 1/4 of the pixels; masks keep the size of their images."""
     quarters = solid(0, (2, 2), "L") if mode == "1" else solid(RED, (2, 2))
     quarters.putpixel((1, 0), 255 if mode == "1" else GREEN)
     huge = quarters.resize((82, 60), Image.Resampling.NEAREST)
@@ -559,7 +560,7 @@ def test_huge_images_are_reduced_to_about_the_same(tmp_path, monkeypatch, ending
 
 
 def test_a_huge_jpeg_is_reduced_while_it_is_decoded(tmp_path, monkeypatch):
-    """It never is in memory as a whole: nothing is left to reduce."""
+    """It is never in memory as a whole: nothing is left to reduce."""
     path = save(tmp_path / "a.jpg", solid(RED, (64, 96)))
     monkeypatch.setattr(decoding, "MAX_PIXELS", 16 * 24)
     monkeypatch.setattr(decoding, "MIN_SIDE", 8)
@@ -581,11 +582,11 @@ def test_warnings_go_to_stderr(tmp_path, capsys):
 
 
 def test_no_images(tmp_path):
-    assert f"{tmp_path}: no image that can be read (found nothing)" in error(tmp_path)
+    assert f"{tmp_path}: no readable image (found nothing)" in error(tmp_path)
     for i in range(7):
         (tmp_path / f"{i}.pdf").write_bytes(b"%PDF")
     assert "(found 0.pdf, 1.pdf, 2.pdf, 3.pdf, 4.pdf and 2 more)" in error(tmp_path)
-    assert "the list of images: no image" in error([])
+    assert "the list of images: no readable image" in error([])
     assert f"{tmp_path / 'typo'}: no such" in error(tmp_path / "typo")
     good = save(tmp_path / "a.png", SQUARE)
     assert f"{tmp_path / 'typo.png'}: no such" in error([good, tmp_path / "typo.png"])

@@ -84,8 +84,10 @@ def test_init_from_a_learned_word(model):
 
 
 @pytest.mark.parametrize("init, why", [
-    ("", "empty"), (" \t", "empty"), ("nice phto", r"'phto' \(spelled alike: photo\)"), ("猫", "'猫'"),
-    ("Boots", r"'Boots' \(spelled alike: boat"), ("photograph", r"'photograph' \(spelled alike: photo"),
+    ("", "empty"), (" \t", "empty"), ("猫", "'猫'"),
+    ("nice phto", r"'phto' is not in the vocabulary \(similar spelling: photo\)"),
+    ("Boots", r"'Boots' is not in the vocabulary \(similar spelling: boat"),
+    ("photograph", r"'photograph' is not in the vocabulary \(similar spelling: photo"),
     ("runs/none", "no such file"), ("none.pt", "no such file")])
 def test_init_refused(model, init, why):
     with pytest.raises(InputError, match=why):
@@ -93,9 +95,10 @@ def test_init_refused(model, init, why):
 
 
 def test_at_most_five_words_are_suggested(model):
-    """Of "oin" and a word of two letters, both in it, 2 * 2 / 5 of the letters match; of three letters, 4/6.
-    The sixth, "ing", is as near as the fifth."""
-    with pytest.raises(InputError, match=r"'oin' \(spelled alike: on, in, one, oil, ink\)"):
+    """A word of two letters of "oin" matches it in 2 * 2 / 5 of the letters, one of three in 4/6. The sixth,
+    "ing", is as near as the fifth."""
+    with pytest.raises(InputError,
+                       match=r"'oin' is not in the vocabulary \(similar spelling: on, in, one, oil, ink\)"):
         start(model, "oin", 1)
 
 
@@ -105,8 +108,8 @@ def test_init_of_no_vectors(model):
 
 
 def test_words_that_are_known_all_the_same(model):
-    """One letter is a word of its own; a plural is its singular and an ending; signs are words. The limit is
-    half of the letters."""
+    """A single letter is a word; a plural is its singular and an ending; punctuation marks are words. The
+    limit is half of the letters."""
     assert model.tokenizer.unknown_words("a nice cats ! x dog-style catxy") == []
     assert model.tokenizer.unknown_words("catxyz a zz, cat") == ["catxyz", "zz"]
 
@@ -175,7 +178,7 @@ def test_auto_is_read_off_the_images(with_encoder, image_dir):
                    for image in images])
     directions = F.normalize(encoder(z), dim=1).mean(dim=0)
     expected = 1.4 * directions / directions.norm()
-    assert note == "read off 3 images by the encoder, the last 2 times"
+    assert note == "inferred from 3 images by the encoder, the last 2 times"
     torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
     config = textinv.InversionConfig(init="auto", steps=1)
     assert textinv.invert(model, image_dir, config).info["init"] == "auto"
@@ -193,13 +196,13 @@ def test_auto_is_read_off_the_images(with_encoder, image_dir):
 def test_auto_without_its_encoder_is_one_line(with_encoder, image_dir, damage):
     model, _ = with_encoder
     damage(model.source.parent / FILE)
-    with pytest.raises(InputError, match="has no encoder|is damaged, or another model's") as error:
+    with pytest.raises(InputError, match="has no encoder|is damaged, or for a different model") as error:
         initial_vectors(model, "auto", 1, generator=torch.Generator(), images=read_images(image_dir, 64))
     assert "\n" not in str(error.value)
 
 
 def test_the_longest_vector_decides_whether_prompts_drown(model):
-    """By the length of each vector, against that of the longest of those it started from."""
+    """The norm of each vector is compared with the largest norm of the vectors it started from."""
     start = torch.zeros(2, WIDTH)
     start[0, :4] = 5.0                                          # norms 10 and 0
     for length, said in ((24.5, False), (25.5, True)):          # of 16 numbers: norms 98 and 102
@@ -223,6 +226,6 @@ def test_a_phrase_that_no_prompt_holds_is_refused(model):
 
 
 def test_the_encoder_reads_no_styles(model):
-    with pytest.raises(InputError, match="reads things off images, not styles. Give a word for the style"):
+    with pytest.raises(InputError, match="recognizes things, not styles. Give a word for the style"):
         first_words(model, [], textinv.InversionConfig(style=True), generator=torch.Generator(), source={},
                     world_size=1)

@@ -46,14 +46,14 @@ def test_only_cross_attentions_are_collected(tiny):
     z, t = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
     plain = tiny.unet(z, t, c)
     with collect_cross_attention(tiny) as calls:
-        tiny.context(["a dog"])                                              # the text encoder's own is not
+        tiny.context(["a dog"])                                              # not the text encoder's own
         observed = tiny.unet(z, t, c)
     assert torch.equal(plain, observed)
     assert len(calls) == len(cross_attentions(tiny))
     assert all(call.shape[2] == c.shape[1] for call in calls)
     assert all(torch.allclose(call.sum(dim=-1), torch.ones(())) for call in calls)
     tiny.unet(z, t, c)
-    assert len(calls) == len(cross_attentions(tiny))                         # the block is over
+    assert len(calls) == len(cross_attentions(tiny))                         # the block has ended
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in cross_attentions(tiny))
 
 
@@ -67,7 +67,7 @@ def test_attend_is_generate_with_maps(tiny):
 
 
 def test_maps_of_guidance_are_the_prompts(tiny):
-    """The first step sees the same noise with and without guidance; the empty prompt's maps are others."""
+    """The first step sees the same noise with and without guidance; the empty prompt's maps are different."""
     with_guidance = attend(tiny, "a photo of a *", steps=2, guidance=5.0).maps[0]
     without = attend(tiny, "a photo of a *", steps=2, guidance=1).maps[0]
     torch.testing.assert_close(with_guidance, without, rtol=1e-4, atol=1e-6)

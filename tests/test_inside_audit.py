@@ -34,7 +34,7 @@ def done(tiny) -> Audit:
 
 @pytest.fixture
 def told(tiny):
-    """(run, step): a fresh run set back to its start, and its first step told."""
+    """(run, step): a fresh run reset to its start, and the account of its first step."""
     config = InversionConfig(init="wolf", batch=2, steps=1, flip=False, eval_every=0)
     with Run(tiny, "examples/fox", config) as run:
         start = run.inversion.state()
@@ -117,7 +117,7 @@ def test_wrong_gradients(told, name, check):
 
 
 def test_a_gradient_that_misses_a_part(told, monkeypatch):
-    """Detached in one place, v's gradient is wrong though finite, and of the right shape."""
+    """With a detach in one place, v's gradient is wrong, though finite and of the right shape."""
     run, step = told
     assert not failed(checks.gradient_in_float64(run.inversion, step, directions=2))
     encode = run.inversion.model.text_encoder.encode
@@ -216,7 +216,7 @@ def test_not_a_number_is_no_pass():
 
 
 def test_a_layer_of_many_that_is_not_a_number(told):
-    """Not the first, which Python's max would heed."""
+    """Not the first, which is the only one that Python's max would notice."""
     model, step = told[0].inversion.model, told[1]
     assert not failed(checks.attention_sums(model, step))
     weight = [module for name, module in model.unet.named_modules() if name.endswith("attn2.to_q")][1].weight
@@ -229,7 +229,7 @@ def test_a_layer_of_many_that_is_not_a_number(told):
 
 
 def test_prompts_are_told_from_what_was_sampled(tiny, monkeypatch):
-    """A loop that trains on other prompts than the templates say is found."""
+    """A loop that trains on prompts other than the templates is caught."""
     config = InversionConfig(init="wolf", batch=2, steps=1, flip=False, eval_every=0)
     with Run(tiny, "examples/fox", config) as run:
         assert not failed(checks.prompts_are_the_batch(tell_step(run, Teller(tiny.device))))

@@ -16,7 +16,7 @@ def model():
 
 
 class Shell(Variant):
-    """Keeps every vector at the radius, also those inside."""
+    """Keeps every vector at the radius, even those inside."""
 
     def constrain(self, v, step):
         return 2 * v / v.norm(dim=-1, keepdim=True)

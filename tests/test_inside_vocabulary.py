@@ -90,7 +90,7 @@ def test_page_is_one_file_and_escapes(model, table):
 
 
 def test_path_of_a_run_and_of_a_file(learned):
-    """The fixture's run has three steps, none of which is measured: start and end are known, as of a file."""
+    """The fixture's run has three steps, none measured: only start and end are known, as for a file."""
     concept = textinv.Concept.load(learned)
     for source in (learned, learned / "concept.safetensors"):
         points, steps = read_path(source, concept)

@@ -32,7 +32,7 @@ def test_a_changed_tensor_is_named(diffusers_tiny):
 
 
 def test_what_is_left_out_has_a_reason(tmp_path):
-    """Tensors of training are explained, others are not; loading would refuse the latter."""
+    """Tensors that only training uses are explained, others are not; loading would refuse the latter."""
     model, path = weights.load("tiny"), tmp_path / "model.safetensors"
     weights.save(model, path)
     tensors = safetensors.torch.load_file(path)

@@ -1,5 +1,5 @@
-"""The loop of Equation 2: against the original code's own steps, and its promises: only v moves, a seed is a
-word, steps without a finite gradient change nothing, words and variants do not disturb each other."""
+"""The loop of Equation 2: against the original code's own steps, and its promises: only v moves, a seed
+gives one word, non-finite steps change nothing, words and variants do not disturb each other."""
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -66,8 +66,8 @@ def test_it_can_be_left_and_taken_up(model):
 
 
 def test_a_state_stays_as_it_was(model):
-    """Of the loop that it was taken from, and of one that continues from it, whose optimizer works in
-    place."""
+    """Neither the loop that it was taken from nor one that continues from it changes it, though the optimizer
+    works in place."""
     whole = loop(model, steps=4)
     steps = iter(whole)
     next(steps), next(steps)
@@ -118,7 +118,7 @@ def test_weights_of_a_view_go_with_it():
 
 
 def test_weighted_loss(model):
-    """Positions without weight have no say; a weight of 1 everywhere changes nothing."""
+    """Positions of weight 0 do not count; a weight of 1 everywhere changes nothing."""
     generator = torch.Generator().manual_seed(0)
     z0, eps, c = (torch.randn(shape, generator=generator)
                   for shape in ((2, 4, 8, 8), (2, 4, 8, 8), (2, 77, 64)))
@@ -130,7 +130,7 @@ def test_weighted_loss(model):
 
 
 class Slope(Variant):
-    """A penalty of a known gradient."""
+    """A penalty with a known gradient."""
 
     def penalty(self, v, step):
         return 3 * v.sum()
@@ -154,7 +154,7 @@ def test_accumulated_batches_are_one_large_batch(monkeypatch, model, variants):
 
 
 def test_accumulated_batches_are_sampled_one_after_another(monkeypatch, model):
-    """Each goes on with the step's generator where the one before has left it."""
+    """Each continues the step's generator where the previous one left it."""
     taken = []
 
     def spy(model, rows, batch, loss=inversion_loss):
@@ -173,7 +173,7 @@ def test_accumulated_batches_are_sampled_one_after_another(monkeypatch, model):
 
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_weight_decay_is_the_options(monkeypatch, model, decay):
-    """Where the gradient is 0, AdamW moves v by its decay alone: by none unless it was asked for."""
+    """With a gradient of 0, AdamW moves v only by weight decay, which is 0 unless it was requested."""
     monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, rows, batch: 0 * rows.sum())
     inversion = loop(model, lr=0.1, decay=decay, steps=1)
     next(iter(inversion))
@@ -214,7 +214,7 @@ def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
     inversion, done = loop(model, steps=100), 0
     monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, v, batch, good=inversion_loss:
                         good(model, v, batch) * (1.0 if done < 2 else float("nan")))
-    with pytest.raises(InputError, match="10 steps in a row, to step 12"):
+    with pytest.raises(InputError, match="10 steps in a row, up to step 12"):
         for _ in inversion:
             done += 1
             if done == 2:
@@ -222,7 +222,7 @@ def test_ten_bad_steps_in_a_row_end_the_run(monkeypatch, model):
     assert done == 12 and torch.equal(inversion.v.detach(), good)
     resumed = loop(model, steps=100)
     resumed.restore(inversion.state())
-    with pytest.raises(InputError, match="10 steps in a row, to step 13"):
+    with pytest.raises(InputError, match="10 steps in a row, up to step 13"):
         list(resumed)
 
 

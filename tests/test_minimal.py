@@ -1,4 +1,4 @@
-"""The one-page example: it learns a word that lowers the loss, with ldm and weights alone."""
+"""The one-page example: it learns a word that lowers the loss, using only ldm and weights."""
 import importlib.util
 import subprocess
 import sys

@@ -112,7 +112,7 @@ def test_attention_is_its_formula_by_either_kernel(monkeypatch, n, m, dtype, tol
     (torch.bfloat16, False, 35, False), (torch.bfloat16, False, 34, True), (torch.bfloat16, True, 34, False),
     (torch.float32, False, 35, True), (torch.float32, True, 35, True)])
 def test_the_kernel_of_attention_on_a_cpu(monkeypatch, dtype, needs_gradient, scores, is_fused):
-    """bf16 multiplies by itself where there is a gradient, or no more than so many scores: here 7 x 5."""
+    """bf16 uses explicit products if there is a gradient, or few enough scores: here there are 7 x 5."""
     fused, calls = F.scaled_dot_product_attention, []
     monkeypatch.setattr(F, "scaled_dot_product_attention",
                         lambda *args, **options: calls.append(1) or fused(*args, **options))
@@ -316,7 +316,7 @@ def test_keys_and_values_are_those_of_the_context(model):
         assert torch.equal(k, layer.to_k(c)) and torch.equal(v, layer.to_v(c))
     assert torch.equal(model.unet.denoise(z, t, keys_values), model.unet(z, t, c))
     other = copy.deepcopy(model.unet)
-    other.middle_block[1].transformer_blocks[0].attn2.to_v.weight.zero_()      # a copy projects by its own
+    other.middle_block[1].transformer_blocks[0].attn2.to_v.weight.zero_()      # a copy uses its own weights
     assert other.keys_values(c)[4][1].abs().sum() == 0 < keys_values[4][1].abs().sum()
     for broken in (keys_values[1:], [*keys_values, keys_values[0]], keys_values[::-1], [],
                    model.unet.keys_values(c[:1])):
@@ -385,7 +385,7 @@ def test_to_images_clips_and_rounds():
 
 
 def test_bf16_agrees_with_fp32(model):
-    """Rounding apart: a wrong kernel for bf16 convolutions, as one release had, is off by far more."""
+    """Apart from rounding: a wrong kernel for bf16 convolutions, as one release had, is off by far more."""
     small = LatentDiffusion(CONFIG).eval().requires_grad_(False)
     small.load_state_dict(model.state_dict())
     small = small.to(torch.bfloat16)
@@ -403,8 +403,8 @@ def test_bf16_agrees_with_fp32(model):
 
 
 def test_overflow_is_an_error_and_no_black_image(model):
-    for part, message in ((lambda broken: broken.unet.out[2], "latents that are not finite"),
-                          (lambda broken: broken.autoencoder.decoder.conv_out, "images that are not finite")):
+    for part, message in ((lambda broken: broken.unet.out[2], "produced non-finite latents"),
+                          (lambda broken: broken.autoencoder.decoder.conv_out, "produced non-finite images")):
         broken = LatentDiffusion(CONFIG).eval().requires_grad_(False)
         broken.tokenizer.read_from(vocabulary)
         part(broken).bias.fill_(float("inf"))
@@ -414,13 +414,13 @@ def test_overflow_is_an_error_and_no_black_image(model):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_latents_and_images_are_finite(model, value):
-    """Whoever samples or decodes on their own gets the same error."""
+    """Callers that sample or decode directly get the same error."""
     c = noise(1, 12, 24)
-    with pytest.raises(InputError, match=f"latents that are not finite .*guidance {value}"):
+    with pytest.raises(InputError, match=f"produced non-finite latents .*guidance {value}"):
         model.sample(c, c + 1, steps=1, guidance=value)
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="non-finite"):
         list(model.trajectory(c, c + 1, steps=1, guidance=value))
-    with pytest.raises(InputError, match="images that are not finite .in torch.float32."):
+    with pytest.raises(InputError, match="produced non-finite images .in torch.float32."):
         to_images(torch.tensor([0.0, value]).expand(1, 3, 1, 2))
 
 
@@ -443,8 +443,9 @@ def test_sizes_are_halved_down_to_the_last_level():
     (lambda model: model.sample(noise(1, 12, 24), steps=2), "no unconditional context"),
     (lambda model: model.sample(noise(1, 12, 24), steps=0, guidance=1), "`steps` is 0"),
     (lambda model: model.sample(noise(1, 12, 24), steps=1, guidance=1, z_T=noise(1, 4, 8, 6)),
-     "`z_T` has 8 x 6 latents. Use multiples of 4"),
-    (lambda model: model.encode(noise(1, 3, 16, 18)), "16 x 18 pixels have no latents. Use multiples of 4"),
+     "`z_T` is 8 x 6. Use multiples of 4"),
+    (lambda model: model.encode(noise(1, 3, 16, 18)),
+     "cannot encode images of 16 x 18 pixels. Use multiples of 4"),
     (lambda model: model.autoencoder.encode(noise(1, 3, 0, 16)), "images of 0 x 16 pixels"),
     (lambda model: model.generate("a cat", batch=0), "`batch` is 0"),
     (lambda model: model.generate("a cat", seed=-1), "`seed` is -1"),
@@ -462,16 +463,16 @@ def test_meaningless_values_are_refused(model, call, message):
 @pytest.mark.parametrize("part, change, message", [
     ("unet", {"attention": (True,)}, "Give one entry per level"),
     ("unet", {"context_dim": 7}, "must be equal"),
-    ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "do not divide"),
-    ("unet", {"heads": 5}, "heads do not divide"), ("unet", {"heads": 0}, "heads do not divide"),
-    ("unet", {"heads": (4, 5, 4)}, "24, which its 5 heads"),
+    ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "is not divisible"),
+    ("unet", {"heads": 5}, "divisible by its 5 heads"), ("unet", {"heads": 0}, "divisible by its 0 heads"),
+    ("unet", {"heads": (4, 5, 4)}, "24, which is not divisible by its 5 heads"),
     ("unet", {"heads": (4, 4)}, "unet.heads has 2 entries"),
     ("diffusion", {"prediction": "x"}, "Use eps or v"),
     ("diffusion", {"scale_factor": float("nan")}, "diffusion.scale_factor is nan"),
     ("diffusion", {"scale_factor": 0.0}, "diffusion.scale_factor is 0.0. Use a number above 0"),
-    ("unet", {"norm_groups": 0}, "its 0 norm_groups do not divide"),
-    ("autoencoder", {"norm_groups": -8}, "its -8 norm_groups do not divide"),
-    ("autoencoder", {"norm_groups": 32}, "do not divide")])
+    ("unet", {"norm_groups": 0}, "is not divisible by its 0 norm_groups"),
+    ("autoencoder", {"norm_groups": -8}, "is not divisible by its -8 norm_groups"),
+    ("autoencoder", {"norm_groups": 32}, "is not divisible")])
 def test_configs_that_cannot_work_are_refused(part, change, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(CONFIG, **{part: dataclasses.replace(getattr(CONFIG, part), **change)})

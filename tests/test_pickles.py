@@ -124,7 +124,7 @@ class Canary:
         (folder / "canary_module.py").write_text(self.code)
 
     def sang(self):
-        """Whether harm was done. Undoes it."""
+        """True if harm was done, which it undoes."""
         imported = sys.modules.pop("canary_module", None) is not None
         touched = self.path.exists()
         self.path.unlink(missing_ok=True)
@@ -194,12 +194,12 @@ def hostile(canary, folder):
     }
 
 
-# the one among them that builds a tensor of what is none, which no file needs, is refused wherever it stands
+# the one among them that builds a tensor from something else, which no file needs, is refused anywhere
 REFUSED = {"in a tensor's argument"}
 
 
 def test_the_programs_do_harm_under_pickle(canary, tmp_path):
-    """Or else the tests below would show nothing."""
+    """Otherwise the tests below would prove nothing."""
     for case, program in hostile(canary, tmp_path).items():
         with contextlib.suppress(Exception), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -208,14 +208,14 @@ def test_the_programs_do_harm_under_pickle(canary, tmp_path):
 
 
 def test_harmless_file(tmp_path, compvis, records, storages):
-    """The files of these tests are good ones but for what each adds."""
+    """The files of these tests are good ones except for what each adds."""
     for protocol in (1, 3):
         program = body({"epoch": 1, "state_dict": records}, protocol)
         assert_intact(read(tmp_path / "x.ckpt", program + b".", storages), compvis)
 
 
 def test_junk_beside_the_weights_is_inert(canary, tmp_path, compvis, records, storages):
-    """One file with all the programs, where Lightning keeps its callbacks; the refused, each in its own."""
+    """One file with all the programs, where Lightning keeps its callbacks; those refused have one each."""
     programs = hostile(canary, tmp_path)
     weights_entry = text("state_dict") + body(records) + b"s."
     refused = {case: programs.pop(case) for case in REFUSED}
@@ -257,7 +257,7 @@ def test_nothing_named_can_be_changed(tmp_path, compvis, records, storages, modu
 
 
 def test_build_does_harm_under_pickle():
-    """Or else the test above would show nothing."""
+    """Otherwise the test above would prove nothing."""
     pickle.loads(b"\x80\x02" + name("ldm", "LDMConfig") + b"N}" + text("hacked") + b"K\x01s\x86b.")
     assert LDMConfig.hacked == 1
     del LDMConfig.hacked
@@ -292,7 +292,7 @@ def test_storages_cannot_be_changed(tmp_path, storages):
 @pytest.mark.parametrize("opcode", [b"\x82\xf0", b"\x83\xf0\x00", b"\x84\xf0\x00\x00\x00"],
                          ids=["EXT1", "EXT2", "EXT4"])
 def test_extension_registry(canary, tmp_path, opcode):
-    """Names once used are served from a cache of the process, past the unpickler's own look-up."""
+    """Names once used are served from a per-process cache, bypassing the unpickler's own lookup."""
     program = b"\x80\x02" + opcode + text(canary.touch) + b"\x85R."
     assert "EXT" in read(tmp_path / "x.ckpt", program)              # not registered
     copyreg.add_extension("os", "system", 0xf0)
@@ -324,7 +324,7 @@ def with_one_tensor(tmp_path, records, storages, key=KEY, offset=0, size=(32,), 
 
 
 def test_tensors_within_their_storage(tmp_path, records, storages, compvis):
-    """Offsets and strides are heeded: one storage for many tensors, or one number for all."""
+    """Offsets and strides are honored: one storage for many tensors, or one number for all."""
     numbers = torch.arange(100, dtype=torch.float16)
     more = storages | {"numbers": numbers.numpy().tobytes()}
     for offset, stride in ((68, 1), (6, 3), (99, 0)):
@@ -355,13 +355,13 @@ def test_tensors_beyond_their_storage(tmp_path, records, storages, change):
 # ---- damage
 
 def test_memo_of_any_size(tmp_path):
-    """Two bytes of a damaged index would have the unpickler in C fill gigabytes."""
+    """Two bytes of a damaged index would make the C unpickler fill gigabytes."""
     for put in (b"r" + struct.pack("<I", 2 ** 28), b"p268435456\n"):
-        assert "holds no dict of tensors" in read(tmp_path / "x.ckpt", b"\x80\x02}" + put + b".")
+        assert "contains no dict of tensors" in read(tmp_path / "x.ckpt", b"\x80\x02}" + put + b".")
     assert "pickle cannot be read" in read(tmp_path / "x.ckpt", b"\x80\x02}p-1\n.")
 
 
-# a tuple in a tuple in ..., and one of so many references to one that to hash it would take for ever
+# a tuple in a tuple in ..., and one with so many references that hashing it would take forever
 NESTED = {"deep": b"N" + b"\x85" * 2_000, "wide": b"N" + b"2\x86" * 22}
 HASHED = {"SETITEM": lambda key: b"}" + key + b"Ns",
           "SETITEMS": lambda key: b"}(" + text("a") + b"N" + key + b"Nu",
@@ -374,7 +374,7 @@ HASHED = {"SETITEM": lambda key: b"}" + key + b"Ns",
 @pytest.mark.parametrize("key", NESTED)
 @pytest.mark.parametrize("opcode", HASHED)
 def test_keys_are_plain(tmp_path, opcode, key):
-    """To hash such a key ends the process, or does not end. In a file of words, too."""
+    """Hashing such a key crashes the process or never ends. In a file of words, too."""
     program = b"\x80\x04" + HASHED[opcode](NESTED[key]) + b"."
     message = read(tmp_path / "x.ckpt", program)
     assert "UnpicklingError: a tuple is a key of a dict or in a set" in message

@@ -1,4 +1,4 @@
-"""The playground answers its own pages alone, under the names that it serves."""
+"""The playground answers only its own pages, under the names that it serves."""
 import asyncio
 
 import pytest
@@ -9,7 +9,7 @@ HERE = "127.0.0.1:7860"
 
 
 def takes(method, host, origin=None, listens="127.0.0.1"):
-    """Whether the application behind the guard is reached; what it is not is refused with 403."""
+    """True if the application behind the guard is reached; otherwise the request is refused with 403."""
     async def app(scope, receive, send):
         reached.append(scope)
 

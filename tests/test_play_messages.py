@@ -1,4 +1,4 @@
-"""What the playground's page tells is text, also where gradio would take it for HTML."""
+"""Messages on the playground's page are text, even where gradio would take them for HTML."""
 import gradio as gr
 import pytest
 import torch
@@ -10,7 +10,7 @@ from textinv.play.messages import sentences, text
 @pytest.mark.parametrize("error, shown", [
     (InputError("there is a word '<fox>'. Use another `placeholder`."),
      "there is a word &#x27;&lt;fox&gt;&#x27;. Use another placeholder."),
-    (torch.OutOfMemoryError("CUDA"), "The memory ran out. Use fewer images at a time."),
+    (torch.OutOfMemoryError("CUDA"), "Out of memory. Use fewer images at a time."),
     (OSError("<x>"), "&lt;x&gt;. Check the free space."),
     (OSError(28, "No space left on device"), "No space left on device. Check the free space.")])
 def test_errors_are_sentences(error, shown):

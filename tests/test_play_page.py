@@ -1,4 +1,4 @@
-"""The playground end to end, in a browser: a server of its own, which fails the test if it asks anything of
+"""The playground end to end, in a browser: a server of its own, which fails the test if it contacts
 another machine."""
 import http.client
 import re
@@ -15,7 +15,7 @@ import textinv
 from helpers import ROOT
 from helpers.runs import MODEL
 
-# the command, in a process that says so when something in it turns to another machine
+# the command, in a process that reports any attempt to contact another machine
 SERVER = """
 import sys
 def told(event, args):
@@ -28,7 +28,7 @@ from textinv.commands.play import main
 sys.exit(main(sys.argv[1:]))
 """
 LONG = 60_000           # milliseconds, on a busy machine
-ASKED: list[str] = []   # what a browser has asked of anyone but the server
+ASKED: list[str] = []   # what a browser has requested from anything but the server
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def words(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(words):
-    """The address of a playground on the model of random weights."""
+    """The address of a playground on the model with random weights."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -67,7 +67,7 @@ def page(browser, server):
 
 
 def open_page(browser, server):
-    """A browser of its own, which may only ask the server."""
+    """A browser of its own, which may only contact the server."""
     page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     page.set_default_timeout(LONG)
     page.on("request", lambda request: ASKED.extend(
@@ -89,15 +89,15 @@ def learn(page, images, word, steps):
 
 def generate(page, prompt):
     """One image of two steps."""
-    page.get_by_label("Prompts, one a line").fill(prompt)
+    page.get_by_label("Prompts, one per line").fill(prompt)
     page.get_by_label("number input for Images per prompt").fill("1")
     page.get_by_label("number input for Sampler steps").fill("2")
     page.get_by_role("button", name="Generate").click()
 
 
 def learned(page):
-    """How many steps a word has made, once it is there."""
-    told = page.locator("#learning").get_by_text("is learned")
+    """Wait for the learned word; returns its number of steps."""
+    told = page.locator("#learning").get_by_text("Learned “")
     told.wait_for()
     return int(re.search(r"(\d+) of", told.inner_text())[1])
 
@@ -106,7 +106,7 @@ def test_learn_sample_download_and_reload(page, words, image_dir, tmp_path):
     learn(page, image_dir, "*", 20)
     assert learned(page) == 20
     page.locator("svg.chart").first.wait_for()
-    page.get_by_label("Show where the words of the first prompt look").check()
+    page.get_by_label("Show where the words of the first prompt attend").check()
     generate(page, "a photo of a *")
     page.locator("#images img").wait_for()
     page.locator("#attention img").wait_for()
@@ -118,11 +118,11 @@ def test_learn_sample_download_and_reload(page, words, image_dir, tmp_path):
     assert concept.placeholder == "*" and concept.info["step"] == 20
     assert torch.equal(concept.vectors, saved.vectors)
     page.get_by_role("button", name="Remove").last.click()
-    page.locator("#words").get_by_text("is removed").wait_for()
+    page.locator("#words").get_by_text("Removed “*”").wait_for()
     generate(page, "a photo of a *")
     page.locator("#using").get_by_text("has not learned").wait_for()
     page.locator("input[type=file]").last.set_input_files(tmp_path / "word.safetensors")
-    page.locator("#words").get_by_text("“*” is here.").wait_for()
+    page.locator("#words").get_by_text("Added “*”.").wait_for()
     assert page.get_by_label("Word", exact=True).input_value() == "*"
     again = textinv.Concept.load(words / "word.safetensors")
     assert torch.equal(again.vectors, saved.vectors) and again.info == saved.info
@@ -136,14 +136,14 @@ def test_mistakes_are_told_in_a_sentence(page, server, tmp_path):
     toast("there are no images")
     (tmp_path / "note.png").write_text("no image")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "note.png")
-    toast("no image that can be read (found note.png)")
+    toast("no readable image (found note.png)")
     (tmp_path / "large.png").write_bytes(bytes(50 << 20))
     page.locator("input[type=file]").last.set_input_files(tmp_path / "large.png")
     toast("maximum allowed size")
     textinv.Concept("<wide>", torch.ones(1, 7)).save(tmp_path / "word.pt")
     page.locator("input[type=file]").last.set_input_files(tmp_path / "word.pt")
     toast("word '<wide>' has dimension 7")
-    page.get_by_label("Prompts, one a line").fill(" ")
+    page.get_by_label("Prompts, one per line").fill(" ")
     page.get_by_role("button", name="Generate").click()
     toast("there are 0 prompts")
     assert "Traceback" not in page.content() and str(tmp_path) not in page.content()

@@ -120,13 +120,14 @@ def test_what_was_left_half_done_is_ended_by_what_comes_next(studio, image_dir):
 
 def test_an_error_leaves_everything_as_it_was(studio, image_dir, tmp_path):
     added(studio)
-    for options, message in (({"word": "*"}, "already learned"), ({"word": "a"}, "is a word of the prompts")):
+    for options, message in (({"word": "*"}, "already learned"),
+                             ({"word": "a"}, "already occurs in the prompts")):
         with pytest.raises(InputError, match=message):
             learn(studio, image_dir, **options)
     (tmp_path / "note.png").write_text("no image")
-    with pytest.raises(InputError, match=r"no image that can be read \(found note.png\)"):
+    with pytest.raises(InputError, match=r"no readable image \(found note.png\)"):
         studio.look_at([tmp_path / "note.png"])
-    assert studio.notes == ["note.png: skipped, not an image of a known format (convert it to PNG or JPEG)"]
+    assert studio.notes == ["note.png: skipped, not in a known image format (convert it to PNG or JPEG)"]
     assert list(studio.shelf.words) == ["*"] == list(studio.model.words)
 
 
@@ -195,7 +196,7 @@ def test_every_format_goes_out_and_comes_in(studio, tmp_path, format):
 def test_files_that_cannot_be_taken(studio, tmp_path):
     added(studio)
     path = studio.shelf.write("*", "native", tmp_path / "exports")
-    with pytest.raises(InputError, match="there is a word '\\*' already"):
+    with pytest.raises(InputError, match="the word '\\*' already exists"):
         studio.shelf.read(path)
     Concept("<wide>", torch.ones(1, 7)).save(tmp_path / "wide.safetensors")
     with pytest.raises(InputError, match="has dimension 7"):
@@ -214,7 +215,7 @@ def test_a_folder_with_damaged_words_is_read_all_the_same(studio, own_model, tmp
     (tmp_path / "words/c.safetensors").write_bytes(b"junk")
     own_model.words.remove("<a>")
     assert list(Studio(own_model, MODEL, tmp_path / "words").shelf.words) == ["<a>"]
-    assert capsys.readouterr().err.count("left out") == 2
+    assert capsys.readouterr().err.count("skipped") == 2
 
 
 def test_a_word_that_cannot_be_saved_is_known_all_the_same(studio, tmp_path):

@@ -22,8 +22,8 @@ def test_own_templates(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"a photo\n", "line 1: 'a photo' holds 0 times"), (b"a {} and {}\n", "holds 2 times"),
-    (b"\n \n", "holds none"),
+    (b"a photo\n", "line 1: 'a photo' contains {} 0 times"), (b"a {} and {}\n", "contains {} 2 times"),
+    (b"\n \n", "empty. Write one per line"),
     (b"\xff\xfe\x00", "cannot be read")])
 def test_bad_templates_are_named(tmp_path, content, message):
     file = tmp_path / "templates.txt"

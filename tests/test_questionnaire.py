@@ -25,7 +25,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture
 def suite(tmp_path):
-    """A finished suite of three setups, two things and two seeds, of images that are one color each; and the
+    """A finished suite of three setups, two things and two seeds, with images of one color each; and the
     examples."""
     rng, folder, examples = np.random.default_rng(0), tmp_path / "suite", tmp_path / "things"
     begin(folder, Plan("figure10", "m", "float32", "c", 2, 2, 2, 1, 5.0), Sizes(2, 2, 2, 2, 1))
@@ -125,8 +125,8 @@ document.body.append(out);
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_a_browser_ranks_takes_back_and_saves(page, suite, tmp_path):
-    """The first question is answered, the second after a change of mind, the third in part, which counts for
-    nothing."""
+    """The first question is answered, the second after a change of mind, the third in part, which does not
+    count."""
     clicked = tmp_path / "clicked.html"
     clicked.write_text(page.read_text().replace("</body>", CLICKS + "</body>"))
     done = subprocess.run([CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
@@ -170,7 +170,7 @@ def test_answers_become_the_figure(page, suite, tmp_path, capsys):
     capsys.readouterr()
     assert main(suite, "--answers", *files) == 0
     said = capsys.readouterr().out
-    assert "files of answers: 2, GENERATED ones: 2; 8 rankings by likeness, 8 rankings by agreement" in said
+    assert "answer files: 2, GENERATED: 2; 8 rankings by likeness, 8 rankings by agreement" in said
     content = json.loads((suite / "study.answers.json").read_text())
     values = {one["setup"]: one["scores"][LIKENESS]["value"] for one in content["preferences"]}
     assert values == pytest.approx({"ours": 1.0, "2-word": 0.25, "low-lr": 0.25})
@@ -181,12 +181,12 @@ def test_answers_become_the_figure(page, suite, tmp_path, capsys):
 
 
 def test_one_persons_file_counts_once(page, suite, tmp_path, capsys):
-    """As where a browser has saved it twice."""
+    """As when a browser has saved it twice."""
     made = study.read_key(page)
     files = [generated_answers(tmp_path / name, made, SETUPS) for name in ("a.json", "a (1).json")]
     assert main(suite, "--answers", *files) == 0
     said = capsys.readouterr()
-    assert "files of answers: 1," in said.out and "a (1).json: the same answers as" in said.err
+    assert "answer files: 1," in said.out and "a (1).json: the same answers as" in said.err
 
 
 def test_the_pages_folder_is_made(suite):
@@ -207,15 +207,16 @@ def refused(capsys, suite, *argv):
 def test_answers_of_another_questionnaire_are_refused(page, suite, tmp_path, capsys):
     path = generated_answers(tmp_path / "a.json", study.read_key(page), SETUPS, questionnaire="another")
     error = refused(capsys, suite, "--answers", path)
-    assert "a.json: answers another questionnaire ('another', not " in error
+    assert "a.json: answers a different questionnaire ('another', not " in error
 
 
 @pytest.mark.parametrize("content, message", [
     ("{", "not a file of answers"), ("[]", "not a file of answers"), ("{}", "not a file of answers"),
-    ({"likeness-1": [0, 1]}, "the answer to 'likeness-1' is no ranking of its images"),
-    ({"likeness-1": [0, 1, 1]}, "is no ranking"), ({"likeness-1": [0, 1, 3]}, "is no ranking"),
-    ({"likeness-1": "012"}, "is no ranking"), ({"likeness-99": [0, 1, 2]}, "'likeness-99' is no ranking"),
-    ({"likeness-1": [0, 1, 2]}, "no answer to a question of agreement"), ({}, "no answer to a question of")])
+    ({"likeness-1": [0, 1]}, "the answer to 'likeness-1' is not a ranking of its images"),
+    ({"likeness-1": [0, 1, 1]}, "is not a ranking"), ({"likeness-1": [0, 1, 3]}, "is not a ranking"),
+    ({"likeness-1": "012"}, "is not a ranking"),
+    ({"likeness-99": [0, 1, 2]}, "'likeness-99' is not a ranking"),
+    ({"likeness-1": [0, 1, 2]}, "no agreement question was answered"), ({}, "question was answered")])
 def test_answers_that_are_none_are_one_line(page, suite, tmp_path, capsys, content, message):
     path, made = tmp_path / "a.json", study.read_key(page)
     path.write_text(content if isinstance(content, str) else json.dumps(
@@ -237,8 +238,8 @@ def test_a_key_that_is_gone_or_edited_is_one_line(page, suite, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("setups, message", [
-    ("ours,3-word", "has no thing with images of all of ours, 3-word"), ("ours", "choose two or more"),
-    ("ours,image only", "has no thing with images of all"), ("ours,theirs", "'theirs' is not one of ours")])
+    ("ours,3-word", "no thing has images from all of ours, 3-word"), ("ours", "choose two or more"),
+    ("ours,image only", "no thing has images from all"), ("ours,theirs", "'theirs' is not one of ours")])
 def test_setups_that_were_not_measured_are_one_line(suite, capsys, setups, message):
     assert message in refused(capsys, suite, "--out", suite / "suite", "--setups", setups)
 

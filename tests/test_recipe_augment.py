@@ -1,5 +1,5 @@
-"""The changes that images undergo before the small CLIP sees them: seeded, within their limits, and such
-that captions stay true."""
+"""The changes that images undergo before the small CLIP sees them: seeded, within their limits, and
+leaving captions true."""
 import numpy as np
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The autoencoder's loss and PSNR against their formulas; what is trained, and what stays."""
+"""The autoencoder's loss and PSNR against their formulas; what is trained, and what stays fixed."""
 import argparse
 
 import numpy as np
@@ -10,7 +10,7 @@ from recipe import autoencoder
 
 
 class Posterior:
-    """One that is always at its mean, and has the standard deviation 1."""
+    """A posterior whose samples are its mean, with the standard deviation 1."""
 
     def __init__(self, mean):
         self.mean = mean

@@ -77,7 +77,7 @@ def test_its_captions_name_it_all(scenes):
 
 
 def test_categories_are_said_of_all_their_members_alike(scenes):
-    """The judge must not share the bias that a fairer word is to mend."""
+    """The judge must not share the bias that a fairer word is meant to fix."""
     rng = np.random.default_rng(1)
     said = {category: Counter() for category in CATEGORIES}
     for scene in scenes * 6:
@@ -142,7 +142,7 @@ def test_unseen_images_have_different_captions_that_say_all(blobs):
 
 
 class Fake:
-    """A CLIP that knows the first so many images by heart."""
+    """A CLIP that knows the first few images by heart."""
 
     def __init__(self, known):
         self.known = known
@@ -163,7 +163,7 @@ def test_sizes_fit_the_vocabulary():
     tokens = vocabulary.tokens()
     assert clip.TEXT["vocab_size"] == len(tokens)
     assert (tokens[clip.TEXT["eos_token_id"]], tokens[clip.TEXT["pad_token_id"]]) == ("[SEP]", "[PAD]")
-    assert clip.TEXT["eos_token_id"] != 2       # of which transformers makes an old file, and pools elsewhere
+    assert clip.TEXT["eos_token_id"] != 2       # transformers takes 2 for an old file, and pools elsewhere
 
 
 def test_first_and_last_layers_are_adamws():
@@ -186,11 +186,11 @@ def test_one_of_several_processes_saves_and_measures(workshop, monkeypatch, blob
 
 
 def test_out_of_order(workshop, capsys, blobs):
-    with pytest.raises(ldm.InputError, match="run python -m recipe.clip first"):
+    with pytest.raises(ldm.InputError, match="Run python -m recipe.clip first"):
         judge.read()
     vocabulary.OUT.unlink()
     for argv, said in ((["--artwork", "nowhere"], "recipe.artwork"), ([], "recipe.vocabulary"),
-                       (["--batch", "1"], "--batch 1")):
+                       (["--batch", "1"], "--batch is 1")):
         assert clip.main(argv) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1

@@ -23,7 +23,7 @@ def mirror(pixels):
 
 
 def spectrum(components, count=80, noise=0.0, seed=0):
-    """n p float32: random pixels of so many components, each less than the last, and their mirror images."""
+    """n p float32: random pixels of that many components, each less than the last, and their mirrors."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(4096, components)))[0]
     x = 0.4 + rng.normal(size=(count, components)) * 20 * 0.9 ** np.arange(components) @ basis.T
@@ -48,7 +48,7 @@ def test_the_code_is_pca(narrow, power):
 
 
 def test_rotation_leaves_no_component_alone(narrow):
-    """Otherwise noise of one size in every direction would mean much in the last components."""
+    """Otherwise noise of the same size in every direction would mean a lot in the last components."""
     x = spectrum(60)
     code = codes.fit(x, 0.0)[0]
     variance = code(x).var(dim=0)
@@ -66,7 +66,7 @@ def test_mirrored_is_the_code_of_the_mirror_image(narrow):
     assert held == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(code.mirrored(code(x)), code(mirror(x)), rtol=0, atol=0.02)
     torch.testing.assert_close(code.mirrored(code.mirrored(code(x))), code(x), rtol=0, atol=0.02)
-    assert torch.cosine_similarity(code(x), code(mirror(x))).mean() < 0.9          # it does something
+    assert torch.cosine_similarity(code(x), code(mirror(x))).mean() < 0.9          # mirroring has an effect
 
 
 @pytest.mark.parametrize("width, exactly", [(20, True), (21, False)])
@@ -189,7 +189,7 @@ def test_the_stage(workshop, monkeypatch, capsys):
     monkeypatch.setattr(codes, "training_sprites", lambda artwork, rng: spectrum(230, 120))
     monkeypatch.setattr(codes, "training_styles", lambda _: rng.random((240, 3072), np.float32))
     assert codes.main([]) == 0
-    assert "object: 192 numbers hold 100.0% of the variance of 240" in capsys.readouterr().out
+    assert "object: 192 components explain 100.0% of the variance of 240 samples" in capsys.readouterr().out
     codes.read.cache_clear()
     assert codes.read()["object"](spectrum(4, 1)).shape == (2, codes.WIDTH)
 

@@ -75,7 +75,7 @@ def test_codes_are_those_of_what_is_pictured(small, blobs):
 
 
 def slots(scene, count=300):
-    """The parts of captions with an object's slot, and with a style's."""
+    """The fractions of captions with an object's slot, and with a style's."""
     rng = np.random.default_rng(0)
     image = SimpleNamespace(scene=scene)
     texts = [text for _ in range(count) for text in data.image_captions(rng, image)]

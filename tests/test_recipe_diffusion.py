@@ -1,5 +1,5 @@
-"""Stage 3: slots get the codes of their own sample, noise and mirroring are as said, and the loss is Equation
-1."""
+"""Stage 3: slots get the codes of their own sample, noise and mirroring are as documented, and the loss is
+Equation 1."""
 import dataclasses
 import resource
 import threading
@@ -46,8 +46,8 @@ def test_noise_is_up_to_a_part_of_the_norm():
     v = torch.randn(2000, 3, codes.WIDTH, generator=generator())
     noise = (diffusion.noisy(v, generator(1)) - v).norm(dim=-1) / codes.NORM        # b s
     assert noise.max() < codes.NOISE * 1.2 and noise.min() < 0.01
-    assert noise.mean() == pytest.approx(codes.NOISE / 2, rel=0.05)                 # its part is uniform
-    assert torch.corrcoef(noise.T)[0, 1].abs() < 0.1                                # each slot by itself
+    assert noise.mean() == pytest.approx(codes.NOISE / 2, rel=0.05)                 # its share is uniform
+    assert torch.corrcoef(noise.T)[0, 1].abs() < 0.1                                # each slot has its own
     assert torch.equal(diffusion.noisy(v, generator(1)), diffusion.noisy(v, generator(1)))
 
 
@@ -65,7 +65,7 @@ def test_half_of_the_objects_are_exchanged_for_their_mirror_images(workshop):
     torch.testing.assert_close(got[~kept, :2], mirrored[~kept, :2])                 # both objects together
     assert not got[::5, 1].any()
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(diffusion.either_side(v, generator()), got)              # in float32 all the same
+        assert torch.equal(diffusion.either_side(v, generator()), got)              # in float32 even so
 
 
 def test_captions_become_ids_with_slots_as_the_first_private_ones(workshop):
@@ -137,7 +137,7 @@ def test_the_loss_is_equation_1_weighted_by_min_snr(denoiser, monkeypatch):
 
 
 class Halves(nn.Module):
-    """An autoencoder whose posterior is the image's mean in each place, with the standard deviation
+    """An autoencoder whose posterior is the image's mean in each cell, with the standard deviation
     0.25."""
 
     def __init__(self):
@@ -174,7 +174,7 @@ def test_latents_are_written_once_and_fit_their_images_and_encoder(workshop):
     assert encoded(pixels) == 230 and encoded(pixels) == 0 and encoded(pixels[:100]) == 100
     coder.encoder.weight.data[0, 0] += 1
     assert encoded(pixels) == 230
-    diffusion.DIGEST.unlink()                       # then nothing is known of the file
+    diffusion.DIGEST.unlink()                       # then nothing is known about the file
     assert encoded(pixels) == 230 and encoded(pixels) == 0
     diffusion.LATENTS.write_bytes(b"")
     with pytest.raises(InputError, match="latents.npy is damaged. Delete it"):

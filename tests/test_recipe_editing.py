@@ -1,4 +1,4 @@
-"""What words are good for, by the judge: who is asked for what, and what is counted; the words are given."""
+"""What words can do, by the judge: who is asked for what, and what is counted; the words are given."""
 import numpy as np
 import pytest
 import torch
@@ -35,7 +35,7 @@ def gray(*levels):
 @pytest.fixture
 def taught(monkeypatch, own_model):
     """The model of random weights, and the list of (names of the images, config) of the words that it was
-    asked to learn; they are not learned but given."""
+    asked to learn; they are given, not learned."""
     asked = []
 
     def invert(model, images, config):
@@ -138,7 +138,7 @@ def test_things_are_shown_in_learned_styles(taught, composed):
 
 
 def test_a_thing_under_a_filter_is_one_of_the_first_ten(taught, composed):
-    """p >= 0.5 would leave out most of what is there."""
+    """p >= 0.5 would miss most of what is there."""
     class Unsure:
         def probabilities(self, x):
             p = {head: torch.zeros(len(x), len(names)) for head, names in NAMES.items()}
@@ -177,7 +177,7 @@ def test_baselines_are_judged_like_the_word(taught, judge, monkeypatch):
     lines, _ = editing.baselines(Bench(model, judge, 3, ("fox",), evaluator="a CLIP"))
     methods = ["textual inversion", *editing.BASELINES]
     assert [line.split(": a photo")[0] for line in lines[:-1]] == 2 * methods
-    assert lines[-1] == "DALLE-2: its weights are closed: not measured"
+    assert lines[-1] == "DALLE-2: not measured, since its weights are closed"
     assert ", beach " in lines[len(methods)] and ", beach " not in lines[0]
     assert made[0] == (methods[1], "a photo of a {}", 5, "wolf")
     with pytest.raises(InputError, match="Run python -m recipe.clip"):

@@ -24,14 +24,14 @@ def test_the_nearer_side_counts(workshop):
     torch.testing.assert_close(encoder.cosine(v, code), both.amax(dim=0))
     assert both.argmax(dim=0).unique().numel() == 2
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(encoder.cosine(v, code), both.amax(dim=0))       # in float32 all the same
+        torch.testing.assert_close(encoder.cosine(v, code), both.amax(dim=0))       # in float32 even so
 
 
 def test_images_of_one_object_alone_are_used():
     coded = np.zeros((5, 3, 8), np.float16)
     coded[:, 0] = 1
     coded[[1, 4], 1] = 0.5                      # a second object
-    coded[2, 2] = 1                             # a style is none
+    coded[2, 2] = 1                             # a style is not an object
     assert encoder.single(coded).tolist() == [0, 2, 3]
 
 
@@ -43,7 +43,7 @@ def test_sprites_that_are_pictured_often_are_drawn_seldom():
 
 
 def test_training_draws_by_rarity(workshop, monkeypatch):
-    """Of 100 images 81 are of one sprite. It is drawn in 9 of 9 + 19 cases."""
+    """81 of 100 images are of one sprite. It is sampled in 9 of 9 + 19 cases."""
     coded = np.zeros((100, 3, codes.WIDTH), np.float16)
     coded[np.arange(100), 0, [0] * 81 + list(range(1, 20))] = 1
     drawn = []

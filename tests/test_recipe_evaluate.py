@@ -80,7 +80,7 @@ def test_the_autoencoder_is_measured_on_every_set(monkeypatch):
 
 def test_out_of_order(workshop, capsys):
     for argv, said in ((["--artwork", "nowhere"], "recipe.artwork"), ([], "recipe.clip"),
-                       (["--prompts", "0"], "--prompts 0")):
+                       (["--prompts", "0"], "--prompts is 0")):
         assert evaluate.main(argv) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1

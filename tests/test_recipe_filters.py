@@ -1,15 +1,15 @@
-"""The whole-image styles: seeded, for any size, and each doing what its text says."""
+"""The whole-image styles: seeded, for any size, and each doing what its docstring says."""
 import numpy as np
 import pytest
 
 from recipe import filters
 
 MAKERS = filters.ALL | {"nameless": filters.nameless}
-SEEDS = {"nameless": range(40)}         # of the others a few will do
+SEEDS = {"nameless": range(40)}         # for the others a few are enough
 
 
 def image(height=64, width=64):
-    """Two discs on a sloped ground, float32 in [0, 1]."""
+    """Two discs on a gradient, float32 in [0, 1]."""
     y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
     x3 = np.stack([0.2 + 0.6 * x, 0.7 - 0.4 * y, 0.3 + 0.2 * x * y], axis=2)
     for cx, cy, r, color in ((0.35, 0.4, 0.22, (0.9, 0.3, 0.1)), (0.7, 0.65, 0.18, (0.1, 0.2, 0.6))):
@@ -82,7 +82,7 @@ def test_luma_and_edges():
     assert filters.luma(flat(1, 0, 0))[0, 0] == pytest.approx(0.299)
     assert filters.luma(flat(0, 1, 0))[0, 0] == pytest.approx(0.587)
     y, x = np.mgrid[:8, :8].astype(np.float32)
-    assert filters.edges(3 * x + 4 * y) == pytest.approx(5)      # of a plane, everywhere the same
+    assert filters.edges(3 * x + 4 * y) == pytest.approx(5)      # a plane's are the same everywhere
     assert not filters.edges(np.full((4, 4), 0.5)).any()
 
 
@@ -125,7 +125,7 @@ def test_watercolor_is_pale_with_a_margin_of_paper():
 def test_oil_is_a_mode_lit_from_one_side():
     assert made("oil")(flat(0.5, 0.25, 0.75)) == pytest.approx(1.06 * flat(0.5, 0.25, 0.75), abs=0.01)
     speck = flat(0.5, 0.5, 0.5)
-    speck[30, 30] = 1                           # which no mode of 5 x 5 or more lets through
+    speck[30, 30] = 1                           # which a mode of 5 x 5 or more removes
     assert np.ptp(made("oil")(speck)) < 1e-6
 
 

@@ -19,6 +19,7 @@ def test_a_judge_that_cannot_tell_is_never_right():
 
 def test_without_transformers_one_line(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ldm.InputError, match="transformers is not installed.*pip install") as error:
+    with pytest.raises(ldm.InputError,
+                       match="transformers, which CLIP needs, is not installed.*pip install") as error:
         judge.read(tmp_path)
     assert "\n" not in str(error.value)

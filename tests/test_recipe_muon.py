@@ -1,4 +1,4 @@
-"""Muon: its orthogonal matrix against an SVD in float64, a step by hand, and which weights are whose."""
+"""Muon: its orthogonal matrix against an SVD in float64, a step by hand, and which weights it gets."""
 import pytest
 import torch
 from torch import nn
@@ -113,7 +113,7 @@ def test_the_steps_on_the_gram_matrix_are_those_on_the_matrix():
     torch.manual_seed(0)
     for rows, columns in ((20, 30), (160, 1440), (30, 20), (24, 24)):
         g = torch.randn(rows, columns)
-        g = g * torch.logspace(0, -5, columns)          # some singular values are next to nothing
+        g = g * torch.logspace(0, -5, columns)          # some singular values are nearly zero
         x = g.double() / g.double().norm()
         for _ in range(5):
             square = x @ x.T

@@ -49,7 +49,7 @@ class Model:
 
 @pytest.fixture
 def taught(monkeypatch):
-    """Words are given, not learned. The list of (paths, config) of all that were asked for."""
+    """Words are given, not learned. The list of (paths, config) of all that were requested."""
     asked = []
 
     def invert(model, images, config):
@@ -64,7 +64,7 @@ def taught(monkeypatch):
 
 @pytest.fixture
 def judge(tmp_path, monkeypatch):
-    """An untrained one, written where it belongs."""
+    """An untrained judge, saved where it belongs."""
     path = tmp_path / "judge.safetensors"
     monkeypatch.setattr(resnet, "load", functools.partial(resnet.load, path))
     torch.manual_seed(0)

@@ -166,7 +166,7 @@ def test_the_best_temperature_is_that_by_which_the_logits_were_too_large(tempera
 
 
 def test_a_temperature_is_fitted_to_the_logits_themselves(judge, blobs, work):
-    """And not to what the one in the checkpoint, which was restored, has made of them."""
+    """Not to the logits as scaled by the temperature in the restored checkpoint."""
     found = []
     for before in (1.0, 2.0):
         judge.temperature.fill_(before)
@@ -178,7 +178,7 @@ def test_a_temperature_is_fitted_to_the_logits_themselves(judge, blobs, work):
 
 
 def test_calibration_error_by_hand():
-    # 0.9 is right once of twice, 0.6 twice of twice: (2 x |0.5 - 0.9| + 2 x |1 - 0.6|) / 4
+    # 0.9 is right once in two, 0.6 twice in two: (2 x |0.5 - 0.9| + 2 x |1 - 0.6|) / 4
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6], [0.4, 0.6]])
     assert recognizer.calibration_error(p, torch.tensor([0, 1, 1, 1])) == pytest.approx(0.4)
     certain = torch.eye(3)
@@ -221,7 +221,7 @@ def test_another_worlds_judge_and_a_damaged_one_are_named(judge, tmp_path, monke
     recognizer.save(judge, path)
     with monkeypatch.context() as patch:
         patch.setitem(NAMES, "object", NAMES["object"][::-1])
-        with pytest.raises(InputError, match="judges another world"):
+        with pytest.raises(InputError, match="trained on another world"):
             recognizer.load(path)
     whole = path.read_bytes()
     for content in (b"", whole[:1000]):
@@ -229,7 +229,7 @@ def test_another_worlds_judge_and_a_damaged_one_are_named(judge, tmp_path, monke
         with pytest.raises(InputError, match="judge.safetensors is damaged"):
             recognizer.load(path)
     save_file({"stem": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="judges another world"):
+    with pytest.raises(InputError, match="trained on another world"):
         recognizer.load(path)
 
 
@@ -260,7 +260,7 @@ def test_trained_calibrated_written_and_measured(blobs, work, capsys):
     assert recognizer.main(["--minutes", "0.01", "--batch", "8", "--images", "30", *folder]) == 0
     out = capsys.readouterr().out
     for name in ("ordinary views", "ordinary views, softened", "all looks and filters", "held-out objects",
-                 *STYLES, "Least known in ordinary views: "):
+                 *STYLES, "Least recognized in ordinary views: "):
         assert name in out
     judge = recognizer.load(recognizer.WEIGHTS)
     assert (judge.temperature != 1).any() and f"{recognizer.WEIGHTS}" in out

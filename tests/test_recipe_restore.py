@@ -19,14 +19,14 @@ TINY = weights.TINY.parent
 
 @pytest.fixture
 def workshop(workshop, monkeypatch):
-    """One whose codes are its own: none are shipped."""
+    """One with its own codes: none are shipped."""
     monkeypatch.setattr(codes, "SHIPPED", workshop / "none/codes.safetensors")
     return workshop
 
 
 @contextlib.contextmanager
 def room_for(size):
-    """Files can be no larger, as if the disk were full."""
+    """Files cannot be larger than that, as if the disk were full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -63,12 +63,12 @@ def test_other_codes_and_other_sizes_are_refused(workshop, own_model, monkeypatc
         return message
 
     weights.save(own_model, workshop / "model.safetensors")
-    assert "the model has other sizes than recipe/sizes.py" in refused("--folder", str(workshop))
+    assert "the model's sizes differ from recipe/sizes.py" in refused("--folder", str(workshop))
     shipped = {name: tensor.half() for name, tensor in load_file(codes.FILE).items()}
     monkeypatch.setattr(codes, "SHIPPED", workshop / "shipped.safetensors")
     save_file(shipped | {"object.mean": shipped["object.mean"] + 1}, codes.SHIPPED)
     before = codes.FILE.read_bytes()
-    assert f"{codes.FILE} holds other codes than {codes.SHIPPED}" in refused("--folder", str(TINY))
+    assert f"{codes.FILE} differs from {codes.SHIPPED}" in refused("--folder", str(TINY))
     assert codes.FILE.read_bytes() == before
     codes.read.cache_clear()
     save_file(shipped, codes.SHIPPED)                   # the same in half precision
@@ -98,7 +98,7 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
     resnet.save(judge, resnet.WEIGHTS)
     monkeypatch.setattr(diffusion, "sheet", lambda model, path: None)
     own = workshop / "own"
-    folder = own / "unfinished"                     # as a training that is not done is kept
+    folder = own / "unfinished"                     # where unfinished training is kept
     assert ship.main(["--folder", str(folder), "--own", str(own)]) == 0
     listed = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
     assert len(set(listed)) == len(listed) and str(folder / "model.safetensors") in listed
@@ -130,7 +130,7 @@ def test_what_was_trained_here_comes_back(workshop, monkeypatch, capsys):
 
 def test_a_full_disk_leaves_what_was_shipped(workshop, monkeypatch, capsys):
     restore.restore(TINY)
-    monkeypatch.setattr(weights, "save", lambda model, path: None)      # it would be the first to be refused
+    monkeypatch.setattr(weights, "save", lambda model, path: None)      # it would be the first to fail
     folder = workshop / "folder"
     folder.mkdir()
     (folder / "codes.safetensors").write_bytes(b"before")
@@ -154,7 +154,7 @@ def test_samples_appear_whole_or_not_at_all(tmp_path):
 
 
 def test_words_without_a_code_mean_what_they_did(workshop):
-    """The text encoder computes the same of what both vocabularies have and that is not a name."""
+    """The text encoder computes the same for all that both vocabularies contain, except for names."""
     shipped, new = weights.load("tiny"), diffusion.Denoiser(1.0).text_encoder
     prompts = ["a photo of a zyzzyva", "in front of a red wall", "a dark painting, on the beach"]
     before = shipped.context(prompts)

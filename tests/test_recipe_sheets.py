@@ -31,7 +31,7 @@ def test_the_catalog_holds_every_sprite(blobs, monkeypatch):
     monkeypatch.setattr(blobs, "sprite", lambda style, name: asked.append((style, name)) or own(style, name))
     sheet = np.asarray(sheets.catalog(blobs, columns=3))
     assert sheet.shape == (2 * 74, 3 * (len(STYLES) * 56 + 16), 3)
-    assert len(asked) == len(set(asked)) == 3 * 4 + 2 * 3       # the held-out artwork has none without a name
+    assert len(asked) == len(set(asked)) == 3 * 4 + 2 * 3       # the held-out artwork has no nameless ones
     for column, color in ((0, (255, 0, 255)), (1, (0, 255, 255))):
         cell = sheet[:74, column * 240:(column + 1) * 240]
         assert (cell == color).all(-1).sum() > 4 * 1000                 # in all four artworks

@@ -9,7 +9,7 @@ from recipe import sprites
 
 
 def sprite(width=40, height=24, seed=0):
-    """A disc of smooth random colors, whites, grays and blacks among them, on transparent ground."""
+    """A disc of smooth random colors, whites, grays and blacks among them, on a transparent background."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (4, 5, 3), np.uint8)
     small[0, :, :] = small[0, :, :1]            # gray
@@ -26,7 +26,7 @@ def hsv(image):
 
 
 def around(difference):
-    """A difference of hues to the nearest whole turn."""
+    """A difference of hues modulo whole turns, from -1/2 to 1/2."""
     return (difference + 0.5) % 1 - 0.5
 
 

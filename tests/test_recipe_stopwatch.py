@@ -14,8 +14,8 @@ from weights.vocabularies import read_vocabulary
 
 @pytest.fixture(autouse=True)
 def usual_threads(monkeypatch):
-    """The command sets the number of threads for its process, which is the tests' here: another number gives
-    other last bits."""
+    """The command sets the number of threads of its process, which here is the tests' own: another number
+    changes the last bits of results."""
     monkeypatch.setattr(stopwatch, "CORES", torch.get_num_threads())
 
 

@@ -1,4 +1,4 @@
-"""The loop of all trainings: where it resumes, how its rate falls, what it averages, several processes."""
+"""The training stages' loop: where it resumes, how its rate falls, what it averages, several processes."""
 import inspect
 import os
 import subprocess
@@ -24,7 +24,7 @@ def network():
 
 
 def run(one, steps, minutes=5.0, **options):
-    """Fits y = x1 - x2 for so many steps, then saves. Returns the rates of both optimizers at each."""
+    """Fits y = x1 - x2 for that many steps, then saves. Returns both optimizers' rates at each step."""
     def loss_of_batch(generator):
         x = torch.randn(16, 16, generator=generator)
         return (one.module(x)[:, 0].float() - x[:, 0] + x[:, 1]).square().mean()
@@ -39,7 +39,7 @@ def run(one, steps, minutes=5.0, **options):
 
 
 def same(a, b):
-    """Whether two states are equal bit for bit."""
+    """True if two states are equal bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, dict):
@@ -90,7 +90,7 @@ def clock(monkeypatch, tick):
 
 
 def test_the_rate_warms_up_and_stays(tmp_path, monkeypatch):
-    clock(monkeypatch, 1.0)                     # three ticks a step
+    clock(monkeypatch, 1.0)                     # three ticks per step
     rates = run(Training(network(), tmp_path / "x.pt"), None, minutes=2, warm_up=4)
     adamw = [rate["adamw"] for rate in rates]
     assert len(rates) == 40 and adamw[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
@@ -108,7 +108,7 @@ def test_decay_falls_to_nothing_at_the_end(tmp_path, monkeypatch):
 
 
 def test_it_saves_now_and_then_and_at_the_end(tmp_path, monkeypatch):
-    clock(monkeypatch, training.CHECKPOINT_SECONDS / 6)         # two steps a save
+    clock(monkeypatch, training.CHECKPOINT_SECONDS / 6)         # two steps per save
     one, saved = Training(network(), tmp_path / "x.pt"), []
     monkeypatch.setattr(one, "save", lambda: saved.append(one.step))
     for _ in one.run(10 * training.CHECKPOINT_SECONDS / 60, 0.01,
@@ -137,7 +137,7 @@ def test_no_finite_gradients_at_all_are_the_end_and_the_checkpoint_stays(tmp_pat
     one = Training(network(), tmp_path / "x.pt")
     run(one, 2)
     before = (tmp_path / "x.pt").read_bytes()
-    with pytest.raises(InputError, match="10 times in a row after step 2. .*x.pt is as it was. Use a"):
+    with pytest.raises(InputError, match="10 times in a row after step 2. .*x.pt is unchanged. Use a"):
         list(one.run(5, 0.01, lambda generator: float("nan") * noise_loss(one.module, generator)))
     assert (tmp_path / "x.pt").read_bytes() == before
     assert all(tensor.isfinite().all() for tensor in one.averaged.weights.values())
@@ -145,8 +145,8 @@ def test_no_finite_gradients_at_all_are_the_end_and_the_checkpoint_stays(tmp_pat
 
 @pytest.mark.parametrize("stage", [autoencoder, diffusion, encoder, clip, recognizer])
 @pytest.mark.parametrize(("options", "message"), [
-    (["--batch", "0"], "--batch is 0"), (["--minutes", "0"], "--minutes is 0: there is nothing to measure"),
-    (["--minutes", "-1"], "there is nothing to measure")])
+    (["--batch", "0"], "--batch is 0"), (["--minutes", "-1"], "so there is nothing to measure"),
+    (["--minutes", "0"], "--minutes is 0, so there is nothing to measure")])
 def test_batches_without_images_and_nothing_to_measure_are_refused(stage, options, message, workshop, capsys):
     assert stage.main(options) == 2
     error, = capsys.readouterr().err.splitlines()
@@ -240,7 +240,7 @@ def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path):
     assert same(first, second)
 
     alone = Training(network(), tmp_path / "alone.pt", muon=False)
-    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]   # rank 1 draws its own batches
+    generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]   # rank 1 samples its own batches
 
     def mean_loss(_):
         return sum(noise_loss(alone.module, generator) for generator in generators) / 2

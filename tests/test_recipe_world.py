@@ -1,5 +1,5 @@
-"""The small world: images and captions must agree, held-out things stay out, parts are as common as said, and
-a seed must be a data set."""
+"""The small world: images and captions must agree, held-out things stay out, fractions are as documented, and
+a seed must determine a data set."""
 import dataclasses
 import re
 from collections import Counter
@@ -36,7 +36,7 @@ def drawn(blobs, scene, seed):
 
 
 def share(image, color):
-    """The part of the image that has about that color."""
+    """The fraction of the image that has about that color."""
     return (np.abs(image.astype(int) - color).max(-1) < 60).mean()
 
 
@@ -156,11 +156,11 @@ def test_choices_restrict(blobs):
     assert {(s.style, s.background, s.look, s.effect, s.changed) for s in found} == {
         ("inked", "red", "", "", False)}
     assert any(scene.relation == "holding" and scene.objects == ("fox", "teapot") for scene in found)
-    with pytest.raises(ldm.InputError, match="objects of the small world: basilisk: choose from cat"):
+    with pytest.raises(ldm.InputError, match="invalid objects of the small world: basilisk. Choose from cat"):
         Choices(objects=("cat", "basilisk"))
-    with pytest.raises(ldm.InputError, match="effects of the small world: pastel: choose from mosaic"):
+    with pytest.raises(ldm.InputError, match="effects of the small world: pastel. Choose from mosaic"):
         Choices(effects=("pastel",))
-    with pytest.raises(ldm.InputError, match="backgrounds of the small world: none given"):
+    with pytest.raises(ldm.InputError, match="invalid backgrounds of the small world: none given. Choose"):
         Choices(backgrounds=())
 
 
@@ -262,7 +262,7 @@ def test_sheets_are_written_whole_or_not_at_all(blobs, tmp_path, capsys):
     assert world.main(["--artwork", folder]) == 2
     assert "nothing to draw" in capsys.readouterr().err
     assert world.main(["--sheet", str(target), "--artwork", folder, "--count", "0"]) == 2
-    assert "--count 0" in capsys.readouterr().err
+    assert "--count is 0" in capsys.readouterr().err
 
 
 def test_objects_that_take_part_in_pairs_exist():

@@ -1,5 +1,5 @@
-"""The report: one file that shows what is in the run's folder, whatever is missing from it, and that runs
-nothing of what it is given."""
+"""The report: one file that shows what is in the run's folder, whatever is missing from it, and that
+executes nothing it is given."""
 import html.parser
 import json
 import math
@@ -84,7 +84,7 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
     photo, beach = ["a photo of {}"] * 4, ["a photo of {} on the beach"] * 4
     draws, init = ([prompt.format(word) for prompt in photo + beach] for word in ("*", "cat"))
     assert images_of(tags) == ["0.png", "1.png", "2.png", *draws, *draws, *init, "step 0", "step 2",
-                               "step 3", "where the tokens look"]
+                               "step 3", "where the tokens attend"]
     assert "after step" not in tags.text, "the last preview is of the word as it is"
     losses = json.loads((learned / "comparison.json").read_text())["losses"]
     assert losses.keys() == {"*", "cat", "no prompt"}
@@ -93,7 +93,7 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
     assert sum(tag == "svg" for tag, _ in tags.seen) == 1 + 4 + 2, "the word, the curves, the map"
     assert "learned from 3 images in 3 steps, starting from “cat”" in tags.text
     best = textinv.Concept.load(learned / "best.safetensors")
-    assert f"smallest, {best.info['eval_loss']:.4f}, at step {best.info['step']}" in tags.text
+    assert f"minimum {best.info['eval_loss']:.4f} at step {best.info['step']}" in tags.text
     assert "the word nearest to v is" in tags.text
     assert f"python sample.py 'a photo of a * on the beach' --concept {learned}" in tags.text
     config = json.loads((learned / "config.json").read_text())
@@ -149,7 +149,7 @@ def test_numbers_that_are_not_finite_do_not_break_it(learned):
         {"losses": {"*": math.nan, "cat": 0.1, "no prompt": math.inf}, "psnr": 20.0}))
     tags = parsed(learned)
     best = min((line for line in lines[1:]), key=lambda line: line["eval_loss"])
-    assert f"smallest, {best['eval_loss']:.4f}, at step {best['step']}" in tags.text
+    assert f"minimum {best['eval_loss']:.4f} at step {best['step']}" in tags.text
     assert "“cat” fits the images as well or better" in tags.text
     points = [attributes["points"] for tag, attributes in tags.seen if tag == "polyline"]
     assert "nan" not in "".join(points) and "inf" not in "".join(points)
@@ -169,7 +169,7 @@ def test_without_what_the_end_of_a_run_adds(learned):
     for name in ("comparison.json", "map.json", "previews/init.png", "previews/attention.png"):
         (learned / name).unlink()
     tags = parsed(learned)
-    assert "Next to" not in tags.text and "Where the word looks" not in tags.text
+    assert "Compared with" not in tags.text and "Where the word attends" not in tags.text
     assert "nearest word from step 1" in tags.text
     for name in ("comparison.json", "map.json"):
         (learned / name).write_text('{"losses": 3}')
@@ -181,7 +181,7 @@ def test_without_the_evaluation_loss_all_else_is_there(image_dir, tmp_path):
     assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--steps", "1",
                       "--preview-every", "9", "--eval-every", "0") == 0
     tags = parsed(tmp_path / "run")
-    assert {"step 0", "step 1", "a photo of cat", "where the tokens look"} <= set(images_of(tags))
+    assert {"step 0", "step 1", "a photo of cat", "where the tokens attend"} <= set(images_of(tags))
     assert "PSNR" in tags.text and "At step 1 the word nearest to v is" in tags.text
     assert json.loads((tmp_path / "run/comparison.json").read_text())["losses"] == {}
 
@@ -209,7 +209,7 @@ def test_a_run_that_went_on_shows_nothing_of_the_word_as_it_was(learned, monkeyp
         train.main(["--resume", "--out", str(learned), "--steps", "9"])
     tags = parsed(learned)
     assert "in 5 of 9 steps" in tags.text and "after step 4" in tags.text
-    assert "Next to" not in tags.text and "Where the word looks" not in tags.text
+    assert "Compared with" not in tags.text and "Where the word attends" not in tags.text
     assert not [name for name in ("comparison.json", "map.json", "previews/init.png",
                                   "previews/attention.png") if (learned / name).exists()]
 
@@ -306,7 +306,7 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
     assert {"training images", "a photo of * on the moon"} <= set(images_of(tags))
     assert "training images" in tags.text and "Not measured yet" not in tags.text
     (learned / "evaluation/evaluation.json").write_text(json.dumps({**figures, "concept": "0" * 16}))
-    assert "Not measured since the run went on" in parsed(learned).text
+    assert "Not measured since the run continued" in parsed(learned).text
     of_before = {name: value for name, value in figures.items() if name not in ("sheet", "concept")}
     (learned / "evaluation/evaluation.json").write_text(json.dumps(of_before))
     assert "training images; then images of each prompt" in images_of(parsed(learned)), "an earlier version"
@@ -317,7 +317,7 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
     assert "damaged" in error and "textinv.evaluate" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("init, words", [("auto", "from what an encoder read off the images."),
+@pytest.mark.parametrize("init, words", [("auto", "from an encoder's prediction."),
                                          ("random", "from random numbers."), ("cup", "from “cup”.")])
 def test_it_says_what_the_word_started_from(init, words):
     assert report.lead({"image_hashes": {}, "steps": 3, "init": init}, [{"step": 3}]).endswith(words)
@@ -333,7 +333,7 @@ def test_no_run_no_report(tmp_path, learned, capsys):
     assert "contains no run" in capsys.readouterr().err
     (learned / "metrics.jsonl").write_text("")
     assert main([str(learned)]) == 2
-    assert "no step has been made" in capsys.readouterr().err
+    assert "no completed steps yet" in capsys.readouterr().err
     (learned / "metrics.jsonl").write_text("{")
     assert main([str(learned)]) == 2
     assert "cannot be read" in capsys.readouterr().err

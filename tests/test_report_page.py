@@ -1,4 +1,4 @@
-"""The report as a browser shows it: light and dark, on a phone and on a desk, nothing of it is cut off."""
+"""The report as a browser shows it: light and dark, on a phone and on a desktop, with nothing cut off."""
 import pytest
 
 from helpers.runs import measure, train_word, write_images
@@ -6,7 +6,7 @@ from helpers.runs import measure, train_word, write_images
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory, small_clip):
-    """Of the report of a run with all that there can be, its names as long as they may be."""
+    """The address of the report of a run with everything it can have, and names as long as allowed."""
     folder = tmp_path_factory.mktemp("report")
     word = "<a-word-" + "of-many-signs" * 5 + ">"
     assert train_word("--images", write_images(folder / "cat"), "--init", "cat", "--out", folder / "run",
@@ -39,7 +39,7 @@ def test_nothing_is_cut_off(browser, address, width, scheme):
 
 
 def test_the_three_steps_of_the_story_come_first_and_in_order(browser, address):
-    """On a desk side by side, on a phone below each other; what the word draws is the largest."""
+    """Side by side on a desktop, stacked on a phone; what the word generates is the largest."""
     for width, axis in ((1280, "x"), (390, "y")):
         page = browser.new_page(viewport={"width": width, "height": 900})
         page.goto(address)
@@ -64,7 +64,7 @@ def test_text_can_be_read_in_both_schemes(browser, address):
 
 
 def luminance(color):
-    """Of "rgb(r, g, b)", relative (WCAG 2.1)."""
+    """The relative luminance of "rgb(r, g, b)" (WCAG 2.1)."""
     parts = [int(part) / 255 for part in color[color.index("(") + 1:-1].split(",")[:3]]
     linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -48,7 +48,7 @@ def test_a_signal_saves_and_stops(whole, image_dir, tmp_path, monkeypatch, capsy
         with pytest.raises(SystemExit) as end:
             train_word(*options(image_dir, out))
     assert end.value.code == 128 + number
-    # one step more: that in which all processes learn of it
+    # one more step, in which all processes learn of it
     assert f"stopped after step {step + 1} of {STEPS}" in capsys.readouterr().out
     assert train.main(["--resume", "--out", str(out)]) == 0
     assert f"resumed after step {step + 1}" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_a_signal_saves_and_stops(whole, image_dir, tmp_path, monkeypatch, capsy
 
 
 def test_many_kills_leave_no_trace(whole, image_dir, tmp_path):
-    """SIGKILL in the midst of steps, writes and measurements, at random moments."""
+    """SIGKILL in the middle of steps, writes and measurements, at random moments."""
     out, rng, kills = tmp_path / "killed", random.Random(0), 0
     begin = [sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--preview-every", "0",
              "--dtype", "float32", *options(image_dir, out, **{"save-every": 1, "steps": 40})]
@@ -94,7 +94,7 @@ def variant(images, out, name, **more):
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_a_variant_resumes_bit_for_bit(name, image_dir, tmp_path, monkeypatch, capsys):
-    """Ended by a signal where a progressive word has one vector, and again where it has two."""
+    """Stopped by a signal when a progressive word has one vector, and again when it has two."""
     undisturbed, out = tmp_path / "undisturbed", tmp_path / "out"
     assert train_word(*variant(image_dir, undisturbed, name)) == 0
     for argv, step in ((variant(image_dir, out, name), 1), (["--resume", "--out", str(out)], 4)):
@@ -111,7 +111,7 @@ def test_a_variant_resumes_bit_for_bit(name, image_dir, tmp_path, monkeypatch, c
 
 
 def test_a_killed_run_of_all_variants_resumes_bit_for_bit(image_dir, tmp_path):
-    """SIGKILL in the midst of the loop."""
+    """SIGKILL in the middle of the loop."""
     out, few = tmp_path / "killed", {"save-every": 1, "steps": 40}
     process = subprocess.Popen([sys.executable, "train.py", "--weights", MODEL, "--batch", "2", "--dtype",
                                 "float32", "--preview-every", "0",
@@ -162,7 +162,7 @@ def test_a_killed_runs_last_lines_are_written_again(whole, image_dir, tmp_path):
 def test_fewer_steps_than_were_made_are_refused(whole, capsys):
     before = (whole / "config.json").read_bytes()
     assert train.main(["--resume", "--out", str(whole), "--steps", "3"]) == 2
-    assert f"--steps is 3, but the run has made {STEPS} steps already" in capsys.readouterr().err
+    assert f"--steps is 3, but the run has already taken {STEPS} steps" in capsys.readouterr().err
     assert (whole / "config.json").read_bytes() == before
     assert train.main(["--resume", "--out", str(whole), "--steps", str(STEPS)]) == 0
 
@@ -223,19 +223,19 @@ def test_other_settings_are_named(whole, argv, message, capsys):
     assert train.main(["--resume", "--out", str(whole), *argv]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert message in error and "what may change: --images, --out, --device" in error
+    assert message in error and "You may change --images, --out, --device" in error
 
 
 def marked(self, phrase=None):
-    """In the place of the images that a preview takes seconds for: one pixel that tells the word."""
+    """In place of the images, which take a preview seconds: one pixel that identifies the word."""
     value = int(textinv.concept.fingerprint(self.inversion.concept())[:6], 16)
     return Image.new("RGB", (1, 1), (value >> 16, value >> 8 & 255, value & 255))
 
 
 @pytest.mark.parametrize("stop", [0, 2, 3])
 def test_previews_are_those_of_the_undisturbed_run(stop, image_dir, tmp_path, monkeypatch):
-    """Those that are there stay, that of step 0 for one; the one that a full disk has prevented is made up
-    for."""
+    """Those that are there stay, such as that of step 0; the one that a full disk prevented is made
+    later."""
     few = {"steps": 4, "save-every": 1, "preview-every": 2}
     monkeypatch.setattr(Run, "previews", marked)
     assert train_word(*options(image_dir, tmp_path / "undisturbed", **few)) == 0
@@ -271,7 +271,7 @@ def test_resume_without_a_run(tmp_path, capsys):
     assert train.main(["--resume", "--out", str(tmp_path / "none")]) == 2
     assert "contains no run" in capsys.readouterr().err
     assert train.main(["--resume"]) == 2
-    assert "which run?" in capsys.readouterr().err
+    assert "--resume needs a run" in capsys.readouterr().err
     (tmp_path / "config.json").write_text("{")
     assert train.main(["--resume", "--out", str(tmp_path)]) == 2
     assert "damaged" in capsys.readouterr().err
@@ -281,9 +281,9 @@ def test_a_run_in_use_is_left_alone(whole, image_dir, tmp_path, capsys):
     (tmp_path / "new").mkdir()
     with filelock.FileLock(whole / ".lock"), filelock.FileLock(tmp_path / "new/.lock"):
         assert train.main(["--resume", "--out", str(whole)]) == 2
-        assert "another process is writing this run" in capsys.readouterr().err
+        assert "another process is writing to this run" in capsys.readouterr().err
         assert train_word(*options(image_dir, tmp_path / "new")) == 2
-        assert "another process is writing this run" in capsys.readouterr().err
+        assert "another process is writing to this run" in capsys.readouterr().err
     assert train.main(["--resume", "--out", str(whole)]) == 0
 
 

@@ -1,4 +1,4 @@
-"""Resuming a run of which something was damaged, edited or exchanged: it continues from a state that is its
+"""Resuming a run in which something was damaged, edited or exchanged: it continues from a state that is its
 own, bit for bit, or ends with one line that names what differs, before anything is written."""
 import json
 import math
@@ -28,7 +28,7 @@ def resume(out, *argv):
 
 
 def refused(out, capsys, *argv):
-    """The one line in which the resumption ends. Nothing of the run has changed."""
+    """The one line that the resumption ends with. Nothing in the run has changed."""
     capsys.readouterr()
     before = contents(out)
     assert resume(out, *argv) == 2
@@ -39,7 +39,7 @@ def refused(out, capsys, *argv):
 
 
 def reason_of(action, *args):
-    """The InputError of a part of a run, from which the resumption makes its line."""
+    """The InputError of a part of a run, from which the resumption's line is made."""
     with pytest.raises(InputError) as caught:
         action(*args)
     assert str(caught.value).isprintable()
@@ -79,7 +79,7 @@ def of_an_older_version(path):
 
 @pytest.mark.parametrize("damage, reason", [
     (Path.unlink, "is missing"), (truncated, "is damaged"), (emptied, "is damaged"),
-    (flipped, "is damaged: its checksum"), (of_an_older_version, "saved by an older version"),
+    (flipped, "is damaged: its checksum does not match"), (of_an_older_version, "saved by an older version"),
     (of_another_shape, "v is torch.float32 [1, 64] instead of torch.float32 [2, 64]")])
 def test_a_damaged_state_is_replaced_by_the_one_before(whole, damage, reason, tmp_path, capsys):
     out = tmp_path / "damaged"
@@ -87,12 +87,12 @@ def test_a_damaged_state_is_replaced_by_the_one_before(whole, damage, reason, tm
     damage(out / STATE)
     assert resume(out) == 0
     said = capsys.readouterr().out
-    assert reason in said and "; resumed after step 6, from the state before" in said
+    assert reason in said and "; resumed after step 6, from the previous state" in said
     assert_same_run(whole, out)
 
 
 def test_the_damaged_state_never_takes_the_place_of_the_good_one(whole, tmp_path, monkeypatch, capsys):
-    """The next save breaks off where the state that is there has become the one before."""
+    """The next save fails at the point where the current state has become the previous one."""
     out = shutil.copytree(whole, tmp_path / "out")
     truncated(out / STATE)
 
@@ -123,7 +123,7 @@ def test_two_damaged_states_are_refused_and_nothing_is_lost(whole, capsys):
     of_an_older_version(whole / PREVIOUS)
     error = refused(whole, capsys)
     assert "state.safetensors is damaged; state.previous.safetensors was saved by an older version" in error
-    assert "start another run with --out" in error
+    assert "start a new run with --out" in error
 
 
 def test_a_state_of_another_run_is_not_taken(whole, image_dir, tmp_path, capsys):
@@ -136,18 +136,18 @@ def test_a_state_of_another_run_is_not_taken(whole, image_dir, tmp_path, capsys)
     assert_same_run(whole, out)
     for name in (STATE, PREVIOUS):
         shutil.copy(tmp_path / "other" / name, out / name)
-    assert "cannot resume: --seed is 0 but was 1. Put that right" in refused(out, capsys)
+    assert "cannot resume: --seed is 0 but was 1. Fix that" in refused(out, capsys)
 
 
 @pytest.mark.parametrize("name, value", [("seed", 5), ("flip", False), ("decay", 0.5), ("regularize", 1.0)])
 def test_an_edited_option_is_named(whole, name, value, capsys):
     was = json.loads((whole / "config.json").read_text())[name]
     edit_json(whole / "config.json", **{name: value})
-    assert f"cannot resume: --{name} is {value} but was {was}. Put that right" in refused(whole, capsys)
+    assert f"cannot resume: --{name} is {value} but was {was}. Fix that" in refused(whole, capsys)
 
 
 def as_by_an_older_version(out, **pull):
-    """config.json and state of a run that was made before there were these options."""
+    """config.json and state of a run that was made before these options existed."""
     new = ("progressive", "per_image", "regularize")
     edit_json(out / "config.json", **dict.fromkeys(new, ...), **pull)
     for name in (STATE, PREVIOUS):
@@ -165,7 +165,7 @@ def test_a_run_of_an_older_version_is_resumed_where_it_can_be(whole, tmp_path, c
     assert "resumed after step 8" in capsys.readouterr().out
     assert_same_run(whole, out)
     as_by_an_older_version(out, pull=0.1)
-    assert "was made with --pull, which this version has no more. Finish it" in refused(out, capsys)
+    assert "was made with --pull, which this version no longer has. Finish it" in refused(out, capsys)
     edit_json(out / "config.json", pull=0.0)
     assert "cannot resume: --pull is gone but was 0.1" in refused(out, capsys)
 
@@ -192,12 +192,12 @@ def test_what_lies_next_to_the_images_is_part_of_the_run(image_dir, tmp_path, ca
     mask_of(0).save(mask)
     assert train_word(*options(image_dir, out, steps=2, init=start, templates=own)) == 0
 
-    prompts = "cannot resume: the prompts (captions, templates or vocabulary) changed. Put that right"
+    prompts = "cannot resume: the prompts (captions, templates or vocabulary) changed. Fix that"
     for path, edit, message in (
             (caption, lambda: caption.write_text("* at night"), prompts),
             (own, lambda: own.write_text("a statue of {}\n"), prompts),
             (start, lambda: Concept("x", torch.full((1, 64), 2.0)).save(start),
-             "what v starts from (the init word's file, or the encoder) changed"),
+             "v's starting point (the init word's file, or the encoder) changed"),
             (mask, lambda: mask_of(32).save(mask), "the masks changed"),
             (mask, mask.unlink, "the masks changed")):
         before = path.read_bytes()
@@ -208,7 +208,7 @@ def test_what_lies_next_to_the_images_is_part_of_the_run(image_dir, tmp_path, ca
 
 
 def mask_of(left):
-    """White in the half that begins at `left`."""
+    """A mask that is white in the half that begins at `left`."""
     mask = Image.new("L", (64, 80))
     mask.paste(255, (left, 0, left + 32, 80))
     return mask
@@ -223,9 +223,9 @@ def test_other_images_are_refused_and_moved_ones_are_not(whole, image_dir, tmp_p
     assert all(name.startswith(str(moved)) for name in settings["image_hashes"])
     (moved / "0.png").write_bytes(b"".join([(moved / "0.png").read_bytes(), b"more"]))
     (moved / "2.png").rename(moved / "3.png")
-    assert f"the images changed ({moved}/0.png is not what it was). Put that right" in refused(whole, capsys)
+    assert f"the images changed ({moved}/0.png is different). Fix that" in refused(whole, capsys)
     (moved / "3.png").write_bytes(b"".join([(moved / "3.png").read_bytes(), b"more"]))
-    assert (f"({moved}/0.png is not what it was, {moved}/3.png is new, {moved}/2.png is gone)"
+    assert (f"({moved}/0.png is different, {moved}/3.png is new, {moved}/2.png is missing)"
             in refused(whole, capsys))
     for i in range(4, 9):
         (moved / f"{i}.png").write_bytes(b"".join([(moved / "1.png").read_bytes(), bytes([i])]))
@@ -247,8 +247,8 @@ def edited(path):
 
 
 @pytest.mark.parametrize("change, reason", [
-    (truncated, "metrics.jsonl was cut or edited"), (edited, "metrics.jsonl was cut or edited"),
-    (lambda path: path.write_bytes(b"x" * 10_000), "metrics.jsonl was cut or edited"),
+    (truncated, "metrics.jsonl was truncated or edited"), (edited, "metrics.jsonl was truncated or edited"),
+    (lambda path: path.write_bytes(b"x" * 10_000), "metrics.jsonl was truncated or edited"),
     (Path.unlink, "metrics.jsonl cannot be read (No such file or directory)")])
 def test_metrics_that_do_not_fit_are_named(whole, change, reason):
     path, state = whole / "metrics.jsonl", read_state(whole / STATE)
@@ -261,13 +261,13 @@ def test_metrics_that_do_not_fit_are_named(whole, change, reason):
 
 def test_a_run_without_its_metrics_is_refused(whole, capsys):
     (whole / "metrics.jsonl").write_text("")
-    assert "cannot resume: metrics.jsonl was cut or edited: its lines are not" in refused(whole, capsys)
+    assert "cannot resume: metrics.jsonl was truncated or edited: its lines do not" in refused(whole, capsys)
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"steps": "8"}, "steps is of another type"), ({"images": 3}, "images is of another type"),
-    ({"images": ...}, "images is missing"), ({"image_hashes": []}, "image_hashes is of another type"),
-    ({"processes": True}, "processes is of another type"), ({"model_hash": None}, "model_hash"),
+    ({"steps": "8"}, "steps is of the wrong type"), ({"images": 3}, "images is of the wrong type"),
+    ({"images": ...}, "images is missing"), ({"image_hashes": []}, "image_hashes is of the wrong type"),
+    ({"processes": True}, "processes is of the wrong type"), ({"model_hash": None}, "model_hash"),
     ({"lr": "fast"}, "`lr` is 'fast'. Use a number"), ({"seed": 1.5}, "`seed` is 1.5. Use a whole number"),
     ({"flip": 1}, "`flip` is 1. Use true or false"), ({"decay": [0]}, "`decay` is [0]. Use a number"),
     ({"placeholder": None}, "`placeholder` is None. Use text"), ({"vocab": 5}, "`vocab` is 5. Use text"),

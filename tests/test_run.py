@@ -82,7 +82,7 @@ def test_previews_show_the_word_as_it_is(image_dir, own_model):
 
 
 def test_the_autoencoder_is_on_the_device_for_previews_alone(image_dir, own_model, monkeypatch):
-    """Between them it takes no room there; after the run it is back where it was."""
+    """Between previews it takes no memory there; after the run it is back where it was."""
     moves = []
     monkeypatch.setattr(own_model.autoencoder, "to", moves.append)
     monkeypatch.setattr(own_model, "generate", lambda prompts, **_: moves.append("generate") or [
@@ -101,7 +101,7 @@ def test_without_mirrored_images(image_dir, tmp_path, capsys):
 
 @pytest.mark.parametrize("has_it, dtype", [(True, "bfloat16"), (False, "float32")])
 def test_auto_dtype_is_recorded_and_kept(has_it, dtype, image_dir, tmp_path, monkeypatch, capsys):
-    """The command without --dtype: a run keeps what it began with, on whatever processor it is resumed."""
+    """The command without --dtype: a run keeps what it began with, whatever processor it is resumed on."""
     monkeypatch.setattr(options, "cpu_has_fast_bfloat16", lambda: has_it)
     out = tmp_path / "run"
     assert train.main(["--weights", MODEL, "--images", str(image_dir), "--init", "cat", "--out", str(out),
@@ -135,11 +135,11 @@ def test_many_images_are_allowed_with_a_note_and_thousands_refused(image_dir, tm
     for i in range(3, 31):
         (image_dir / f"{i}.png").write_bytes((image_dir / "0.png").read_bytes())
     assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "run", "--no-flip") == 0
-    assert "31 images: the word will be what they all share" in capsys.readouterr().out
+    assert "31 images: the word will capture what they all share" in capsys.readouterr().out
     monkeypatch.setattr(textinv.images, "MAX_FILES", 30)
     assert train_word("--images", image_dir, "--init", "cat", "--out", tmp_path / "other") == 2
     error = capsys.readouterr().err
-    assert f"{image_dir}: 31 files" in error and "give at most 30" in error and error.count("\n") == 1
+    assert f"{image_dir}: 31 files" in error and "Give at most 30" in error and error.count("\n") == 1
 
 
 def test_what_goes_wrong_early_leaves_no_folder(image_dir, tmp_path, capsys):

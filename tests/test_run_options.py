@@ -27,7 +27,7 @@ def test_values_without_meaning_are_refused(given, message):
 
 
 def test_auto_is_a_fixed_rule(monkeypatch):
-    """bfloat16 where it is faster; what is asked for stays."""
+    """bfloat16 where it is faster; an explicit choice stays."""
     for has_it, dtype in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(options, "cpu_has_fast_bfloat16", lambda has_it=has_it: has_it)
         assert resolve_dtype("auto", "cpu") == dtype and resolve_dtype("auto", "cuda") == "bfloat16"
@@ -54,7 +54,7 @@ def test_a_device_that_is_not_here_is_refused(device):
     (["avx2", "sse4a"], False), (["avx2", "avx512_bf16"], False), (["avx512_bf16", "sse4a"], True),
     (["amx_bf16"], True), (["avx512_fp16"], False)])
 def test_what_a_cpu_says(names, has_it, monkeypatch):
-    """By PyTorch's own list of capabilities, or by Linux's where that is older."""
+    """By PyTorch's own list of capabilities, or by Linux's if PyTorch is older."""
     listed = dict.fromkeys(("amx_bf16", "avx512_bf16", "sse4a"), False) | dict.fromkeys(names, True)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: listed, raising=False)
     assert options.cpu_has_fast_bfloat16() == has_it

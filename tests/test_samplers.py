@@ -228,7 +228,7 @@ def test_steps_whose_noise_has_no_meaning_are_refused(eta, t, t_prev):
 
 
 def test_a_random_step_needs_its_noise():
-    with pytest.raises(InputError, match="`eta` is 0.5, but there is no noise. Give `noise`, or eta 0"):
+    with pytest.raises(InputError, match="`eta` is 0.5, but no noise is given. Give `noise`, or use eta 0"):
         ddim_step(ALPHAS, torch.zeros(1), torch.zeros(1), 601, 501, 0.5)
 
 

@@ -37,7 +37,7 @@ def test_training_similarity_leave_out_each_with_itself():
 
 
 def test_editability_is_of_the_mean_embedding():
-    """Not the mean of the cosines: two images 30 degrees to either side agree with the text wholly."""
+    """Not the mean of the cosines: two images 30 degrees to either side agree with the text perfectly."""
     assert editability(unit(-30, 30), unit(0)[0]).item() == pytest.approx(1)
     assert editability(unit(0, 90), unit(0)[0]).item() == pytest.approx(cos(45))
 

@@ -26,7 +26,7 @@ def reference(request):
 
 
 def test_token_ids(reference):
-    """12 prompts: signs, digits, contractions, other scripts, decomposed letters, one that is too long."""
+    """12 prompts: punctuation, digits, contractions, other scripts, decomposed letters, one too long."""
     model, expected, folder = reference
     assert torch.equal(model.tokenizer(json.loads((folder / "prompts.json").read_text())),
                        expected["tokenizer.ids"])

@@ -27,7 +27,7 @@ VOCAB = str(DATA / "sd1-tiny/vocab.json")
 
 @pytest.fixture
 def learned(image_dir, tmp_path):
-    """A run's folder: a word for two steps, on the model of the Hugging Face layout."""
+    """A run's folder: a word trained for two steps, on the model in Hugging Face layout."""
     assert train.main(["--images", str(image_dir), "--init", "photo", "--weights", FOLDER, "--steps", "2",
                        "--batch", "2", "--placeholder", "<cat-toy>", "--dtype", "float32",
                        "--preview-every", "2", "--eval-every", "1", "--out", str(tmp_path / "run")]) == 0
@@ -45,7 +45,7 @@ def test_a_word_is_learned_shown_sampled_measured_and_reported(learned, small_cl
         assert image.size == (32, 32)                           # the model's own
     assert concept_main([str(learned), "--weights", FOLDER]) == 0
     shown = capsys.readouterr().out
-    assert "<cat-toy>   1 vector, 64 wide" in shown and "near: " in shown and "</w>" not in shown
+    assert "<cat-toy>   1 vector, dimension 64" in shown and "nearest: " in shown and "</w>" not in shown
     assert evaluate.main(["--concept", str(learned), "--clip", str(small_clip), "-n", "1",
                           "--steps", "1"]) == 0
     page = (learned / "report.html").read_text()
@@ -53,7 +53,7 @@ def test_a_word_is_learned_shown_sampled_measured_and_reported(learned, small_cl
 
 
 def test_it_runs_on_the_original_layout(image_dir, tmp_path):
-    """Whose vocabulary has to be given; the image is 64 latents wide, whatever the weights."""
+    """Its vocabulary has to be given; the image is 64 latents wide, whatever the weights."""
     out = tmp_path / "run"
     assert train.main(["--images", str(image_dir), "--init", "photo", "--weights", FILE, "--vocab", VOCAB,
                        "--steps", "1", "--batch", "1", "--dtype", "bfloat16", "--preview-every", "0",
@@ -68,7 +68,7 @@ def test_it_runs_on_the_original_layout(image_dir, tmp_path):
 
 
 def test_a_bf16_step_moves_v_as_fp32_does(sd1_hf):
-    """The causal mask is in the explicit scores too, which bf16 takes where there is a gradient."""
+    """The causal mask is in the explicit scores too, which bf16 uses when there is a gradient."""
     expected = sd1_hf[1]
     half = weights.load(FOLDER, dtype=torch.bfloat16)
     gradients = []
@@ -102,13 +102,13 @@ def test_the_start_is_the_plain_row_unless_asked(sd1_hf):
 def test_notes_and_errors_show_words(sd1_hf):
     model = sd1_hf[0]
     assert start(model, "the photo of", 2)[1] == "the mean of the, photo, of, 2 times"
-    with pytest.raises(InputError, match="does not have 'xqzw'") as caught:
+    with pytest.raises(InputError, match="'xqzw' is not in the vocabulary") as caught:
         start(model, "xqzw")
     assert "</w>" not in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_a_run_keeps_the_start_of_its_model(learned, sd1_hf):
-    """Nothing was said of cross_init, so it began at the plain row."""
+    """cross_init was not given, so it started at the plain row."""
     [photo] = sd1_hf[0].tokenizer.tokenize("photo")
     assert torch.equal(torch.tensor(Concept.load(learned).info["init_vectors"])[0],
                        sd1_hf[0].text_encoder.table.weight[photo])
@@ -136,7 +136,7 @@ def test_the_official_word_is_the_reference(sd1, tmp_path):
 
 @pytest.mark.parametrize("shape", [(64,), (1, 64)], ids=str)
 def test_a_word_of_sd_concepts_library(sd1_hf, tmp_path, shape):
-    """Early ones are a view of a row of the whole table, which torch saved with it. The row alone is kept."""
+    """Early ones are a view of a row of the whole table, which torch saved with it. Only the row is kept."""
     table = torch.randn(664, 64, generator=torch.Generator().manual_seed(1))
     path = tmp_path / "learned_embeds.bin"
     torch.save({"<cat-toy>": table[123].view(shape)}, path)
@@ -193,7 +193,7 @@ def test_a_wrong_vocabulary_is_one_line(image_dir, tmp_path, capsys, cache, argv
 
 
 def test_invert_from_python_and_a_square_of_another_size(image_dir):
-    """The library's way; and the model's images need not be of its own size."""
+    """Used as a library; and generated images need not have the model's own size."""
     model = weights.load(FOLDER)
     concept = textinv.invert(model, image_dir, InversionConfig(init="photo", steps=1, batch=1, eval_every=0))
     assert not model.words

@@ -1,4 +1,4 @@
-"""The suites of the paper's figures: their setups, arithmetic made by hand, and the command on a model of
+"""The suites of the paper's figures: their setups, arithmetic done by hand, and the command on a model with
 random weights, which may be killed and refuses to mix results."""
 import json
 import shutil
@@ -64,7 +64,7 @@ RESULTS = [result("a", "x", 0, 0.2, 0.5), result("a", "x", 1, 0.4, 0.5), result(
 
 
 def test_points_are_means_over_things():
-    """Of a: x is 0.3 and y 0.8; of b: 0.5 and 1.0. Two things are drawn both, or either twice."""
+    """Of a: x is 0.3 and y 0.8; of b: 0.5 and 1.0. Resampling two things gives both, or either twice."""
     a, b = points.points(RESULTS)
     assert (a.setup, a.count, b.count) == ("a", 2, 2)
     assert a.reconstruction.value == pytest.approx(0.55) and a.editability.value == pytest.approx(0.65)
@@ -180,7 +180,7 @@ def main(*argv):
 
 
 def refused(capsys, *argv):
-    """The one line in which the command ends."""
+    """The one line that the command ends with."""
     capsys.readouterr()
     assert main(*argv) == 2
     *_, error = capsys.readouterr().err.splitlines()
@@ -192,7 +192,7 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
     assert main(*command, "--setups", FEW + ",progressive,per-image") == 0
     said, out = capsys.readouterr().out, tmp_path / "suite"
     assert said.index("expected time: ") < said.index("[1/22] ours, fox, seed 0: reconstruction ")
-    assert "22 of 22 cells" in said and " left\n" in said and "2 steps for every word" in said
+    assert "22 of 22 cells" in said and " left\n" in said and "2 steps per word" in said
     content = json.loads((out / "results.json").read_text())
     assert len(content["results"]) == 22 and content["plan"]["train_steps"] == 2
     assert [one["setup"] for one in content["points"]] == ["ours", "short captions", "image only",
@@ -202,7 +202,7 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
     assert "| minus ours, thing by thing |" in text
     figure = (out / "figure.svg").read_text()
     assert figure.startswith("<svg xmlns=") and figure.count("<circle") == 6 and ">per-image</text>" in figure
-    assert "2 steps for every word" in figure and "reconstruction (CLIP)" in figure
+    assert "2 steps per word" in figure and "reconstruction (CLIP)" in figure
     word = Concept.load(out / "words/progressive-fox-1.safetensors")
     assert len(word.vectors) == 3 and word.info["seed"] == 1 and word.info["model"] == MODEL
     one = json.loads((out / "cells/ours-fox-0.json").read_text())
@@ -243,7 +243,7 @@ def test_a_killed_suite_is_the_undisturbed_one(command, tmp_path, capsys):
     assert process.wait() == -signal.SIGKILL
     times = {path: path.stat().st_mtime_ns for path in out.glob("cells/*.json")}
     assert main(*argv) == 0
-    assert f"{len(times)} of 14 are measured already" in capsys.readouterr().out
+    assert f"{len(times)} of 14 are already measured" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == old for path, old in times.items())
     assert main(*argv[:argv.index("--out")], "--setups", FEW, "--out", tmp_path / "other") == 0
     for name in ("results.json", "results.md", "figure.svg"):
@@ -267,7 +267,7 @@ def test_results_of_something_else_are_refused(command, tmp_path, capsys, exampl
     Image.linear_gradient("L").resize((64, 64)).save(tmp_path / "mask.png")
     mask = (tmp_path / "mask.png").read_bytes()
     error = refused(capsys, *few, "--train-steps", 3)
-    assert "has results of another model or other settings (train_steps was 2, not 3)" in error
+    assert "has results for a different model or settings (train_steps was 2, not 3)" in error
     other = tmp_path / "model"
     shutil.copytree(MODEL, other)
     path = next((other / "unet").glob("*.safetensors"))
@@ -278,17 +278,17 @@ def test_results_of_something_else_are_refused(command, tmp_path, capsys, exampl
                                                    if "-n" not in (text, few[i - 1])])
     for name, content in (("fox/0.txt", b"my *"), ("fox/0.mask.png", mask)):
         (examples / name).write_bytes(content)
-        assert "ours-fox-0.json: was measured with another model, other images" in refused(capsys, *few)
+        assert "ours-fox-0.json: was measured with a different model, images" in refused(capsys, *few)
         (examples / name).unlink()
     Image.new("RGB", (64, 64), "red").save(examples / "fox/0.png")
-    assert "ours-fox-0.json: was measured with another model, other images" in refused(capsys, *few)
+    assert "ours-fox-0.json: was measured with a different model, images" in refused(capsys, *few)
     assert {path: path.read_bytes() for path in (tmp_path / "suite/cells").iterdir()} == before
     (tmp_path / "suite/suite.json").write_text("{}")
     assert "suite.json: damaged" in refused(capsys, *few)
 
 
 def test_what_is_mistyped_leaves_the_folder_free(command, tmp_path, capsys):
-    """Too many steps of sampling, which no word is learned for; and a plan by which nothing was measured."""
+    """Too many sampling steps, for which no word is learned; and a plan by which nothing was measured."""
     few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
     assert "--steps is 5000" in refused(capsys, *few, "--steps", 5000)
     assert not (tmp_path / "suite/words").exists()
@@ -312,17 +312,18 @@ def test_quick_keeps_its_sizes(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suites, "QUICK", QUICK[-1:])
     argv = [*command, "--quick", "--setups", FEW]
     assert main(*argv) == 0
-    assert "3 steps for every word" in capsys.readouterr().out
+    assert "3 steps per word" in capsys.readouterr().out
     monkeypatch.setattr(suites, "QUICK", (Sizes(2, 2, 9, 9, 9),))
     assert main(*argv) == 0             # as after a kill: another measurement would choose others
-    assert "4 of 4 are measured already" in capsys.readouterr().out
+    assert "4 of 4 are already measured" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv, message", [
     (["--setups", "ours,theirs"], "--setups: 'theirs' is not one of ours, default preset"),
     (["--things", "backpack"], "--things: 'backpack' is not one of teapot"),
     (["--seeds", "0"], "--seeds is 0"), (["--train-steps", "0"], "--train-steps is 0"),
-    (["-n", "0"], "-n is 0"), (["--concept", "runs/fox"], "give --concept, a word to measure, or --suite"),
+    (["-n", "0"], "-n is 0"),
+    (["--concept", "runs/fox"], "give exactly one of --concept, a word to measure, --suite"),
     (["--examples", "nowhere"], "objects.json: No such file or directory. Run this in a checkout"),
     (["--suite", "figure11"], "invalid choice")])
 def test_wrong_options_are_one_line(argv, message, capsys):
@@ -337,11 +338,11 @@ def test_wrong_options_are_one_line(argv, message, capsys):
                                   ["--suite", "figure10", "--answers", "a.json"],
                                   ["--concept", "runs/fox", "--train-steps", "9"]])
 def test_options_of_another_task_are_refused(argv, capsys):
-    assert f"{argv[2]} does not go with {argv[0]}. Drop it." in refused(capsys, *argv)
+    assert f"{argv[2]} cannot be used with {argv[0]}. Drop it." in refused(capsys, *argv)
 
 
 def test_neither_a_word_nor_a_suite(capsys):
-    assert "give --concept, a word to measure, or --suite" in refused(capsys)
+    assert "give exactly one of --concept, a word to measure, --suite" in refused(capsys)
 
 
 @pytest.mark.parametrize("content, message", [

@@ -59,6 +59,6 @@ def test_learned_words_keep_fp32_and_are_no_weights(encoder):
 
 
 def test_padding_is_attended_to(encoder):
-    """There is no attention mask: what stands behind the prompt changes the context of its first token."""
+    """There is no attention mask: what follows the prompt changes the context of its first token."""
     a, b = encoder(torch.tensor([[1, 2, 0, 0], [1, 2, 0, 3]]))
     assert (a[0] - b[0]).abs().max() > 1e-6

@@ -1,4 +1,4 @@
-"""The embedded default as it ships: it loads without a network, draws, can be inverted, and is small."""
+"""The embedded default as it ships: it loads without a network, generates, can be inverted, and is small."""
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ def test_backgrounds_are_as_asked(model):
 
 
 def test_a_word_lowers_the_loss_on_its_images(model):
-    """Twenty steps on an example, judged on draws that they did not see."""
+    """Twenty steps on an example, evaluated on samples that they did not see."""
     config = textinv.InversionConfig(init="cup", steps=20, seed=1)
     with Run(model, EXAMPLES / "teapot", config) as run:
         inversion = run.inversion

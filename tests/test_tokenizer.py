@@ -53,7 +53,7 @@ def test_word_of_several_vectors(tokenizer):
 
 def test_word_is_not_found_inside_others(tokenizer):
     """A placeholder of letters stands for itself only;
-    one of signs is found anywhere, as WordPiece splits there too."""
+    one of punctuation is found anywhere, as WordPiece splits there too."""
     plain = tokenizer.tokenize("photo of cats, concat and cat's")
     tokenizer.words.add("cat", torch.zeros(1, 4))
     assert tokenizer.tokenize("cats concat").count(193) == 0

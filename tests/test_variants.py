@@ -1,5 +1,5 @@
 """The variations of the method, each against its closed form or a case made by hand: what is added to the
-loss, which vectors are trained when, and which prompts an image gets."""
+loss, when each vector is trained, and which prompts an image gets."""
 import json
 import math
 
@@ -54,7 +54,7 @@ def test_the_regularizer_is_its_closed_form():
 
 
 def test_each_vector_is_held_as_firmly_as_one():
-    """The gradient at a vector does not depend on how many there are, and words of the images are free."""
+    """The gradient at a vector does not depend on how many there are, and the images' own words are free."""
     v0, v = start(3), (start(4) + 1).requires_grad_()
     Regularize(2.0, v0).penalty(v, 1).backward()
     one = (start(4)[:1] + 1).requires_grad_()
@@ -98,8 +98,8 @@ def test_waiting_vectors_are_not_in_the_prompts():
 
 
 def test_what_is_left_of_the_prompts_keeps_its_order(monkeypatch):
-    """Also on a device whose sort may exchange what is equal, unless it is asked not to: here it reverses
-    that."""
+    """Even on a device whose sort may exchange equal elements unless told not to: here it reverses
+    them."""
     sort = torch.Tensor.argsort
 
     def unstable(tensor, dim=-1, descending=False, stable=False):
@@ -177,7 +177,7 @@ def test_each_image_is_prompted_with_its_own_word(own_model, image_dir):
     with Run(own_model, image_dir, config(per_image=True, steps=1)) as run:
         assert list(own_model.words) == ["*", "*1", "*2", "*3"]
         views = prompts_of(own_model, run)
-        assert "a word for each image too: *1, *2, *3" in run.notes()
+        assert "also a word for each image: *1, *2, *3" in run.notes()
     assert [len(texts) for texts in views] == [27, 27, 1, 1, 27, 27]         # each image and its mirror image
     assert views[0] == views[1] and views[4] == views[5]
     assert "a photo of a <1> with <2>" in views[0] and "a photo of a <1> with <4>" in views[4]
@@ -229,7 +229,7 @@ def test_the_universal_word_is_what_is_saved(image_dir, tmp_path, capsys):
      "`per_image` puts one more word into each. Use fewer."),
     ({"vectors": 76}, "`vectors` is 76, but a prompt of this model has room for 75. Use fewer."),
     ({"vectors": 74, "per_image": True, "templates": "own.txt"},
-     "template '{}' has no room for *1, the word that `per_image` gives its image")])
+     "template '{}' has no room for *1, the word that `per_image` adds for its image")])
 def test_words_that_do_not_fit_are_one_line(own_model, image_dir, options, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.txt").write_text("{}")
@@ -245,7 +245,7 @@ def test_a_word_that_the_model_knows_is_not_learned_again(own_model, image_dir):
 
 
 def test_steps_of_a_progressive_run_may_not_change(image_dir, tmp_path, capsys):
-    """When a vector comes in depends on them."""
+    """When a vector joins depends on them."""
     out = tmp_path / "run"
     assert train_word("--images", image_dir, "--init", "cat", "--out", out, "--progressive") == 0
     assert train.main(["--resume", "--out", str(out), "--steps", "9"]) == 2

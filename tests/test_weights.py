@@ -1,6 +1,6 @@
-"""Reading and writing weights. Every layout in which the public checkpoint is found must give the same model
-to the bit. Files are made here from the reference models in tests/data, whose numbers test_reference.py holds
-against the original code; the full-size model is built and loaded without its memory.
+"""Reading and writing weights. Every layout of the public checkpoint must give the same model bit for bit.
+Files are made here from the reference models in tests/data, whose numbers test_reference.py holds against the
+original code; the full-size model is built and loaded without its memory.
 """
 import json
 import math
@@ -46,7 +46,7 @@ PROMPTS = ["a photo of a cat", "Na\u00efve D\u00c9J\u00c0-vu, \u00e5\u0301 cafe\
 # ---- every layout gives the same model
 
 def companions_of_a_model():
-    """What checkpoints of this family hold beside the model and the schedule."""
+    """What checkpoints of this family hold in addition to the model and the schedule."""
     return {"scale_factor": torch.tensor(0.18215, dtype=torch.float64), "logvar": torch.zeros(1000),
             "model_ema.decay": torch.tensor(0.9999),
             "model_ema.num_updates": torch.tensor(7), "first_stage_model.loss.logvar": torch.tensor(0.),
@@ -93,7 +93,7 @@ SCHEDULE = NoiseSchedule(DiffusionConfig())
 
 
 def rescaled(alphas_cumprod):
-    """To a signal of zero at the last timestep (Lin et al. 2023, arXiv 2305.08891, algorithm 1)."""
+    """Rescaled to a signal of zero at the last timestep (Lin et al. 2023, arXiv 2305.08891, algorithm 1)."""
     roots = alphas_cumprod.double().sqrt()
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])).square()
 
@@ -300,7 +300,7 @@ def test_save_with_latents_of_any_number_of_channels(tmp_path, channels):
 
 
 def test_save_with_a_vocabulary_that_cannot_be_read(tmp_path):
-    """Named by the user, it must not be lost in silence."""
+    """Named by the user, it must not be lost silently."""
     model = weights.load(CKPT, vocab=tmp_path / "nowhere.txt")
     message = error_of(weights.save, model, tmp_path / "model.safetensors")
     assert "nowhere.txt: there is no such file" in message
@@ -308,7 +308,7 @@ def test_save_with_a_vocabulary_that_cannot_be_read(tmp_path):
 
 
 def test_save_in_vain_leaves_the_old_file(tmp_path, compvis):
-    """The disk is full half-way (here: the largest file that this process may write)."""
+    """The disk fills up halfway (here: the largest file that this process may write)."""
     path = write(tmp_path / "model.safetensors", b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
@@ -321,7 +321,7 @@ def test_save_in_vain_leaves_the_old_file(tmp_path, compvis):
 
 
 def test_a_saved_file_has_the_rights_of_any_other(tmp_path, compvis):
-    """safetensors itself writes files that nobody but their owner can read."""
+    """safetensors itself writes files that only their owner can read."""
     write(tmp_path / "other", b"")
     weights.save(compvis[0], tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

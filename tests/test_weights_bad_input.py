@@ -1,5 +1,5 @@
-"""Weights that are none, or damaged, or another model's: whatever is not a checkpoint must end in one line of
-InputError that names the cure, never in another exception and never in a model.
+"""Files that are not weights, or damaged, or another model's: whatever is not a checkpoint must end in a
+one-line InputError that names the remedy, never in another exception and never in a model.
 """
 import json
 import os
@@ -46,7 +46,7 @@ from weights.pickles import LazyTensor
     (b"\x80\x02}q\x00.", "save it again"), (b"Access denied\n", "Download it again"),
     (bytes(4096), "Download it again"),
     (b"\xff" * 7 + b"\x7f{", "Download it again"), (struct.pack("<Q", 2) + b"{}",
-                                                    "lacks.*Use a whole checkpoint"),
+                                                    "lacks.*Use a complete checkpoint"),
     (struct.pack("<Q", 2) + b"{]", "Download it again"),
 ], ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else "")
 def test_files_that_are_no_checkpoint(tmp_path, content, cure):
@@ -70,11 +70,11 @@ def test_unknown_sources(cache, tmp_path, monkeypatch, source):
 
 @pytest.mark.parametrize("source", ["org/name", "CompVis/ldm-text2im-large-256"])
 def test_hub_id_offline(cache, source, capsys):
-    """Said once, before half a minute of trying: here the hub is switched off."""
+    """It is announced once, before half a minute of trying: here the hub is switched off."""
     weights.hub._announce.cache_clear()
     message = error_of(weights.load, source)
     error_of(weights.load, source)
-    assert capsys.readouterr().err == f"{source}: asking the Hugging Face hub\n"
+    assert capsys.readouterr().err == f"{source}: contacting the Hugging Face hub\n"
     assert source in message and "offline" in message and "path of a checkpoint" in message
 
 
@@ -156,7 +156,7 @@ def test_wrong_shapes(tmp_path, original):
 
 @pytest.mark.parametrize("shape", [(), (7,), (0,), (0, 0), (3, 0, 1, 1), (2, 3, 4, 5, 6), (1, 1, 1, 1)])
 def test_shapes_that_give_no_architecture(tmp_path, original, shape):
-    """Those tensors from which the architecture is read have any shape at all."""
+    """The tensors from which the architecture is read have arbitrary shapes."""
     for key in (UNET + "input_blocks.0.0.weight", UNET + "out.2.weight", TEXT + "token_emb.weight",
                 UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight",
                 VAE + "post_quant_conv.weight",
@@ -182,7 +182,7 @@ def test_missing_and_unknown_keys(tmp_path, original):
 def test_a_part_missing(tmp_path, original, part):
     tensors = {key: value for key, value in original.items() if not key.startswith(part)}
     message = error_of(weights.load, saved(tensors, tmp_path / "model.safetensors"))
-    assert f"lacks {part}" in message and "Use a whole checkpoint" in message
+    assert f"lacks {part}" in message and "Use a complete checkpoint" in message
 
 
 @pytest.mark.parametrize("key", ["model.diffusion_model.more", "first_stage_model.lossy", "betas2",
@@ -190,7 +190,7 @@ def test_a_part_missing(tmp_path, original, part):
                                  "xbetas", "unet.out.2.bias", "module.logvar", "two\nlines\x1b[31m",
                                  "x" * 5000])
 def test_one_unknown_key(tmp_path, original, key):
-    """Nothing is taken for a known companion that is not one, nor for a weight by our own name for it."""
+    """No key passes for a known companion unless it is one, nor for a weight by our own name for it."""
     for name in ("model.safetensors", "model.ckpt"):
         message = error_of(weights.load, saved(original | {key: torch.ones(4)}, tmp_path / name))
         assert "has unknown" in message and ascii(key)[1:-1][:100] in message
@@ -209,11 +209,11 @@ def test_nan_and_infinity(tmp_path, original, dtype, value):
 
 
 def test_nan_in_float8(tmp_path, original):
-    """Of this dtype torch itself cannot say what is finite."""
+    """torch itself cannot tell what is finite in this dtype."""
     key = UNET + "out.0.weight"
     tensors = original | {key: torch.full((32,), float("nan")).to(torch.float8_e4m3fn)}
     message = error_of(weights.load, saved(tensors, tmp_path / "model.safetensors"))
-    assert f"tensor {key} holds NaN or infinity" in message
+    assert f"tensor {key} contains NaN or infinity" in message
 
 
 def test_a_tensor_that_does_not_fit_the_memory(monkeypatch):
@@ -223,7 +223,7 @@ def test_a_tensor_that_does_not_fit_the_memory(monkeypatch):
     lazy = {key: LazyTensor(tensor.shape, fail) for key, tensor in open_tensors(CKPT).tensors.items()
             if "." in key}
     monkeypatch.setattr(weights, "open_tensors", lambda _: TensorFile(lazy))
-    assert "does not fit the memory of cpu. Use dtype bfloat16" in error_of(weights.load, CKPT)
+    assert "does not fit in the memory of cpu. Use dtype bfloat16" in error_of(weights.load, CKPT)
 
 
 def test_overflow_of_float16(tmp_path, original):
@@ -302,21 +302,21 @@ def test_damaged_vocabulary_of_a_saved_model(tmp_path, diffusers_tiny):
 def test_folder_lacking_a_file(folder, lost):
     (folder / lost).unlink()
     message = error_of(weights.load, folder)
-    assert lost in message and "Download the folder again" in message
+    assert lost in message and "Download the whole folder again" in message
 
 
 @pytest.mark.parametrize("sub, changes, complaint", [
     ("unet", dict(act_fn="gelu"), "act_fn='gelu'.*not supported"),
     ("unet", dict(resnet_time_scale_shift="scale_shift"), "not supported"),
     ("unet", dict(attention_head_dim=[2, 4, 4]), "unet.heads has 3 entries"),
-    ("unet", dict(attention_head_dim=0), "its 0 heads do not divide"),
+    ("unet", dict(attention_head_dim=0), "is not divisible by its 0 heads"),
     ("unet", dict(attention_head_dim=5), "heads"),
     ("unet", dict(cross_attention_dim=...), "context_dim is 1280"),
     ("unet", dict(block_out_channels=...), "block_out_channels"),
     ("unet", dict(block_out_channels=[]), "config|levels"),
     ("unet", dict(block_out_channels="many"), "config|levels"),
-    ("unet", dict(block_out_channels=[32.5, 64]), "config|divide"),
-    ("unet", dict(norm_num_groups=0), "its 0 norm_groups do not divide"),
+    ("unet", dict(block_out_channels=[32.5, 64]), "config|divisible"),
+    ("unet", dict(norm_num_groups=0), "is not divisible by its 0 norm_groups"),
     ("unet", dict(layers_per_block=[1, 2]), "config|differ"),
     ("unet", dict(layers_per_block="1"), "config"),
     ("unet", dict(layers_per_block=2), "does not fit the model"),
@@ -367,7 +367,7 @@ def test_config_of_a_saved_file_without_sense(tmp_path, original, compvis, part,
 
 
 def counts_fit(config, tensors):
-    """Whether a model of the config is built where there are that many tensors."""
+    """True if a model of the config is built from that many tensors."""
     try:
         blank_model(lambda: config, dict.fromkeys(map(str, range(tensors))), Path("a.safetensors"))
     except InputError as error:
@@ -428,8 +428,8 @@ def test_zips_that_are_no_checkpoint(tmp_path, original):
                                      {"state_dict": {"*": {"*": torch.ones(3)}}}], ids=str)
 def test_torch_files_of_something_else(tmp_path, content):
     torch.save(content, tmp_path / "x.pt")
-    assert "Give a checkpoint of a model" in error_of(weights.load, tmp_path / "x.pt")
+    assert "Give a model checkpoint" in error_of(weights.load, tmp_path / "x.pt")
 
 
 def test_learned_words_are_not_a_checkpoint():
-    assert "Give a checkpoint of a model" in error_of(weights.load, DATA / "compvis-tiny/embeddings_gs-5.pt")
+    assert "Give a model checkpoint" in error_of(weights.load, DATA / "compvis-tiny/embeddings_gs-5.pt")

@@ -1,5 +1,5 @@
 """Reading Stable Diffusion's checkpoints: every name and layout in which they occur gives the same model bit
-for bit; what other models' files are is said by name; a vocabulary is found where the file holds none."""
+for bit; other models' files are named for what they are; a vocabulary is found if the file has none."""
 import json
 import re
 import shutil
@@ -96,7 +96,7 @@ def test_state_dicts(tmp_path, sd1, original, wrap):
 
 
 def test_mixed_dtypes(tmp_path, sd1, original):
-    """As after merging: the values are what fp16 and fp32 hold alike."""
+    """As after merging: the values are ones that both fp16 and fp32 can hold."""
     dtypes = [torch.float32, torch.float16]
     mixed = {key: value.to(dtypes[i % 2]) if value.is_floating_point() else value
              for i, (key, value) in enumerate(original.items())}
@@ -187,11 +187,11 @@ KINDS = [
      "a ControlNet"),
     (alone("model.diffusion_model.label_emb.0.0.weight"), "a UNet of Stable Diffusion XL"),
     (alone("transformer_blocks.0.attn.add_q_proj.weight"), "a diffusion transformer"),
-    (alone("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"), "the UNet alone of a folder"),
-    (alone("text_model.embeddings.token_embedding.weight"), "a text encoder alone"),
+    (alone("conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"), "only the UNet of a folder"),
+    (alone("text_model.embeddings.token_embedding.weight"), "only a text encoder"),
     (lambda tensors: plus("cond_stage_model.model.ln_final.bias")(renamed_unet(5)(tensors)),
      "a depth-to-image model"),
-    (alone("encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"), "an autoencoder alone"),
+    (alone("encoder.conv_in.weight", "decoder.conv_in.weight", "quant_conv.weight"), "only an autoencoder"),
     (plus("v_pred"), "predicts v"), (plus("ztsnr"), "predicts v"),
     (renamed_unet(9), "an inpainting model: its UNet takes 9 channels instead of 4"),
     (renamed_unet(8), "an InstructPix2Pix model: its UNet takes 8 channels"),
@@ -206,7 +206,7 @@ def test_other_models_are_refused_by_name(tmp_path, original, change, kind, name
     save_file(tensors, tmp_path / name) if name.endswith("rs") else torch.save(tensors, tmp_path / name)
     message = error_of(weights.load, tmp_path / name)
     assert message.startswith(f"{tmp_path / name}: this is ") and kind in message
-    assert ". Use a whole checkpoint of text2img-large or Stable Diffusion 1, or a folder" in message
+    assert ". Use a complete checkpoint of text2img-large or Stable Diffusion 1, or a folder" in message
 
 
 @pytest.mark.parametrize("lost", ["embeddings.token_embedding.weight", "encoder.layers.1.mlp.fc2.bias",
@@ -337,7 +337,7 @@ def test_order_of_preference(sd_folder, sd1_hf):
         bias = weights.load(sd_folder).unet.out[2].bias
         assert torch.equal(bias, (good["conv_out.bias"] + i).float())
         (sd_folder / f"{stem}{name}").unlink()
-    assert "holds no unet/diffusion_pytorch_model.safetensors" in error_of(weights.load, sd_folder)
+    assert "has no unet/diffusion_pytorch_model.safetensors" in error_of(weights.load, sd_folder)
 
 
 @pytest.mark.parametrize("sub, changes, complaint", [
@@ -349,7 +349,7 @@ def test_order_of_preference(sd_folder, sd1_hf):
     ("unet", dict(in_channels=9), "an inpainting model: its UNet takes 9 channels instead of 4"),
     ("vae", dict(latent_channels=9), "unet.in_channels is 4, but autoencoder.embed_dim is 9"),
     ("unet", dict(attention_head_dim=[8, 4, 8]), "unet.heads has 3 entries"),
-    ("unet", dict(attention_head_dim=[8, 7]), "unet.channels has 64, which its 7 heads do not divide"),
+    ("unet", dict(attention_head_dim=[8, 7]), "unet.channels has 64, which is not divisible by its 7 heads"),
     ("vae", dict(shift_factor=0.1), "not supported"), ("vae", dict(latent_channels=16), "must be equal"),
     ("text_encoder", dict(layer_norm_eps=1e-6), "not supported"),
     ("text_encoder", dict(hidden_act="relu"), "Use quick_gelu or gelu"),
@@ -372,7 +372,7 @@ def test_configs_of_other_models(sd_folder, sub, changes, complaint):
 def test_latents_of_nine_channels_are_not_an_inpainting_model(sd_folder):
     edit_json(sd_folder / "unet/config.json", in_channels=9)
     edit_json(sd_folder / "vae/config.json", latent_channels=9)
-    assert "has the wrong shape" in error_of(weights.load, sd_folder)       # of the model with four
+    assert "has the wrong shape" in error_of(weights.load, sd_folder)       # from the model with four
 
 
 @pytest.mark.parametrize("index, kind", [
@@ -397,18 +397,18 @@ def test_pipelines_of_other_models(sd_folder, index, kind):
 @pytest.mark.parametrize("files, kind", [
     ({"model_index.json": {"_class_name": "StableDiffusion3Pipeline"}, "transformer/config.json": {}},
      "Stable Diffusion 3"),
-    ({"transformer/config.json": {}}, "whose denoiser is no UNet"),
+    ({"transformer/config.json": {}}, "whose denoiser is not a UNet"),
     ({"text_encoder_2/config.json": {}, "unet/config.json": {}}, "Stable Diffusion XL"),
     ({"config.json": {"_class_name": "ControlNetModel"}}, "a ControlNet"),
     ({"config.json": {"_class_name": "FluxTransformer2DModel"}}, "Flux"),
-    ({"config.json": {"_class_name": "AutoencoderKL"}}, "holds no unet/"), ({}, "holds no unet/")])
+    ({"config.json": {"_class_name": "AutoencoderKL"}}, "has no unet/"), ({}, "has no unet/")])
 def test_folders_of_other_models(tmp_path, files, kind):
     """Their weights are not looked at, and need not be there."""
     for name, values in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(json.dumps(values))
     message = error_of(weights.load, tmp_path)
-    assert kind in message and ". Use a whole checkpoint" in message and str(tmp_path) in message
+    assert kind in message and ". Use a complete checkpoint" in message and str(tmp_path) in message
 
 
 def test_weights_in_several_files_are_refused(sd_folder):
@@ -432,7 +432,7 @@ MAP = "tokenizer/special_tokens_map.json"
 
 
 def to_cache(cache, folder, absent=(MAP,)):
-    """As the hub's library leaves it, which notes what it has found absent."""
+    """As the hub's library leaves it, which records what it has found missing."""
     place = snapshot(cache, "org/name")
     place.rmdir()
     folder.rename(place)
@@ -455,14 +455,14 @@ def test_hub_id_from_the_cache(cache, sd_folder, sd1_hf, change, absent):
 
 
 def test_without_the_file_of_the_padding_there_is_no_model(cache, sd_folder):
-    """In Stable Diffusion 2 the file behind it says another."""
+    """In Stable Diffusion 2 the next file in line gives a different padding."""
     to_cache(cache, sd_folder, absent=[])
     message = error_of(weights.load, "org/name")
     assert f"{MAP} is not in the local cache" in message and "offline" in message
 
 
 def test_a_padding_without_its_token_is_none(cache, sd_folder, sd1_hf):
-    """What the other file says counts."""
+    """The other file decides."""
     (sd_folder / MAP).write_text('{"pad_token": {"lstrip": false}}')
     to_cache(cache, sd_folder, absent=[])
     assert_same(weights.load("org/name"), sd1_hf[0])

@@ -74,8 +74,8 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
     word = config.placeholder
     own = model.words.ids(word)
     if set(word) <= set(PUNCTUATION):
-        raise InputError(f"`placeholder` {word!r} is punctuation, as prompts have it. Use another, such as "
-                         "<cat>.")
+        raise InputError(f"`placeholder` {word!r} is punctuation, which occurs in prompts. Use another, such "
+                         "as <cat>.")
 
     def ids_of(texts: Sequence[str], sources: Sequence[str], *, is_own: bool, image: int | None) -> Tensor:
         other = None if image is None else image_word(word, image)
@@ -83,11 +83,11 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
         ids = model.tokenizer(texts)
         for text, source, row in zip(texts, sources, ids.tolist(), strict=True):
             if not set(own) <= set(row):
-                raise InputError(f"{source} lacks the placeholder {word!r} within its first "
+                raise InputError(f"{source} lacks the placeholder {word!r} in its first "
                                  f"{model.tokenizer.length - 2} tokens. Write it where the new word goes, "
-                                 "and give a long word fewer `vectors`.")
+                                 "and use fewer `vectors` if the word is long.")
             if other is not None and not set(model.words.ids(other)) <= set(row):
-                raise InputError(f"{source} has no room for {other}, the word that `per_image` gives its "
+                raise InputError(f"{source} has no room for {other}, the word that `per_image` adds for its "
                                  "image. Shorten it, use fewer `vectors`, or drop `per_image`.")
             for problem in prompt_problems(model.tokenizer, text) if is_own else ():
                 print_warning(f"{source} {problem}")
@@ -97,8 +97,8 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
     said = list(templates) if any(image.caption is None for image in images) else []
     for template in said + [f"{{}} with {image_word('*', 0)}"] * config.per_image:
         if set(own) & set(model.tokenizer.tokenize(template.replace("{}", " "))):
-            raise InputError(f"`placeholder` {word!r} is a word of the prompts ({template!r}). Use another, "
-                             "such as <cat>.")
+            raise InputError(f"`placeholder` {word!r} already occurs in the prompts ({template!r}). Use "
+                             "another, such as <cat>.")
 
     @functools.cache                    # most images share these; each warning is printed once
     def of_templates(image: int | None) -> Tensor:

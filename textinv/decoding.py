@@ -49,7 +49,7 @@ def decode(path: Path) -> tuple[Image.Image, int]:
         if image.format in ANIMATED and getattr(image, "is_animated", False):
             image.info["animated"] = True
         if image.format == "EPS":
-            raise ValueError("EPS files are programs, which are not run (convert it to PNG)")
+            raise ValueError("EPS files are programs and are never run (convert it to PNG)")
         width, height = image.size
         factor = _reduction(width, height)
         orientation = _orientation(image)
@@ -110,7 +110,7 @@ def _reduce(image: Image.Image, factor: int) -> Image.Image:
 def reason(error: Exception) -> str:
     """Why a file could not be read, in words for the user."""
     if isinstance(error, UnidentifiedImageError):     # Pillow's own text shows the address of a Python object
-        return "not an image of a known format (convert it to PNG or JPEG)"
+        return "not in a known image format (convert it to PNG or JPEG)"
     if isinstance(error, UnicodeDecodeError):
         return "it is not UTF-8 text"
     if isinstance(error, OSError) and error.strerror:

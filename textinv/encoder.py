@@ -66,8 +66,8 @@ def encoder_file(model: LatentDiffusion) -> Path:
     """The encoder's file next to the model's weights. Raises InputError if there is none."""
     folder = None if model.source is None else model.source if model.source.is_dir() else model.source.parent
     if folder is None or not (path := folder / FILE).is_file():
-        raise InputError("`init` is auto, but this model has no encoder that reads a word off images. Give a "
-                         "word for what the images show, such as 'cup'.")
+        raise InputError("`init` is auto, but this model has no encoder to infer a word from images. Give "
+                         "a word for what the images show, such as 'cup'.")
     return path
 
 
@@ -79,6 +79,6 @@ def load_encoder(model: LatentDiffusion) -> WordEncoder:
     try:
         encoder.load_state_dict(load_file(path))
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged, or another model's ({type(error).__name__}). Restore it, or "
-                         "give a word as `init`.") from error
+        raise InputError(f"{path} is damaged, or for a different model ({type(error).__name__}). Restore it, "
+                         "or give a word as `init`.") from error
     return encoder.eval().requires_grad_(False).to(model.device)

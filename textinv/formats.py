@@ -60,13 +60,13 @@ def read(path: str | Path) -> list[Word]:
         file = open_tensors(path)
         content, metadata = file.tensors, file.metadata
     if not isinstance(content, dict):
-        raise _not_words(path, "holds no dict")
+        raise _not_words(path, "contains no dict")
     words = _find_words(content, metadata, path)
     if unexpected := [key for key, (value, _) in words.items()
                      if not (isinstance(key, str) and isinstance(value, LazyTensor))]:
         raise _not_words(path, f"its entry {ascii(unexpected[0])[:100]} is not a tensor")
     if not words:
-        raise _not_words(path, "holds no tensor")
+        raise _not_words(path, "contains no tensor")
     shapes = {key: value.shape for key, (value, _) in words.items()}
     if odd := [key for key, shape in shapes.items() if len(shape) not in (1, 2)]:
         raise _not_words(path, f"{ascii(odd[0][:100])} has shape {list(shapes[odd[0]])[:9]} "
@@ -75,7 +75,7 @@ def read(path: str | Path) -> list[Word]:
         raise _not_words(path, "its tensors have different widths: "
                          f"{', '.join(map(str, sorted(widths)[:5]))}")
     if (total := sum(math.prod(shape) for shape in shapes.values())) > _MAX_NUMBERS:
-        raise _not_words(path, f"{total:,} numbers are more than any words have")
+        raise _not_words(path, f"{total:,} numbers, more than any words have")
     return [_word(key, value, info, path) for key, (value, info) in words.items()]
 
 
@@ -87,11 +87,11 @@ def _find_words(content: dict, metadata: dict[str, str], path: Path) -> dict[Any
         if key in content:
             return {path.stem: (content[key], {})}
     if "clip_l" in content or "clip_g" in content:
-        raise InputError(f"{path}: a word of Stable Diffusion XL or 3, which have several text encoders. "
+        raise InputError(f"{path}: a word for Stable Diffusion XL or 3, which have several text encoders. "
                          "Use one made for Stable Diffusion 1 or 2, or learn it from its images.")
     if _INFO not in metadata and any(_LORA.search(str(key)) for key in content):
-        raise InputError(f"{path}: this is a LoRA, which changes a model's layers and holds no word. Use "
-                         "a file of textual inversion.")
+        raise InputError(f"{path}: this is a LoRA, which changes a model's layers and contains no word. Use "
+                         "a textual inversion file.")
     try:
         infos = json.loads(metadata.get(_INFO, "{}"))
     except (ValueError, RecursionError):
@@ -108,7 +108,7 @@ def _string_to_param(content: dict, path: Path) -> dict[Any, tuple[Any, dict]]:
         state = getattr(params, "state", None)
         params = state.get("_parameters") if isinstance(state, dict) else None
     if not isinstance(params, dict):
-        raise _not_words(path, "its string_to_param is no dict")
+        raise _not_words(path, "its string_to_param is not a dict")
     if len(params) == 1 and ("name" in content or not is_official):
         kept = {key: content[key] for key in ("step", "sd_checkpoint", "sd_checkpoint_name")
                 if isinstance(content.get(key), (str, int))}
@@ -133,11 +133,11 @@ def _word(placeholder: str, lazy: LazyTensor, info: dict, path: Path) -> Word:
         raise InputError(f"{path}: {error}") from error
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: word {ascii(placeholder[:100])} cannot be read ({type(error).__name__}: "
-                         f"{first_line(error)[:200]}): download it again") from error
+                         f"{first_line(error)[:200]}). Download it again.") from error
 
 
 def _not_words(path: Path, why: str) -> InputError:
-    return InputError(f"{path}: not a file of learned words: {why}")
+    return InputError(f"{path}: not a file of learned words ({why})")
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def _official(words: Sequence[Word], path: Path) -> dict[str, Any]:
     try:
         params = nn.ParameterDict(_by_placeholder(words, path))
     except KeyError as error:
-        raise InputError(f"{path}: the official format cannot hold a word of this name ({error.args[0]}): "
-                         "use another format, or another placeholder") from error
+        raise InputError(f"{path}: the official format cannot hold a word with this name ({error.args[0]}). "
+                         "Use another format, or another placeholder.") from error
     return {"string_to_token": {word.placeholder: torch.tensor(_token(word)) for word in words},
             "string_to_param": params}
 
@@ -206,18 +206,18 @@ def write(path: str | Path, words: Sequence[Word], format: str) -> None:
         raise InputError(f"format is {format!r}. Use {' or '.join(FORMATS)}.")
     layout = FORMATS[format]
     if path.suffix not in layout.suffixes:
-        raise InputError(f"{path}: a file of {format} format ends in {' or '.join(layout.suffixes)}. "
+        raise InputError(f"{path}: a file in {format} format ends in {' or '.join(layout.suffixes)}. "
                          "Give it that suffix.")
     names = [word.placeholder for word in words]
     if len(names) != 1 and not (names and layout.several):
-        raise InputError(f"{path}: a file of {format} format holds one word, not {len(names)} "
-                         f"({', '.join(names)}). Choose one of them: FILE:WORD on the command line.")
+        raise InputError(f"{path}: a file in {format} format holds one word, not {len(names)} "
+                         f"({', '.join(names)}). Choose one of them with FILE:WORD on the command line.")
     if len({name.lower() for name in names}) < len(names):
-        raise InputError(f"{path}: two words of one name ({', '.join(names)}). Give one another: FILE=NAME "
-                         "on the command line.")
+        raise InputError(f"{path}: two words have the same name ({', '.join(names)}). Rename one with "
+                         "FILE=NAME on the command line.")
     if len(widths := {word.vectors.shape[1] for word in words}) > 1:
-        raise InputError(f"{path}: words for different models, {' and '.join(map(str, sorted(widths)))} "
-                         "wide. Write them to different files.")
+        raise InputError(f"{path}: words for different models, with dimensions "
+                         f"{' and '.join(map(str, sorted(widths)))}. Write them to separate files.")
     content = layout.content(words, path)
     data = io.BytesIO()
     if path.suffix == ".safetensors":

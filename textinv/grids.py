@@ -69,7 +69,7 @@ def png_path(out: str) -> Path:
     cannot be written."""
     path = Path(os.path.expanduser(out))
     if path.suffix.lower() != ".png":
-        raise InputError(f"`out` is {out}, but images are written as PNG, which carries their recipe. Give a "
+        raise InputError(f"`out` is {out}, but images are written as PNG, which holds their recipe. Give a "
                          "name that ends in .png.")
     file_to_write(path)
     return path
@@ -92,9 +92,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
         with Image.open(path) as image:
             recipe = json.loads(image.info[_KEY])
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file. Give a PNG that sample.py has written.") from error
+        raise InputError(f"{path}: no such file. Give a PNG written by sample.py.") from error
     except (OSError, Image.DecompressionBombError, KeyError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: carries no recipe. Give a PNG that sample.py has written.") from error
+        raise InputError(f"{path}: contains no recipe. Give a PNG written by sample.py.") from error
     if not isinstance(recipe, dict):
-        raise InputError(f"{path}: its recipe is damaged. Give a PNG that sample.py has written.")
+        raise InputError(f"{path}: its recipe is damaged. Give a PNG written by sample.py.")
     return recipe

@@ -77,8 +77,8 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
     files = _list_files(source)
     name = source if isinstance(source, (str, Path)) else "the list of images"
     if len(files) > MAX_FILES:
-        raise InputError(f"{name}: {len(files):,} files. A word is learned from a few images, 3 to 5 in the "
-                         f"paper: give at most {MAX_FILES:,}.")
+        raise InputError(f"{name}: {len(files):,} files, but a word is learned from a few images, 3 to 5 in "
+                         f"the paper. Give at most {MAX_FILES:,}.")
     images = []
     for path in files:
         if path.name.startswith(".") or path.name.endswith((".txt", ".mask.png")):
@@ -105,7 +105,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
     if not images:
         found = ", ".join(path.name for path in files[:5]) or "nothing"
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
-        raise InputError(f"{name}: no image that can be read (found {found}{more}). Give PNG or JPEG.")
+        raise InputError(f"{name}: no readable image (found {found}{more}). Give PNG or JPEG files.")
     return images
 
 
@@ -122,7 +122,7 @@ def _list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
         if not str(name):
             raise InputError("`images` is empty. Give a folder of images, or one image.")
         if re.match(r"\w+://", str(name)):
-            raise InputError(f"{name} is an address. Download the images first, and give their folder.")
+            raise InputError(f"{name} is a URL. Download the images first, and give their folder.")
         path = Path(os.path.expanduser(name))
         if not os.path.exists(path):        # unlike Path.exists, False for names that no file can have
             raise InputError(f"{path}: no such file or folder")
@@ -137,11 +137,11 @@ def _oddities(image: Image.Image, rgb: Image.Image, size: int) -> list[str]:
     """What makes an image hardly usable, one clause per problem."""
     oddities = []
     if 2 * min(rgb.size) < size:
-        oddities.append(f"only {rgb.width} x {rgb.height} pixels, a blur at the model's {size} x {size}")
+        oddities.append(f"only {rgb.width} x {rgb.height} pixels, blurry at the model's {size} x {size}")
     if is_flat(rgb):
-        oddities.append("one flat color, from which nothing can be learned")
+        oddities.append("one flat color, so there is nothing to learn")
     if image.info.get("animated"):
-        oddities.append("an animation, of which the first frame is used")
+        oddities.append("an animation; only the first frame is used")
     return oddities
 
 
@@ -178,7 +178,7 @@ def _find_mask(path: Path, size: tuple[int, int], orientation: int) -> Image.Ima
         mask = mask.transpose(TURN[orientation])
     if mask.size != size:
         raise InputError(f"{file} is {image.width} x {image.height} but {path} is {size[0]} x {size[1]}. "
-                         "Give the mask the size of its image.")
+                         "Make the mask the same size as its image.")
     return mask
 
 

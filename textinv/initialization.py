@@ -49,15 +49,15 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
         v = load_encoder(model).word(z).cpu()
-        return _spread(v, [f"read off {len(images)} images by the encoder"], k)
+        return _spread(v, [f"inferred from {len(images)} images by the encoder"], k)
     if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
         names = [f"vector {i + 1} of {init}" for i in range(len(concept.vectors))]
         return _spread(concept.vectors, names, k)
     if unknown := model.tokenizer.unknown_words(init):
-        raise InputError(f"`init`: the vocabulary does not have {unknown[0]!r}{_suggest(model, unknown[0])}. "
-                         "Use a word that it has, or 'random'.")
+        raise InputError(f"`init`: {unknown[0]!r} is not in the vocabulary{_suggest(model, unknown[0])}. Use "
+                         "a word that is, or 'random'.")
     ids = model.tokenizer.tokenize(init)
     if not ids:
         raise InputError("`init` is empty. Give a word for what the images show, such as 'cup', or 'random'.")
@@ -67,7 +67,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     words = {i for word, i in model.tokenizer.whole_words.items() if any(map(str.isalnum, word))}
     if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
         raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
-                         "as 'cup'; what stands for the new word in prompts is `placeholder`.")
+                         "as 'cup'; the new word's name in prompts is `placeholder`.")
     if cross_init is None:
         cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
@@ -100,7 +100,7 @@ def norm_problem(model: LatentDiffusion, word: Concept) -> str | None:
     norm, start = (vectors.norm(dim=-1).max().item() for vectors in (word.vectors, word.start))
     if norm <= FAR * max(start, usual := vocabulary_norm(model)):
         return None
-    return f"the word's norm is {norm:.3g}, the vocabulary's {usual:.3g}: prompts will drown in it"
+    return f"the word's norm is {norm:.3g}, the vocabulary's {usual:.3g}: it will drown out any prompt"
 
 
 @torch.no_grad()
@@ -130,4 +130,4 @@ def _spread(vectors: Tensor, names: list[str], k: int) -> tuple[Tensor, str]:
 def _suggest(model: LatentDiffusion, word: str) -> str:
     known = [w for w in model.tokenizer.whole_words if len(w) > 1]
     near = difflib.get_close_matches(word.lower(), known, n=5)
-    return f" (spelled alike: {', '.join(near)})" if near else ""
+    return f" (similar spelling: {', '.join(near)})" if near else ""

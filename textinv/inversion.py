@@ -173,8 +173,8 @@ class Inversion:
             self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
             yield self._progress(loss, grad_norm, not finite)
             if self.skipped_in_a_row >= MAX_SKIPPED:
-                raise InputError(f"{MAX_SKIPPED} steps in a row, to step {step}, gave no finite gradient. "
-                                 "The last good word is kept: use `dtype` float32 or a smaller `lr`.")
+                raise InputError(f"{MAX_SKIPPED} steps in a row, up to step {step}, had no finite gradient. "
+                                 "The last good word is kept. Use `dtype` float32 or a smaller `lr`.")
 
     def active(self, step: int) -> Tensor:
         """The vectors (k d) used in the prompts at a step, differentiable in v."""

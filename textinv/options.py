@@ -93,46 +93,46 @@ class InversionConfig:
 
     Raises InputError on invalid values.
     """
-    init: str = option("auto", "word or phrase to start from, a learned word's file, or 'random'; auto reads "
-                       "it off the images, where the model has an encoder for that")
+    init: str = option("auto", "word or phrase to start from, a learned word's file, or 'random'; auto "
+                       "infers it from the images, if the model has an encoder")
     placeholder: str = option("*", "what stands for the new word in prompts; change it to use several words "
                               "in one prompt")
-    vectors: int = option(1, "vectors of the word, all trained; more hold more detail and are harder to edit",
+    vectors: int = option(1, "vectors in the word, all trained; more add detail but are harder to edit",
                           minimum=1, metavar="K")
-    progressive: bool = option(False, "begin with one vector, add a second after 2/5 of the steps and a "
-                               "third after 4/5, so that the first holds what matters most")
-    per_image: bool = option(False, "learn a word for each image too, *1, *2, ..., by prompts that end in "
-                             "'with *1', so that what is special to one image may stay out of the word")
+    progressive: bool = option(False, "start with one vector, add a second after 2/5 of the steps and a "
+                               "third after 4/5, so that the first captures what matters most")
+    per_image: bool = option(False, "also learn a word for each image, *1, *2, ..., with prompts that end in "
+                             "'with *1', to keep details of single images out of the main word")
     style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
-    templates: str | None = option(None, "file of your own prompts, one a line, with {} for the word; for "
-                                   "things that no photo shows", metavar="FILE")
-    crop: str = option("center", "what to keep of images that are not square; stretch where their edges "
-                       "matter", choices=CROPS)
-    flip: bool = option(True, "train on mirrored images too; turn it off for text and asymmetric things")
+    templates: str | None = option(None, "file of your own prompts, one per line, with {} for the word; for "
+                                   "subjects that 'a photo of *' does not fit", metavar="FILE")
+    crop: str = option("center", "how to make images square; use stretch if their edges matter",
+                       choices=CROPS)
+    flip: bool = option(True, "also train on mirrored images; turn it off for text and asymmetric things")
     alpha_mask: bool = option(False, "weight the loss by the images' alpha channel; for cut-out images")
     preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps from the init word's "
                          "embedding; sd: those of diffusers' example for Stable Diffusion, 3,000 steps",
                          choices=tuple(PRESETS))
-    steps: int = option(200, "optimizer steps; more where the word is not yet recognizable", minimum=1,
+    steps: int = option(200, "optimizer steps; use more if the word is not yet recognizable", minimum=1,
                         may_change=True)
-    batch: int = option(4, "images per step; fewer if memory runs out", minimum=1, maximum=4096)
+    batch: int = option(4, "images per step; use fewer if memory runs out", minimum=1, maximum=4096)
     accumulate: int = option(1, "gradient accumulation: batches per optimizer step; raise it instead of the "
-                             "batch if memory is short", minimum=1)
-    lr: float = option(0.005, "base learning rate, times batch x accumulate x processes the effective one; "
-                       "lower it if the loss jumps")
-    decay: float = option(0.0, "weight decay of AdamW on the word's vectors; the paper's code has 0.01",
+                             "batch size if memory is short", minimum=1)
+    lr: float = option(0.005, "base learning rate; the effective one is lr x batch x accumulate x processes; "
+                       "lower it if the loss spikes")
+    decay: float = option(0.0, "AdamW weight decay on the word's vectors; the paper's code uses 0.01",
                           minimum=0)
-    seed: int = option(0, "seed of everything random; the same seed gives the same word", minimum=0,
+    seed: int = option(0, "random seed; the same seed gives the same word", minimum=0,
                        maximum=MAX_SEED)
-    fix_norm: bool = option(False, "learn the direction of v only, at the vocabulary's mean norm; for words "
-                            "that drown out the rest of a prompt")
+    fix_norm: bool = option(False, "learn only the direction of v, at the vocabulary's mean norm; for words "
+                            "that drown out the rest of the prompt")
     regularize: float = option(0.0, "weight of |v - v0|^2, the squared distance to where v started, added to "
-                               "the loss; raise it to stay near the init word", minimum=0, metavar="W")
+                               "the loss; raise it to stay closer to the init word", minimum=0, metavar="W")
     cross_init: bool | None = option(None, "start from the text encoder's output for the init word, not from "
                                      "its embedding; turn it off to start as the paper does (default: on, "
                                      "but off with Stable Diffusion, where it has not been measured)")
     eval_every: int = option(25, "steps between measurements of the evaluation loss; 0 for none", minimum=0)
-    stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for runs of many steps",
+    stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for long runs",
                        choices=("never", "dvar"))
 
     def __post_init__(self) -> None:
@@ -142,8 +142,8 @@ class InversionConfig:
         if self.stop == "dvar" and not self.eval_every:
             raise InputError("`stop` is dvar, which needs the evaluation loss. Set `eval_every` above 0.")
         if self.progressive and self.vectors != 1:
-            raise InputError(f"`progressive` has up to {PROGRESSIVE} vectors of its own. Drop `vectors`, or "
-                             "it.")
+            raise InputError(f"`progressive` sets the number of vectors itself, up to {PROGRESSIVE}. Drop "
+                             "it or `vectors`.")
         if self.style and self.templates:
             raise InputError("`style` and `templates` both choose the prompts. Use one of them.")
 

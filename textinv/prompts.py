@@ -73,15 +73,15 @@ def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]
     try:
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{kind} {path}: cannot be read ({error}). Give a text file, one a line."
+        raise InputError(f"{kind} {path}: cannot be read ({error}). Give a text file with one per line."
                          ) from error
     for number, line in enumerate(lines, 1):
         if line.strip() and line.count("{}") != 1:
-            raise InputError(f"{kind} {path}, line {number}: {line.strip()!r} holds "
-                             f"{line.count('{}')} times {{}}. Write it once, where the placeholder goes.")
+            raise InputError(f"{kind} {path}, line {number}: {line.strip()!r} contains {{}} "
+                             f"{line.count('{}')} times. Write it once, where the placeholder goes.")
     templates = tuple(line.strip() for line in lines if line.strip())
     if not templates:
-        raise InputError(f"{kind} {path}: holds none. Write one a line, such as 'a photo of a {{}}'.")
+        raise InputError(f"{kind} {path}: empty. Write one per line, such as 'a photo of a {{}}'.")
     return templates
 
 
@@ -94,7 +94,7 @@ def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool
                  for word in _PLACEHOLDER.findall(part)]
     problems = []
     if expects_word and not prompt.strip():
-        problems.append("is empty: the images will show anything")
+        problems.append("is empty, so the images can show anything")
     elif expects_word and not any(learned) and len(tokenizer.words):
         problems.append(f"contains no learned word: write {' or '.join(tokenizer.words)} where it goes")
     elif unlearned:

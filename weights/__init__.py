@@ -73,7 +73,7 @@ def save(model: LatentDiffusion, path: str | Path) -> None:
 def _locate(source: str | Path) -> Path:
     if source == "tiny":
         if not TINY.is_file():
-            raise InputError("the embedded default 'tiny' is not part of this version. "
+            raise InputError("the embedded default 'tiny' is not included in this version. "
                              "Give the path of a checkpoint.")
         return TINY
     path = Path(os.path.expanduser(source))

@@ -64,7 +64,7 @@ def transformers() -> ModuleType:
     try:
         import transformers
     except ImportError as error:
-        raise InputError("transformers is not installed, and CLIP is a model of it. Run "
+        raise InputError("transformers, which CLIP needs, is not installed. Run "
                          "pip install transformers.") from error
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()

@@ -66,8 +66,8 @@ def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor],
     if not is_averaged:
         return weights, None
     return (weights | {key: tensors[average] for key, average in averages.items()},
-            "took the running average of the UNet's weights, which this file holds next to the last ones. If "
-            "this is a merge, drop the keys model_ema.*: the average is that of one of the merged models.")
+            "used the running average of the UNet's weights, which this file has in addition to the last "
+            "ones. If this is a merge, drop the keys model_ema.*: they belong to one of the merged models.")
 
 
 def _average_key(key: str) -> str:
@@ -107,7 +107,7 @@ def _diffusion(file: Mapping[str, LazyTensor]) -> DiffusionConfig:
     key = next((key for key in ("alphas_cumprod", "betas") if key in file), None)
     if key is not None and not (file[key].shape == (config.timesteps,) and _is_usual(key, file[key].read())):
         raise InputError(f"its noise schedule ({key} {list(file[key].shape)[:9]}) is not that of the public "
-                         f"models: another kind of model, which is not supported. {READ}.")
+                         f"models, so this kind of model is not supported. {READ}.")
     return config
 
 

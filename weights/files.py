@@ -42,7 +42,7 @@ def open_tensors(path: Path) -> TensorFile:
     if head[8:9] == b"{":
         return _open_safetensors(path)
     if head.startswith(b"\x80"):
-        raise InputError(f"{path}: a pickle in torch's format from before 1.6, which is not read. "
+        raise InputError(f"{path}: a pickle in torch's pre-1.6 format, which is not supported. "
                          "Load it with torch and save it again.")
     raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its "
                      f"beginning ({path.stat().st_size:,} bytes). Download it again.")
@@ -90,8 +90,7 @@ def file_to_write(path: Path) -> Path:
                          "Give the name of a file.")
     folder = next(folder for folder in target.parents if os.path.exists(folder))
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise InputError(f"{path}: cannot be written ({folder} is not a folder that you may write to). Check "
-                         "the folder.")
+        raise InputError(f"{path}: cannot be written ({folder} is not a writable folder). Check the folder.")
     return target
 
 
@@ -135,10 +134,10 @@ def _state_dict(path: Path) -> dict[str, LazyTensor]:
         if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
             content = content["state_dict"]
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path}: holds no dict of tensors. Give a checkpoint of a model.")
+        raise InputError(f"{path}: contains no dict of tensors. Give a model checkpoint.")
     unexpected = [str(name) for name, value in content.items()
                  if not (isinstance(name, str) and isinstance(value, LazyTensor))]
     if unexpected:
-        raise InputError(f"{path}: entry {ascii(unexpected[0][:100])} is not a tensor ({len(unexpected)} "
-                         "such). Give a checkpoint of a model.")
+        raise InputError(f"{path}: entry {ascii(unexpected[0][:100])} is not a tensor ({len(unexpected)} in "
+                         "total). Give a model checkpoint.")
     return content

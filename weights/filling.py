@@ -124,17 +124,17 @@ def _convert(lazy: LazyTensor, shape: tuple[int, ...], name: str, *, device: tor
         raise
     except (RuntimeError, ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error):
-            raise InputError(f"{name}: does not fit the memory of {device}. Use dtype bfloat16, "
+            raise InputError(f"{name}: does not fit in the memory of {device}. Use dtype bfloat16, "
                              "or a smaller model.") from error
         raise InputError(f"{name} cannot be read ({type(error).__name__}: {first_line(error)[:200]}). "
                          "Download the file again.") from error
     if not mapped.is_floating_point():
-        raise InputError(f"{name} holds {mapped.dtype}, no floating-point weights. "
+        raise InputError(f"{name} is {mapped.dtype}, not floating-point. "
                          "Give a file that is not quantized.")
     if tensor.numel() and not tensor.is_meta:
         low, high = torch.aminmax(tensor)           # both are NaN if any element is
         if not (low.isfinite() and high.isfinite()):
             overflowed = mapped.double().isfinite().all()               # float8 has no isfinite of its own
             raise InputError(f"{name} overflows {dtype}. Load as bfloat16 or float32." if overflowed else
-                             f"{name} holds NaN or infinity: the file is damaged. Download it again.")
+                             f"{name} contains NaN or infinity: the file is damaged. Download it again.")
     return tensor

@@ -66,14 +66,14 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
         except Exception as error:                      # timeouts, broken connections, full disks
             raise InputError(f"{repo}: download of {name} failed ({first_line(error)}). "
                              "Try again.") from error
-    raise Absent(f"{repo}: holds none of {', '.join(names)}. "
+    raise Absent(f"{repo}: contains none of {', '.join(names)}. "
                  "Give a repository of a text-to-image latent diffusion model.")
 
 
 @cache
 def _announce(repo: str) -> None:
     """Once per repository: an unreachable hub is tried for half a minute."""
-    print(f"{repo}: asking the Hugging Face hub", file=sys.stderr)
+    print(f"{repo}: contacting the Hugging Face hub", file=sys.stderr)
 
 
 def download_folder(repo: str) -> Path:
@@ -124,12 +124,12 @@ def find_vocabulary(vocab: str | Path | None, config: TextConfig | CLIPTextConfi
 def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenizers.Tokenizer:
     repo, its_size, files = VOCABULARIES[kind]
     if vocab_size != its_size:
-        raise NoVocabulary(f"this checkpoint holds no vocabulary, and its {vocab_size:,} tokens are not "
+        raise NoVocabulary(f"this checkpoint has no vocabulary, and its {vocab_size:,} tokens are not "
                            f"those of {repo}. Give the path of its {files[0]} as `vocab`.")
     try:
         path, *_ = [download_file(repo, [name]) for name in files]
     except InputError as error:
-        raise NoVocabulary(f"this checkpoint holds no vocabulary, and that of {repo} is neither cached nor "
-                           "can be downloaded (offline?). Give the path of its "
+        raise NoVocabulary(f"this checkpoint has no vocabulary, and that of {repo} is not cached and "
+                           "cannot be downloaded (offline?). Give the path of its "
                            f"{files[0]} as `vocab`.") from error
     return read_vocabulary(path, kind)

@@ -85,7 +85,7 @@ def read_config(folder: Path) -> LDMConfig:
         if isinstance(error, InputError):
             raise InputError(f"{folder}: {error}") from error
         raise InputError(f"{folder}: its config.json files do not describe this model ({error}). "
-                         "Download the folder again, whole.") from error
+                         "Download the whole folder again.") from error
 
 
 def _read_part(path: Path) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _read_part(path: Path) -> dict[str, Any]:
     config, name = _read_json(path), path.parent.name
     if strange := [f"{key}={config[key]!r}" for key, value in _FACTS[name].items()
                    if config.get(key, value) != value]:
-        raise InputError(f"{path}: {', '.join(strange)}: another kind of model, which is not supported. "
+        raise InputError(f"{path}: {', '.join(strange)}, so this kind of model is not supported. "
                          f"{READ}.")
     return config
 
@@ -151,7 +151,8 @@ def pad_token(path: Path) -> str | None:
 def _prediction(scheduler: dict[str, Any]) -> str:
     kind = scheduler.get("prediction_type", "epsilon")
     if kind not in _PREDICTIONS:
-        raise InputError(f"its UNet predicts {kind!r}. Use a model of {' or '.join(_PREDICTIONS)}.")
+        raise InputError(f"its UNet predicts {kind!r}. Use a model that predicts "
+                         f"{' or '.join(_PREDICTIONS)}.")
     return _PREDICTIONS[kind]
 
 
@@ -170,17 +171,17 @@ def open_folder(folder: Path) -> dict[str, LazyTensor]:
     with naming(folder):
         check_kind(folder)
         if not (folder / "unet").is_dir():
-            raise InputError(f"holds no unet/, so it is not a model in Hugging Face layout. {READ}.")
+            raise InputError(f"has no unet/, so it is not a model in Hugging Face layout. {READ}.")
     tensors = {}
     for part, sub in folders_of(folder).items():
         names = weight_files(part)
         file = next((folder / sub / name for name in names if (folder / sub / name).is_file()), None)
         if file is None:
             if sharded := next(iter((folder / sub).glob("*.index.json")), None):
-                raise InputError(f"{sharded}: these weights are in several files, which is not supported. "
-                                 "Save them as one.")
-            raise InputError(f"{folder}: holds no {sub}/{' or '.join(names[:2])}. "
-                             "Download the folder again, whole.")
+                raise InputError(f"{sharded}: these weights are split into several files, which is not "
+                                 "supported. Save them as one.")
+            raise InputError(f"{folder}: has no {sub}/{' or '.join(names[:2])}. "
+                             "Download the whole folder again.")
         tensors |= {f"{sub}/{modern_name(name)}": tensor
                     for name, tensor in open_tensors(file).tensors.items()
                     if not name.endswith("embeddings.position_ids")}            # 0 .. 76, from older versions
@@ -199,7 +200,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file. Download the folder again, whole.") from error
+        raise InputError(f"{path}: there is no such file. Download the whole folder again.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}). Download it again.") from error
     if not isinstance(values, dict):

@@ -9,8 +9,8 @@ from typing import Any
 
 from ldm import InputError
 
-READ = ("Use a whole checkpoint of text2img-large or Stable Diffusion 1, or a folder in Hugging Face layout "
-        "of these or Stable Diffusion 2")
+READ = ("Use a complete checkpoint of text2img-large or Stable Diffusion 1, or a folder in Hugging Face "
+        "layout of these or Stable Diffusion 2")
 
 # pattern of a key -> what the file is; the first match wins
 _BY_KEY = {
@@ -18,17 +18,17 @@ _BY_KEY = {
     r"conditioner\.embedders\.0\.model\.": "the refiner of Stable Diffusion XL",
     r"(.*\.)?joint_blocks\.": "Stable Diffusion 3",
     r"(.*\.)?double_blocks\.": "Flux",
-    r"cond_stage_model\.roberta\.": "AltDiffusion, which has another text encoder",
-    r"(control_model|controlnet_cond_embedding)\.": "a ControlNet, which is no whole model",
-    r"lora_|.*[._]lora[._](down|up|A|B)\b|.*\.(hada|lokr)_w": "a LoRA, which is no whole model",
+    r"cond_stage_model\.roberta\.": "AltDiffusion, which has a different text encoder",
+    r"(control_model|controlnet_cond_embedding)\.": "a ControlNet, not a complete model",
+    r"lora_|.*[._]lora[._](down|up|A|B)\b|.*\.(hada|lokr)_w": "a LoRA, not a complete model",
     r"(.*\.)?(v_pred|ztsnr)$": "a fine-tune that predicts v, not the noise, with a changed noise schedule",
     r"cond_stage_model\.model\.":
-        "Stable Diffusion 2 in its original layout, which does not say if the UNet predicts the noise or v",
+        "Stable Diffusion 2 in its original layout, which does not say whether its UNet predicts noise or v",
     r"model\.diffusion_model\.label_emb\.": "a UNet of Stable Diffusion XL",
     r"(transformer|single_transformer)_blocks\.":
-        "a diffusion transformer, as Stable Diffusion 3 and Flux have",
-    r"down_blocks\.": "the UNet alone of a folder in Hugging Face layout",
-    r"text_model\.": "a text encoder alone",
+        "a diffusion transformer, as in Stable Diffusion 3 and Flux",
+    r"down_blocks\.": "only the UNet of a folder in Hugging Face layout",
+    r"text_model\.": "only a text encoder",
 }
 _AUTOENCODER = r"(encoder|decoder|quant_conv|post_quant_conv|loss)\."
 
@@ -39,16 +39,16 @@ _BY_CHANNELS = {9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an 
 # part of the pipeline's name in model_index.json -> what the folder holds; the first match wins
 _BY_PIPELINE = {"XL": "Stable Diffusion XL, which has two text encoders", "Diffusion3": "Stable Diffusion 3",
                 "SD3": "Stable Diffusion 3", "Flux": "Flux",
-                "Alt": "AltDiffusion, which has another text encoder",
+                "Alt": "AltDiffusion, which has a different text encoder",
                 "Inpaint": "an inpainting model", "Pix2Pix": "an InstructPix2Pix model",
                 "Upscale": "an upscaler", "Depth2Img": "a depth-to-image model",
-                "ControlNet": "a ControlNet, which is no whole model", "Kandinsky": "Kandinsky"}
+                "ControlNet": "a ControlNet, not a complete model", "Kandinsky": "Kandinsky"}
 
 
 def kind_of(keys: Collection[str]) -> str | None:
     """The unsupported kind of file whose tensors have these names; None if it is not a known one."""
     if keys and all(re.match(_AUTOENCODER, key) for key in keys):
-        return "an autoencoder alone, not a whole model"
+        return "only an autoencoder, not a complete model"
     return next((kind for pattern, kind in _BY_KEY.items() if any(re.match(pattern, key) for key in keys)),
                 None)
 
@@ -74,6 +74,6 @@ def refuse_by_index(index: Mapping[str, Any]) -> None:
     if kind is None and "text_encoder_2" in index:
         kind = _BY_PIPELINE["XL"]
     if kind is None and "transformer" in index:
-        kind = f"a {ascii(pipeline)[1:-1]}, whose denoiser is no UNet"
+        kind = f"a {ascii(pipeline)[1:-1]}, whose denoiser is not a UNet"
     if kind is not None:
         raise InputError(f"this is {kind}. {READ}.")

@@ -182,13 +182,13 @@ def read_checkpoint(path: Path) -> Any:
                      if name.split("/")[1:] == ["data.pkl"]), None)
         if root is None:
             raise InputError(f"{path}: a zip archive without data.pkl, not a torch checkpoint. Give a file "
-                             "that torch.save has written.")
+                             "written by torch.save.")
         # a compressed entry cannot be mapped, and may expand to any size when it is read
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise InputError(f"{path}: a compressed archive, which cannot be mapped. Save it again with "
-                             "torch.save.")
+            raise InputError(f"{path}: a compressed archive, which cannot be memory-mapped. Save it again "
+                             "with torch.save.")
         if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-            raise InputError(f"{path}: written on a big-endian machine. Save it again on another.")
+            raise InputError(f"{path}: written on a big-endian machine. Save it on a little-endian one.")
         with path.open("rb") as file:
             # for a writable mapping, even copy-on-write, Linux wants memory for the whole file
             buffer = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -213,7 +213,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
     """The error for a file that cannot be opened: there is too little memory, or it is damaged."""
     size = f"{path.stat().st_size:,} bytes"
     if isinstance(error, MemoryError) or "Cannot allocate memory" in str(error):
-        return InputError(f"{path}: there is too little memory to map its {size}. Close other programs, or "
+        return InputError(f"{path}: there is not enough memory to map its {size}. Close other programs, or "
                           "use a smaller file.")
     return InputError(f"{path}: truncated or damaged ({size}; {first_line(error)[:200]}). "
                       "Download it again.")

@@ -60,15 +60,15 @@ def _read_bert(path: Path) -> tokenizers.Tokenizer:
 def _read_clip(path: Path) -> tokenizers.Tokenizer:
     if path.suffix != ".json":
         its = "BERT's, but this model needs CLIP's" if "[CLS]" in path.read_text("utf-8") else "not JSON"
-        raise InputError(f"vocabulary {path}: is {its}. Give {CLIPTokenizer.needs}.")
+        raise InputError(f"vocabulary {path} is {its}. Give {CLIPTokenizer.needs}.")
     text = path.read_text(encoding="utf-8")
     return _from_json(text, str(path), CLIPTokenizer, path.with_name("merges.txt"))
 
 
 def _read_merges(path: Path) -> list[str]:
     if not path.is_file():
-        raise InputError(f"vocabulary {path.with_name('vocab.json')}: needs {path.name} in the same folder, "
-                         f"and there is none. Give both, or a tokenizer.json.")
+        raise InputError(f"vocabulary {path.with_name('vocab.json')} needs {path.name} in the same folder, "
+                         f"but there is none. Give both, or a tokenizer.json.")
     lines = path.read_text(encoding="utf-8").split("\n")
     return [line.strip() for line in lines[lines[0].startswith("#version"):] if line.strip()]
 
@@ -82,7 +82,7 @@ def _from_json(text: str, name: str, kind: type[BaseTokenizer],
     tokens = dict((model or {"vocab": content})["vocab"])
     if missing := [mark for mark in kind.marks if mark not in tokens]:
         its = "BERT" if kind is Tokenizer else "CLIP"
-        raise InputError(f"vocabulary {name}: lacks {', '.join(missing)}, so it is not {its}'s. "
+        raise InputError(f"vocabulary {name} lacks {', '.join(missing)}, so it is not {its}'s. "
                          f"Give {kind.needs}.")
     if model is not None and model.get("type", _MODELS[kind]) != _MODELS[kind]:
         raise ValueError(f"its model is not a {_MODELS[kind]}")

@@ -45,7 +45,7 @@ def command(main: Callable[[Sequence[str] | None], None]) -> Callable[..., int]:
         except (MemoryError, RuntimeError) as error:        # torch's have no type of their own
             if not isinstance(error, MemoryError) and not re.search("out of memory|t allocate", str(error)):
                 raise
-            return _report("memory has run out. Use a smaller --batch, or --dtype bfloat16.")
+            return _report("out of memory. Use a smaller --batch, or --dtype bfloat16.")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130

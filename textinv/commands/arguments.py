@@ -69,13 +69,13 @@ def add_model_options(parser: argparse.ArgumentParser, default: str) -> None:
     group = parser.add_argument_group("the model")
     group.add_argument("--weights", metavar="SOURCE", help="'tiny', a checkpoint, a folder in Hugging Face "
                        f"layout, or a hub id (default: {default})")
-    group.add_argument("--vocab", metavar="FILE", help="vocab.txt, or for Stable Diffusion vocab.json "
-                       "with merges.txt next to it, for a checkpoint that has none")
+    group.add_argument("--vocab", metavar="FILE", help="vocabulary for a checkpoint without one: vocab.txt, "
+                       "or for Stable Diffusion vocab.json with merges.txt next to it")
     group.add_argument("--dtype", default="float32", choices=("auto", "float32", "bfloat16"),
-                       help="of the weights; bfloat16 is faster where the hardware multiplies it, as auto "
-                       "finds out, and halves the memory (default: %(default)s)")
+                       help="dtype of the weights; bfloat16 halves the memory and is faster on some "
+                       "hardware, which auto detects (default: %(default)s)")
     group.add_argument("--device", default="auto",
-                       help="cpu, cuda, mps, ...; auto is cuda or mps where there is one "
+                       help="cpu, cuda, mps, ...; auto picks cuda or mps if available "
                        "(default: %(default)s)")
 
 
@@ -84,14 +84,14 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, n: int = 1, batch: 
     group = parser.add_argument_group("sampling")
     if n > 1:
         group.add_argument("-n", type=int, default=n, help="images per prompt (default: %(default)s)")
-        group.add_argument("--batch", type=int, default=batch, help="images at a time; fewer if memory runs "
-                           "out (default: %(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="seed of the first image; the next has the next "
+        group.add_argument("--batch", type=int, default=batch, help="images at a time; use fewer if memory "
+                           "runs out (default: %(default)s)")
+    group.add_argument("--seed", type=int, default=0, help="seed of the first image; each further image "
+                       "adds 1 (default: %(default)s)")
+    group.add_argument("--steps", type=int, default=50, help="sampler steps; fewer are faster but coarser "
                        "(default: %(default)s)")
-    group.add_argument("--steps", type=int, default=50, help="sampler steps; fewer are faster, and coarser "
-                       "(default: %(default)s)")
-    group.add_argument("--guidance", type=float, default=5.0, help="how much the prompt counts; 1 turns "
-                       "guidance off, lower values vary more (default: %(default)s)")
+    group.add_argument("--guidance", type=float, default=5.0, help="how closely to follow the prompt; 1 "
+                       "turns guidance off, lower values give more variety (default: %(default)s)")
 
 
 def add_clip_option(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +111,7 @@ def new_file(text: str) -> Path:
     nothing is overwritten, or if no file can be written there."""
     path = Path(os.path.expanduser(text))
     if os.path.lexists(path):
-        raise InputError(f"{path} exists already. Give another name, or remove it.")
+        raise InputError(f"{path} already exists. Give another name, or remove it.")
     file_to_write(path)
     return path
 

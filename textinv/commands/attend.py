@@ -32,9 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("prompt", metavar="PROMPT", help="what to show")
     add_concept_option(parser)
     parser.add_argument("--over-steps", type=int, default=0, metavar="ROWS",
-                        help="rows, each of a part of the sampler's steps; 0 for one row, the mean over all "
-                             "(default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE.png", help="the image to write, a new file (default: one in "
+                        help="number of rows, one per range of sampler steps; 0 for one row, the mean over "
+                             "all steps (default: %(default)s)")
+    parser.add_argument("--out", metavar="FILE.png", help="new image file to write (default: one in "
                         "samples/, named after the prompt)")
     add_sampling_options(parser)
     add_model_options(parser, "those that the first word was learned on, or tiny")

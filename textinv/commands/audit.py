@@ -24,10 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--init", required=True, metavar="WORDS", help="word or phrase to start from")
     parser.add_argument("--placeholder", default="*", help="what stands for the new word in prompts "
                         "(default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=4, help="images in the step; fewer if memory runs out "
-                        "(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random "
-                        "(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=4, help="images in the step; use fewer if memory runs "
+                        "out (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     parser.add_argument("--html", metavar="FILE.html", help="also write a page, with images")
     add_model_options(parser, "tiny")
     options = parser.parse_args(argv)

@@ -24,34 +24,34 @@ from textinv.inside.vocabulary import map_vocabulary, read_path
 def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("concept", __doc__, example='runs/fox "runs/teapot=<pot>" --merge words.safetensors')
-    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or the "
-                   "folder of a run; :WORD picks one of its words, =NAME gives it another name")
+    p.add_argument("files", nargs="*", metavar="FILE[:WORD][=NAME]", help="file of learned words, or a "
+                   "run's folder; :WORD picks one of its words, =NAME renames it")
     p.add_argument("--weights", metavar="SOURCE", help="model whose nearest vocabulary words are shown: "
                    "'tiny', a checkpoint, a folder or a hub id")
-    p.add_argument("--vocab", metavar="FILE", help="the vocabulary of a checkpoint that has none")
-    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows, of "
-                   "--weights or else of tiny (default: off)")
-    p.add_argument("--merge", metavar="OUT", help="write the words, one or more, to one file: .safetensors, "
-                   "or .pt for the official code")
+    p.add_argument("--vocab", metavar="FILE", help="vocabulary for a checkpoint without one")
+    p.add_argument("--vocabulary", action="store_true", help="list the words that the model knows "
+                   "(--weights, or else tiny) (default: off)")
+    p.add_argument("--merge", metavar="OUT", help="write all the words to one file: .safetensors, or .pt for "
+                   "the official code")
     p.add_argument("--export", metavar="FORMAT", choices=list(formats.FORMATS),
-                   help=f"write for another tool, to --out: {', '.join(formats.FORMATS)}")
-    p.add_argument("--out", metavar="PATH", help="the file that --export writes")
-    p.add_argument("--map", metavar="FILE.html", help="write a page on how the word, one run or file, moved "
-                   "among the words of the model, which is that of --weights or the one it was learned on")
+                   help=f"write to --out in one of these formats: {', '.join(formats.FORMATS)}")
+    p.add_argument("--out", metavar="PATH", help="file that --export writes")
+    p.add_argument("--map", metavar="FILE.html", help="write a page on how one word (a run or a file) moved "
+                   "through the vocabulary of --weights, or else of the model it was learned on")
     return p
 
 
 def show(concept: Concept, model: LatentDiffusion | None) -> str:
     """Describe one word in a paragraph."""
     k, width = concept.vectors.shape
-    lines = [f"  {concept.placeholder}   {k} vector{'s' * (k > 1)}, {width} wide"]
+    lines = [f"  {concept.placeholder}   {k} vector{'s' * (k > 1)}, dimension {width}"]
     fits = model is not None and model.words.width == width
     near = nearest_words(model, concept.vectors) if model is not None and fits else [[]] * k
     for i, vector in enumerate(concept.vectors):
         words = ", ".join(f"{word} {cosine:.2f}" for word, cosine in near[i])
-        lines.append(f"    {i + 1}: norm {vector.norm():.3f}" + (f"   near: {words}" if words else ""))
+        lines.append(f"    {i + 1}: norm {vector.norm():.3f}" + (f"   nearest: {words}" if words else ""))
     if model is not None and not fits:
-        lines.append(f"    no near words: the model's words are {model.words.width} wide")
+        lines.append(f"    no nearest words: the model's embeddings have dimension {model.words.width}")
     # a file's own info is printed as JSON, so that no control character in it reaches the terminal
     lines += [f"    {json.dumps(key)[1:-1]}: {json.dumps(value)}" for key, value in concept.info.items()
               if not isinstance(value, (list, dict))]      # vectors and hashes are for programs
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     p = parser()
     args = p.parse_args(argv)
     if (args.export is None) != (args.out is None):
-        raise InputError("`export` FORMAT and `out` PATH go together.")
+        raise InputError("`export` FORMAT and `out` PATH go together. Give both.")
     refuse_unused(args)
     if not args.files and not args.vocabulary:
         p.error("no FILE given")
@@ -94,9 +94,9 @@ def refuse_unused(args: argparse.Namespace) -> None:
     task = given[0] if given else ""
     goes_with = {"merge": {"export"}, "export": set(), "map": {"weights", "vocab"}}
     if task in goes_with and (others := [name for name in given[1:] if name not in goes_with[task]]):
-        raise InputError(f"`{others[0]}` does not go with `{task}`. Drop it.")
+        raise InputError(f"`{others[0]}` cannot be used with `{task}`. Drop it.")
     if args.vocab is not None and args.weights is None and args.map is None:
-        raise InputError("`vocab` is the vocabulary of `weights`. Give that too, or drop it.")
+        raise InputError("`vocab` needs `weights`. Give both, or drop `vocab`.")
 
 
 def _load(args: argparse.Namespace, words: Sequence[Concept]) -> LatentDiffusion:

@@ -8,12 +8,12 @@ from textinv.commands import command
 from textinv.commands.arguments import Parser
 from textinv.commands.edits import baselines, bias, blend, compose, invert, tune
 
-COMMANDS = {"blend": (blend.main, "paint a word into a part of an image"),
-            "invert": (invert.main, "change an image from its own noise"),
+COMMANDS = {"blend": (blend.main, "paint a word into part of an image"),
+            "invert": (invert.main, "edit an image by inverting it to noise"),
             "tune": (tune.main, "tune the model around a word"),
-            "compose": (compose.main, "several words in one prompt, counted"),
-            "bias": (bias.main, "what a word shows, counted"),
-            "baselines": (baselines.main, "the word next to other methods")}
+            "compose": (compose.main, "use several words in one prompt, and count how often each appears"),
+            "bias": (bias.main, "count what a word's images show"),
+            "baselines": (baselines.main, "compare a word with other methods")}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,7 @@ def usage(argv: Sequence[str] | None = None) -> None:
     """Handle --help. Raises InputError on anything else."""
     listed = "\n".join(f"  {name:10s}{line}" for name, (_, line) in COMMANDS.items())
     parser = Parser("edit", __doc__, example="blend --help", epilog=f"commands:\n{listed}\n\n`textinv edit "
-                    "COMMAND --help` lists the options of one.\n\n")
-    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
+                    "COMMAND --help` lists a command's options.\n\n")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS),
+                        help="one of the commands below")
     parser.parse_args(argv)

@@ -52,7 +52,7 @@ def parser(n: int = 64) -> argparse.ArgumentParser:
     p.add_argument("--concept", metavar="PATH[:WORD][=NAME]", help="the run's folder, or the word's file")
     p.add_argument("--images", metavar="DIR", help="the training images (default: those of the run)")
     p.add_argument("--prompts", metavar="FILE",
-                   help="other prompts for the editability, with {} for the word")
+                   help="other prompts for measuring editability, with {} for the word")
     p.add_argument("--baseline", action="store_true", help="measure the init word too (default: off)")
     p.add_argument("--out", metavar="DIR", help="where results and images go (default: evaluation/ in the "
                                                 "run's folder)")
@@ -75,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> None:
              "questionnaire": count_answers if options.answers else write_questionnaire}
     given = [name for name in tasks if getattr(options, name)]
     if len(given) != 1:
-        parser().error("give --concept, a word to measure, or --suite, a figure of the paper, or "
-                       "--questionnaire, one of them")
+        parser().error("give exactly one of --concept, a word to measure, --suite, a figure of the paper, "
+                       "and --questionnaire")
     for name in FOREIGN[given[0]]:
         if getattr(options, name) != parser().get_default(name):
-            raise InputError(f"`{name}` does not go with `{given[0]}`. Drop it.")
+            raise InputError(f"`{name}` cannot be used with `{given[0]}`. Drop it.")
     tasks[given[0]](options)
 
 
@@ -88,13 +88,14 @@ def measure_word(options: argparse.Namespace) -> None:
     path, words = find_words(options.concept)
     if len(words) > 1:
         raise InputError(f"{path}: contains {len(words)} words "
-                         f"({', '.join(one.placeholder for one in words)}). Choose one of them: FILE:WORD.")
+                         f"({', '.join(one.placeholder for one in words)}). Choose one "
+                         "of them with FILE:WORD.")
     concept = words[0]
     templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
     source, vocab = model_of(options, words)
     images = options.images or (read_record(path)["images"] if path.is_dir() else None)
     if images is None:
-        raise InputError(f"{path}: a word alone does not say from which images. Give them as `images`.")
+        raise InputError(f"{path}: a word's file does not contain its images. Give them as `images`.")
     model = load_model(source, vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):
@@ -132,9 +133,9 @@ def plain_words(model: LatentDiffusion, concept: Concept) -> str:
     prompts cannot tell the two apart."""
     init = concept.info.get("init", "")
     if not has_init_words(init) or model.tokenizer.unknown_words(init):
-        raise InputError(f"`baseline`: the word started from {init or 'nothing that its file tells'!r}, "
+        raise InputError(f"`baseline`: the word started from {init or 'something unrecorded'!r}, "
                          "not from words of this model. Drop the option.")
     if any(ids for _, ids in model.words.split(init)):
-        raise InputError(f"`baseline`: {concept.placeholder!r} stands for the learned word, and is in "
-                         f"{init!r}, the init word. Give it another name: PATH=NAME as `concept`.")
+        raise InputError(f"`baseline`: {concept.placeholder!r} stands for the learned word, but is also in "
+                         f"{init!r}, the init word. Rename the learned word: `concept` PATH=NAME.")
     return init

@@ -25,24 +25,24 @@ def bench(argv: Sequence[str] | None = None) -> int:
 @command
 def _no_bench(argv: Sequence[str] | None = None) -> None:
     raise InputError("the benchmarks are not in the installed package. Get the project's source, run "
-                     "pip install -e '.[bench]' there, and textinv bench again.")
+                     "pip install -e '.[bench]' there, then rerun textinv bench.")
 
 
 COMMANDS: dict[str, tuple[Callable[..., int], str]] = {
     "train": (train.main, "learn a new word from images"),
     "sample": (sample.main, "generate images with learned words"),
-    "edit": (edit.main, "edit images with learned words, tune the model around one"),
-    "evaluate": (evaluate.main, "measure how good a word is, or the paper's figures"),
-    "concept": (concept.main, "show, merge and export the files of learned words"),
-    "report": (report.main, "write the report of a run again"),
-    "attend": (attend.main, "show where each token of a prompt looks"),
-    "audit": (audit.main, "tell one training step stage by stage, and check every claim"),
+    "edit": (edit.main, "edit images with learned words, or tune the model around one"),
+    "evaluate": (evaluate.main, "measure how good a word is, or reproduce the paper's figures"),
+    "concept": (concept.main, "show, merge and export learned words"),
+    "report": (report.main, "regenerate a run's report"),
+    "attend": (attend.main, "show where each token of a prompt attends"),
+    "audit": (audit.main, "explain one training step stage by stage, and check every claim"),
     "play": (play.main, "open a local page to learn words and use them"),
-    "bench": (bench, "measure this project next to diffusers (in a checkout of the source)")}
-MAP = """`textinv COMMAND --help` lists the options of one, with an example. A first hour:
+    "bench": (bench, "benchmark this project against diffusers (needs a source checkout)")}
+MAP = """`textinv COMMAND --help` lists a command's options, with an example. A first hour:
   textinv train --images examples/fox --init wolf               learn a word; `*` stands for it
   textinv sample "a * on the beach" --concept runs/fox          use it
-  open runs/fox/report.html                                     see how it came about
+  open runs/fox/report.html                                     see how it was learned
   textinv evaluate --concept runs/fox --baseline                measure it against its init word
   textinv evaluate --suite figure10 --quick                     the paper's comparison, in ten minutes
   textinv concept --vocabulary                                  the words that the small model knows
@@ -62,7 +62,8 @@ def usage(argv: Sequence[str] | None = None) -> None:
     parser = Parser("", __doc__, example="train --images examples/fox --init wolf",
                     epilog=f"commands:\n{listed}\n\n{MAP}\n\n")
     parser.add_argument("--version", action="version", version=f"textinv {textinv.__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help="one of those below")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS),
+                        help="one of the commands below")
     parser.parse_args(argv)
 
 

@@ -31,9 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = Parser("play", __doc__, example="--port 7861")
     parser.add_argument("--words", default="runs/play", metavar="DIR", help="folder of the page's words, "
-                        "read at the start (default: %(default)s)")
-    parser.add_argument("--host", default=HOST, help="address to listen on; with any other than the "
-                        "default everyone who reaches it can use the page (default: %(default)s)")
+                        "loaded at startup (default: %(default)s)")
+    parser.add_argument("--host", default=HOST, help="address to listen on; with any but the default, "
+                        "everyone who can reach it can use the page (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
     parser.add_argument("--open", action=argparse.BooleanOptionalAction, default=True,
                         help="open the page in the browser (default: on)")
@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         blocks = page.build(studio, Path(folder) / "exports")
         address = page.launch(blocks, options.host, options.port, opens=options.open)
         if not is_loopback(options.host):
-            print_warning(f"everyone who reaches {options.host} can use this page and its model")
-        print(f"{address}  (Ctrl-C ends it)", flush=True)
+            print_warning(f"everyone who can reach {options.host} can use this page and its model")
+        print(f"{address}  (Ctrl-C to quit)", flush=True)
         try:
             threading.Event().wait()
         finally:

@@ -43,7 +43,7 @@ class Recipe(SamplingOptions):
         super().__post_init__()
         if not (isinstance(self.prompts, list) and self.prompts
                 and all(isinstance(prompt, str) for prompt in self.prompts)):
-            raise InputError(f"`prompts` is {self.prompts!r}. Give one text or more.")
+            raise InputError(f"`prompts` is {self.prompts!r}. Give one or more texts.")
         if not isinstance(self.concepts, list):
             raise InputError(f"`concepts` is {self.concepts!r}. Give a list.")
         for entry in self.concepts:
@@ -51,18 +51,18 @@ class Recipe(SamplingOptions):
                     and isinstance(strength := entry.get("strength", 1.0), (int, float))
                     and -1000 <= strength <= 1000
                     and all(isinstance(entry.get(name), str) for name in ("path", "placeholder", "hash"))):
-                raise InputError(f"`concept` {entry!r} does not describe a word. Give the file of one.")
+                raise InputError(f"`concept` {entry!r} does not describe a word. Give a word's file.")
         count = len(self.prompts) * self.n
         if self.index is not None and self.index >= count:
-            raise InputError(f"`index` is {self.index} of {count} images. Give a smaller one.")
+            raise InputError(f"`index` is {self.index}, but there are {count} images. Give a smaller one.")
         if self.kept is not None and not (isinstance(self.kept, list) and self.kept and all(
                 isinstance(i, int) and 0 <= i < count for i in self.kept)
                 and len(set(self.kept)) == len(self.kept) and len(self.kept) % len(self.prompts) == 0):
-            raise InputError(f"`kept` is {self.kept!r} of {count} images. Give the places of some, as many "
-                             "for each prompt.")
+            raise InputError(f"`kept` is {self.kept!r}, but there are {count} images. Give indices of "
+                             "some, the same number for each prompt.")
         if self.tuned is not None and not (isinstance(self.tuned, dict) and all(
                 isinstance(self.tuned.get(name), str) for name in ("path", "hash"))):
-            raise InputError(f"`tuned` {self.tuned!r} does not describe a delta. Give the file of one.")
+            raise InputError(f"`tuned` {self.tuned!r} does not describe a delta. Give a delta's file.")
 
     @property
     def wanted(self) -> Sequence[int]:
@@ -82,7 +82,7 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
                 for path, word in learned]
     names = [entry["placeholder"].lower() for entry in concepts]
     if twice := [entry for entry in concepts if names.count(entry["placeholder"].lower()) > 1]:
-        raise InputError(f"two words are called {twice[1]['placeholder']!r}. Give one another name: "
+        raise InputError(f"two words are named {twice[1]['placeholder']!r}. Rename one: "
                          f"`concept` {twice[1]['path']}=NAME.")
     strength = set_strengths(options.strength, concepts)
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
@@ -114,7 +114,7 @@ def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float
                 raise ValueError
         except ValueError as error:
             raise InputError(f"`strength` is {text!r}. Use a number from -1000 to 1000, or WORD=NUMBER with "
-                             "a word that `concept` gives.") from error
+                             "a word from `concept`.") from error
         if entry is None:
             strength = parsed
         else:
@@ -130,13 +130,13 @@ def recipe_from_png(options: argparse.Namespace) -> Recipe:
     found = {fingerprint(word): text for text, word in words_by_path(options.concept)}
     if others := found.keys() - {entry["hash"] for entry in recipe.concepts}:
         raise InputError(f"`concept` {found[min(others)]}: not a word that {path} was made with. Drop it, or "
-                         "give the file as it was.")
+                         "restore the original file.")
     concepts = [{**entry, "path": found.get(entry["hash"], entry["path"])} for entry in recipe.concepts]
     given = {"weights": options.weights, "vocab": options.vocab}
     for name, default in (("weights", "tiny"), ("vocab", None)):
         if getattr(recipe, name) != default and given[name] is None:
-            raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is loaded only "
-                             "if you say so. Add that option if you trust it.")
+            raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is not loaded "
+                             "automatically. Add that option if you trust it.")
     return dataclasses.replace(recipe, concepts=concepts,
                                **{name: one for name, one in given.items() if one is not None})
 
@@ -148,17 +148,17 @@ def read_whole_recipe(path: Path) -> Recipe:
     try:
         return Recipe(**given)
     except (TypeError, OverflowError, InputError) as error:
-        why = "it is of another command or version" if isinstance(error, TypeError) else str(error)
-        raise InputError(f"{path}: its recipe cannot be used ({why.removesuffix('.')}). Give a PNG that this "
-                         "version of textinv sample has written.") from error
+        why = "it is from another command or version" if isinstance(error, TypeError) else str(error)
+        raise InputError(f"{path}: its recipe cannot be used ({why.removesuffix('.')}). Give a PNG "
+                         "written by this version of textinv sample.") from error
 
 
 def with_model(recipe: Recipe, model: LatentDiffusion) -> Recipe:
     """Add the model's hash to the recipe. Raises InputError if the recipe was made with another model."""
     found = model_hash(model)
     if recipe.model not in (None, found):
-        raise InputError(f"`weights` {recipe.weights} is another model than the one that the image of `from` "
-                         "was made with. Give that one.")
+        raise InputError(f"`weights` {recipe.weights} is not the model that the `from` image was made with. "
+                         "Give that model.")
     return dataclasses.replace(recipe, model=found)
 
 
@@ -167,6 +167,6 @@ def read_prompts(path: str) -> list[str]:
     try:
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts {path}: cannot be read ({error}). Give a text file, one prompt a line."
-                         ) from error
+        raise InputError(f"prompts {path}: cannot be read ({error}). Give a text file, one prompt per "
+                         "line.") from error
     return [line.strip() for line in lines if line.strip()]

@@ -48,32 +48,33 @@ from textinv.running.folder import read_record
 def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("sample", __doc__, example='"a photo of a * on the beach" --concept runs/fox -n 8')
-    p.add_argument("text", nargs="*", metavar="PROMPT", help="what to show; several prompts give a row each")
-    p.add_argument("--prompts", metavar="FILE", help="file of prompts, one a line")
+    p.add_argument("text", nargs="*", metavar="PROMPT", help="what to show; with several prompts, "
+                   "each gets a row")
+    p.add_argument("--prompts", metavar="FILE", help="file of prompts, one per line")
     add_concept_option(p)
     p.add_argument("--strength", action="append", default=[], metavar="[WORD=]NUMBER",
-                   help="of all words, or of one: 0 is the init word, 1 the learned one, 1.5 goes beyond; "
-                        "lower it if prompts lose their hold (default: 1.0). Repeatable")
+                   help="strength of all words, or of one: 0 is the init word, 1 the learned one, 1.5 goes "
+                        "beyond; lower it if the rest of the prompt is ignored (default: 1.0). Repeatable")
     p.add_argument("--negative", default="", help="what not to show (default: nothing)")
     add_sampling_options(p, n=4, batch=8)
     p.add_argument("--sampler", default="ddim", help="ddim, ddpm or dpm++; dpm++ needs fewer steps, ddpm all "
                                                      "1,000 (default: %(default)s)")
     p.add_argument("--eta", type=float, default=0.0,
                    help="noise that ddim adds in each step, 0 to 1 (default: %(default)s)")
-    p.add_argument("--scale", type=int, default=1, help="enlarge the images, each pixel to a square of this "
-                                                        "side (default: %(default)s)")
-    p.add_argument("--best", type=int, metavar="K", help="keep of each prompt's -n images the K that CLIP "
-                   "finds nearest to the prompt and to the training images (default: all)")
+    p.add_argument("--scale", type=int, default=1, help="enlarge each pixel to a square of this many "
+                                                        "pixels per side (default: %(default)s)")
+    p.add_argument("--best", type=int, metavar="K", help="of each prompt's -n images, keep the K that CLIP "
+                   "ranks closest to the prompt and the training images (default: all)")
     p.add_argument("--images", metavar="DIR",
-                   help="training images to compare with for --best (default: those of the words' runs)")
+                   help="training images for --best to compare with (default: those of the words' runs)")
     add_clip_option(p)
     add_model_options(p, "those that the first word was learned on, or tiny")
-    p.add_argument("--tuned", metavar="FILE", help="delta that `textinv edit tune` has written")
-    p.add_argument("--out", metavar="FILE.png", help="the grid, or the only image; replaces what this "
-                   "command wrote there before. A folder: a new file in it (default: a new file in samples/)")
+    p.add_argument("--tuned", metavar="FILE", help="delta written by `textinv edit tune`")
+    p.add_argument("--out", metavar="FILE.png", help="file for the grid, or the only image; overwrites what "
+                   "this command wrote there before. Or a folder for a new file (default: samples/)")
     p.add_argument("--from", dest="source", metavar="FILE.png",
-                   help="repeat this image; all other options but --out and --device are its own. A model "
-                        "other than tiny must be given as --weights; --concept says where its words are now")
+                   help="reproduce this image, with its own options except --out and --device. A model other "
+                        "than tiny must be given as --weights; --concept says where its words are now")
     return p
 
 
@@ -116,11 +117,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 def refuse_unused(options: argparse.Namespace) -> None:
     """Raises InputError if an option would be silently ignored."""
     if options.source and (options.text or options.prompts or options.best is not None):
-        raise InputError("`from` repeats an image with its own prompts, and its own choice of the best. Drop "
-                         "it, or drop PROMPT, `prompts` and `best`.")
+        raise InputError("`from` reproduces an image with its own prompts and its own choice of the best. "
+                         "Drop it, or drop PROMPT, `prompts` and `best`.")
     for name in ("images", "clip"):
         if getattr(options, name) and options.best is None:
-            raise InputError(f"`{name}` is what `best` compares with. Add that, or drop it.")
+            raise InputError(f"`{name}` has no effect without `best`. Add `best`, or drop `{name}`.")
 
 
 def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
@@ -129,8 +130,8 @@ def tuned(model: LatentDiffusion, recipe: Recipe) -> contextlib.AbstractContextM
         return contextlib.nullcontext()
     delta = Delta.load(recipe.tuned["path"])
     if delta.fingerprint != recipe.tuned["hash"]:
-        raise InputError(f"{recipe.tuned['path']}: contains another delta than the one that this image was "
-                         "made with. Give the file as it was.")
+        raise InputError(f"{recipe.tuned['path']}: not the delta that this image was made with. Restore the "
+                         "original file.")
     return applied(model, delta)
 
 
@@ -141,8 +142,8 @@ def words_of(recipe: Recipe) -> Iterator[tuple[Path, Concept]]:
         path, words = find_words(entry["path"])
         concept = next((word for word in words if fingerprint(word) == entry["hash"]), None)
         if concept is None:
-            raise InputError(f"{path}: contains another word than the one that this image was made with. "
-                             "Give the file as it was.")
+            raise InputError(f"{path}: does not contain the word that this image was made with. Restore the "
+                             "original file.")
         try:
             vectors = at_strength(concept, entry.get("strength", recipe.strength))
             word = Concept(entry["placeholder"], vectors, concept.info)
@@ -205,8 +206,8 @@ def generate(images: Iterable[tuple[int, Image.Image]], recipe: Recipe, out: Pat
 def save(image: Image.Image, path: Path, recipe: Recipe) -> Path:
     """Write an image with its recipe; returns the path."""
     if is_flat(image):
-        print_warning(f"{path}: one flat color. The word or the settings are out of the model's range: try "
-                      "less --guidance, or another word")
+        print_warning(f"{path}: one flat color. The word or the settings are out of the model's range; try "
+                      "a lower --guidance, or another word")
     save_png(image, path, dataclasses.asdict(recipe))
     return path
 
@@ -224,6 +225,6 @@ def path_of(out: str | None, recipe: Recipe) -> Path:
             try:
                 read_whole_recipe(file)
             except InputError as error:
-                raise InputError(f"{file} exists, and this command has not written it. Give another name."
-                                 ) from error
+                raise InputError(f"{file} already exists, but was not written by this command. Give another "
+                                 "name.") from error
     return path

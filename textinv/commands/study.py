@@ -31,11 +31,11 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `write_questionnaire` and `count_answers`."""
     group = parser.add_argument_group("the user study")
     group.add_argument("--questionnaire", metavar="FILE.html",
-                       help="write the paper's two questionnaires about a finished figure10 as a page to be "
-                       f"answered, on --setups (default: {', '.join(study.STUDY)}); FILE.key.json next to it "
-                       "tells which image is of which, and is not for those who answer")
+                       help="write the paper's two questionnaires about a finished figure10 as a page to "
+                       f"fill out, on --setups (default: {', '.join(study.STUDY)}); FILE.key.json next to it "
+                       "says which setup made each image, and is not for the participants")
     group.add_argument("--answers", nargs="+", metavar="FILE",
-                       help="count what that page has saved, and draw Figure 10(b) next to it")
+                       help="tally the answers that page saved, and draw Figure 10(b) next to it")
 
 
 def write_questionnaire(options: argparse.Namespace) -> None:
@@ -56,7 +56,7 @@ def write_questionnaire(options: argparse.Namespace) -> None:
     study.write_key(page, made)
     write_page(page, questionnaire_page(made, candidates, training))
     print(f"{page}: {len(made.questions)} questions about {', '.join(setups)}\n"
-          f"{study.key_path(page)}: its key, not for those who answer")
+          f"{study.key_path(page)}: its key, not for the participants")
 
 
 def count_answers(options: argparse.Namespace) -> None:
@@ -74,7 +74,7 @@ def count_answers(options: argparse.Namespace) -> None:
     generated = sum(one.generated for one in answers)
     counts = {kind: sum(name.startswith(kind) for one in answers for name in one.rankings)
               for kind in study.KINDS}
-    about = f"files of answers: {len(answers)}" + f", GENERATED ones: {generated}" * (generated > 0)
+    about = f"answer files: {len(answers)}" + f", GENERATED: {generated}" * (generated > 0)
     note = f"{about}; " + ", ".join(f"{count} rankings by {kind}" for kind, count in counts.items())
     marks = [Mark(one.setup, one.scores[study.AGREEMENT], one.scores[study.LIKENESS],
                   "accent" if one.setup == "ours" else "ink") for one in found]

@@ -34,18 +34,18 @@ class SuiteOptions:
 
 def add_suite_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run_suite`."""
-    group = parser.add_argument_group("the experiments of the paper")
+    group = parser.add_argument_group("the paper's experiments")
     group.add_argument("--suite", choices=tuple(SUITES),
-                       help="compare a figure's setups on the examples; the same command continues one that "
-                       f"was stopped or killed. -n is {IMAGES_PER_PROMPT} then, --out in runs/suites/")
+                       help="compare a figure's setups on the examples; rerun the same command to resume if "
+                       f"interrupted. With it, -n defaults to {IMAGES_PER_PROMPT}, --out to runs/suites/")
     group.add_argument("--quick", action="store_true",
-                       help="as much as fits into ten minutes; chooses seeds, steps and -n (default: off)")
-    group.add_argument("--setups", metavar="NAMES", help="some of its setups, with commas (default: all)")
-    group.add_argument("--things", metavar="NAMES", help="some of the examples, with commas (default: all)")
+                       help="run as much as fits in ten minutes; sets seeds, steps and -n (default: off)")
+    group.add_argument("--setups", metavar="NAMES", help="comma-separated setups of it (default: all)")
+    group.add_argument("--things", metavar="NAMES", help="comma-separated examples (default: all)")
     group.add_argument("--seeds", type=int, default=2,
-                       help="words of each setup and thing (default: %(default)s)")
+                       help="words per setup and thing (default: %(default)s)")
     group.add_argument("--train-steps", type=int, default=1000, metavar="N",
-                       help="steps of every word; the paper has 5,000 (default: %(default)s)")
+                       help="training steps per word; the paper uses 5,000 (default: %(default)s)")
     group.add_argument("--examples", metavar="DIR", default="examples",
                        help="folder of the things (default: %(default)s)")
 
@@ -98,8 +98,8 @@ def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Pl
     things = list(dict.fromkeys(cell.thing.name for cell in cells))
     return [f"{suite.title}: {len({cell.name for cell in cells})} setups, {len(things)} things "
             f"({', '.join(things)}), seeds: {sizes.seeds}",
-            f"{plan.train_steps:,} steps for every word (the paper: 5,000), {plan.n} images of each of "
-            f"{suites.PROMPTS} prompts (64) by {plan.steps} steps of ddim at guidance {plan.guidance:g}, "
+            f"{plan.train_steps:,} steps per word (the paper: 5,000), {plan.n} images (the paper: 64) for "
+            f"each of {suites.PROMPTS} prompts, {plan.steps} ddim steps at guidance {plan.guidance:g}, "
             f"model {plan.model}, clip {plan.clip}"]
 
 
@@ -113,7 +113,7 @@ def drawn(suite: Suite, results: Sequence[Result], sizes: suites.Sizes) -> str:
 
     marks = [Mark(one.setup, one.editability, one.reconstruction, kind(one.setup))
              for one in points.points(results)]
-    return cross_chart(marks, f"editability (CLIP); {sizes.train_steps:,} steps for every word",
+    return cross_chart(marks, f"editability (CLIP); {sizes.train_steps:,} steps per word",
                        "reconstruction (CLIP)", joined=suite.joined)
 
 

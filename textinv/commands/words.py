@@ -19,8 +19,8 @@ from textinv.prompts import prompt_problems
 def add_concept_option(parser: argparse.ArgumentParser) -> None:
     """Add --concept, which may be given several times."""
     parser.add_argument("--concept", action="append", default=[], metavar="PATH[:WORD][=NAME]",
-                        help="learned word: a run's folder, or a file, of which :WORD picks one word; =NAME "
-                             "gives it another placeholder. Repeatable")
+                        help="learned word: a run's folder, or a file; :WORD picks one of its words, =NAME "
+                             "changes the placeholder. Repeatable")
 
 
 def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[Concept], str]:

@@ -44,17 +44,17 @@ class Concept:
                              "no spaces.")
         if (word.upper() in Tokenizer.special or word.lower() in CLIPTokenizer.marks
                 or word in formats.RESERVED):
-            raise InputError(f"`placeholder` {word!r} has a meaning of its own. Use another word.")
+            raise InputError(f"`placeholder` {word!r} is reserved. Use another word.")
         if vectors.ndim != 2 or 0 in vectors.shape:
-            raise InputError(f"word {word!r}: vectors have shape {list(vectors.shape)} instead of "
-                             "[number, width]: not a learned word")
+            raise InputError(f"{word!r} is not a learned word (vectors of shape {list(vectors.shape)} "
+                             "instead of [number, width])")
         if not vectors.is_floating_point():
-            raise InputError(f"word {word!r}: vectors are {vectors.dtype}, not floating-point numbers: "
-                             "not a learned word")
+            raise InputError(f"{word!r} is not a learned word (vectors of type {vectors.dtype} "
+                             "instead of floating-point)")
         copy = vectors.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
         if not copy.isfinite().all():
-            raise InputError(f"word {word!r}: its vectors hold NaN or infinity: its training diverged, "
-                             "or the file is damaged")
+            raise InputError(f"the vectors of word {word!r} contain NaN or infinity. Its training diverged, "
+                             "or the file is damaged.")
         object.__setattr__(self, "vectors", copy)
         object.__setattr__(self, "info", json.loads(json.dumps(dict(self.info))))
 
@@ -71,8 +71,8 @@ class Concept:
         concepts = load_all(path)
         if len(concepts) > 1:
             some = ", ".join(concept.placeholder for concept in concepts[:5]) + ", ..." * (len(concepts) > 5)
-            raise InputError(f"{path}: contains {len(concepts)} words ({some}) where one is expected. "
-                             "Use a file of one word.")
+            raise InputError(f"{path}: contains {len(concepts)} words ({some}), but one is expected. "
+                             "Use a file with one word.")
         return concepts[0]
 
     def save(self, path: str | Path) -> None:
@@ -103,8 +103,8 @@ def find_words(text: str) -> tuple[Path, list[Concept]]:
         picked = max(named, key=len)
         words, rest = {picked: words[picked]}, rest[1 + len(picked):]
     if rest and len(words) > 1:
-        raise InputError(f"{path}: contains {len(words)} words ({names}) for one name. Choose one of them: "
-                         "FILE:WORD=NAME.")
+        raise InputError(f"{path}: contains {len(words)} words ({names}), but one name is given. Choose one "
+                         "of them with FILE:WORD=NAME.")
     return Path(path), _concepts(path, [word._replace(placeholder=rest[1:]) if rest else word
                                         for word in words.values()])
 
@@ -123,9 +123,9 @@ def _read(path: str | Path) -> list[formats.Word]:
 def _concepts(path: str | Path, words: Sequence[formats.Word]) -> list[Concept]:
     for word in words:
         if word.placeholder and not _is_usable(word.placeholder):
-            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which no "
-                             "prompt can hold. Use 1 to 100 printable characters, no spaces: FILE=NAME on "
-                             "the command line gives it another name.")
+            raise InputError(f"{path}: contains a word named {ascii(word.placeholder[:100])}, which cannot "
+                             "be used in prompts. Rename it with FILE=NAME on the command line: 1 to 100 "
+                             "printable characters, no spaces.")
     try:
         return [Concept(word.placeholder, word.vectors, _believable(word)) for word in words]
     except InputError as error:

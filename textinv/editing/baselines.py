@@ -20,7 +20,7 @@ from textinv.editing.inputs import encode, image_size, to_x
 from weights.clip import Clip
 
 # a row of Figure 5 that cannot be filled, and why
-CLOSED = {"DALLE-2": "its weights are closed: not measured"}
+CLOSED = {"DALLE-2": "not measured, since its weights are closed"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -79,7 +79,7 @@ def distribution(model: LatentDiffusion, prompt: str, classify: Classifier, clas
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
     p = classify(images).cpu()
     if p.shape != (n, len(classes)):
-        raise InputError(f"the classifier gave {list(p.shape)} probabilities for {n} images and "
+        raise InputError(f"the classifier returned probabilities of shape {list(p.shape)} for {n} images and "
                          f"{len(classes)} classes. Name the classes that it knows.")
     return Distribution(prompt, images, tuple(classes), p.argmax(dim=1))
 

@@ -37,6 +37,6 @@ def best(evaluator: Clip, images: Sequence[Image.Image], text: str, k: int,
     """The indices of the k images with the highest `clip_scores`, best first.
     Raises InputError if k is below 1 or there are fewer than k images."""
     if not 1 <= k <= len(images):
-        raise InputError(f"`best` is {k}, but there are {len(images)} images of each prompt. Use 1 to "
+        raise InputError(f"`best` is {k}, but there are {len(images)} images per prompt. Use 1 to "
                          f"{len(images)}.")
     return clip_scores(evaluator, images, text, references).argsort(descending=True, stable=True)[:k].tolist()

@@ -66,8 +66,7 @@ def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, promp
     Raises InputError if eta is not 0, and on invalid values.
     """
     if eta != 0:
-        raise InputError(f"eta is {eta}, but inversion needs a sampler that adds no noise on the way. "
-                         "Use eta 0.")
+        raise InputError(f"eta is {eta}, but inversion needs a deterministic sampler. Use eta 0.")
     if wrong := [guidance for guidance in guidances if not -1000 <= guidance <= 1000]:
         raise InputError(f"`guidance` is {wrong[0]}. Use -1000 to 1000.")
     if not 0 <= refine <= 100:

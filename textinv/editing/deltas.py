@@ -74,8 +74,8 @@ class Delta:
                           if name.endswith(f".{which}")} for which in ("down", "up")),
                        model=about["model"], info=about["info"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not the delta of a tuned model, or damaged. Give a file that "
-                             "`textinv edit tune` has written.") from error
+            raise InputError(f"{path}: not the delta of a tuned model, or damaged. Give a file written by "
+                             "`textinv edit tune`.") from error
 
     def check_fits(self, model: LatentDiffusion) -> None:
         """Raises InputError if the model is not the one that was tuned."""
@@ -84,7 +84,7 @@ class Delta:
             name in weights and (len(self.up[name]), self.down[name].shape[1]) == matrices(weights[name])
             for name in self.down)
         if not fits or model_hash(model) != self.model:
-            raise InputError(f"the delta was tuned on another model (hash {self.model}, this one has "
+            raise InputError(f"the delta was tuned on a different model (hash {self.model}; this one has "
                              f"{model_hash(model)}). Use it with the weights that it was tuned on.")
 
 

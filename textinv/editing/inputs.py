@@ -48,11 +48,11 @@ def check_mask(mask: Image.Image, image: Image.Image) -> Image.Image:
     """
     if mask.size != image.size:
         raise InputError(f"the mask is {mask.width} x {mask.height} pixels, but the image is {image.width} x "
-                         f"{image.height}. Give the mask the size of its image.")
+                         f"{image.height}. Make the mask the same size as its image.")
     gray = mask.convert("L")
     if gray.crop(middle_square(gray)).getbbox() is None:
         where = " in the middle square, the part that the model sees" if gray.getbbox() else ""
-        raise InputError(f"the mask is black{where}. Paint white what may change.")
+        raise InputError(f"the mask is black{where}. Use white for what may change.")
     return gray
 
 

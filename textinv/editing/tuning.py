@@ -26,16 +26,16 @@ from textinv.options import MAX_LR, MAX_SEED, check, option
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
     """Options of pivotal tuning. Raises InputError on invalid values."""
-    steps: int = option(200, "optimizer steps; more are closer to the images, and obey prompts less",
+    steps: int = option(200, "optimizer steps; more fit the images better but follow prompts less",
                         minimum=1)
-    batch: int = option(4, "images per step; fewer if memory runs out", minimum=1)
-    lr: float = option(1e-3, "learning rate of AdamW on the factors; lower it if the loss jumps")
-    rank: int = option(4, "of the change of each matrix; more can change more, in a larger file", minimum=1)
-    prior: str = option("", "prompt whose images shall stay as they are, such as 'a photo of a wolf'")
-    prior_weight: float = option(1.0, "of these images' loss, next to that of yours", minimum=0)
-    prior_images: int = option(16, "how many of them", minimum=1)
-    flip: bool = option(True, "tune on mirrored images too; turn it off for text and asymmetric things")
-    seed: int = option(0, "seed of everything random in tuning", minimum=0, maximum=MAX_SEED)
+    batch: int = option(4, "images per step; use fewer if memory runs out", minimum=1)
+    lr: float = option(1e-3, "AdamW's learning rate for the factors; lower it if the loss spikes")
+    rank: int = option(4, "rank of each matrix's update; higher can change more, in a larger file", minimum=1)
+    prior: str = option("", "prompt whose images should not change, such as 'a photo of a wolf'")
+    prior_weight: float = option(1.0, "weight of the prior images' loss, relative to yours", minimum=0)
+    prior_images: int = option(16, "number of prior images", minimum=1)
+    flip: bool = option(True, "also tune on mirrored images; turn it off for text and asymmetric things")
+    seed: int = option(0, "random seed for tuning", minimum=0, maximum=MAX_SEED)
 
     def __post_init__(self) -> None:
         check(self)
@@ -77,7 +77,7 @@ class Tuning:
             self.optimizer.zero_grad()
             loss = self.loss()
             if not loss.isfinite():
-                raise InputError(f"the loss of tuning is not finite at step {self.step + 1}. Use a smaller "
+                raise InputError(f"the tuning loss is not finite at step {self.step + 1}. Use a smaller "
                                  "`lr`, or float32 weights.")
             loss.backward()
             self.optimizer.step()

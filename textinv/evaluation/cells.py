@@ -114,7 +114,7 @@ class Bench:
         except (OSError, ValueError, TypeError, RecursionError):        # missing or incomplete
             return None
         if result.key != self.key(cell):
-            raise InputError(f"{path}: was measured with another model, other images or settings. Choose "
+            raise InputError(f"{path}: was measured with a different model, images or settings. Choose "
                              "another `out`, or delete it.")
         return result
 

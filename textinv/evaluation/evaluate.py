@@ -90,7 +90,7 @@ def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
     except OSError:                     # missing or truncated: generate it again
         return None
     if read_recipe(path) != asdict(spec):
-        raise InputError(f"{path}: was generated with another model, word or setting. Delete it, "
+        raise InputError(f"{path}: was generated with a different model, word or setting. Delete it, "
                          "or choose another `out`.")
     return image
 

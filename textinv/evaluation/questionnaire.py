@@ -64,8 +64,8 @@ def make(folder: Path, results: Sequence[Result], setups: Sequence[str], *, coun
     places = sorted({(one.thing, one.seed) for one in results
                      if all((name, one.thing, one.seed) in found for name in setups)})
     if len(setups) < 2 or not places:
-        raise InputError(f"{folder}: has no thing with images of all of {', '.join(setups)}. Finish the "
-                         "suite, or choose two or more with `setups`.")
+        raise InputError(f"{folder}: no thing has images from all of {', '.join(setups)}. Finish the suite, "
+                         "or choose two or more with `setups`.")
     rng, questions = random.Random(seed), []
     for kind in KINDS:
         for i, (thing, own_seed) in enumerate(rng.sample(places, min(MOST, len(places)))):
@@ -84,8 +84,8 @@ def _sha256(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Delete the suite's cells of that "
-                         "setup, and run it again.") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Delete that setup's cells, and run the "
+                         "suite again.") from error
 
 
 def key_path(page: Path) -> Path:
@@ -116,7 +116,7 @@ def read_key(page: Path) -> Questionnaire:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error!r:.100}). Restore it.") from error
     if not is_whole:
-        raise InputError(f"{path}: was edited: its hash is not that of its questions. Restore it.")
+        raise InputError(f"{path}: was edited, so its hash does not match its questions. Restore it.")
     return questionnaire
 
 
@@ -134,19 +134,19 @@ def read_answers(path: Path, questionnaire: Questionnaire) -> Answers:
         content = json.loads(path.read_text(encoding="utf-8"))
         own, rankings = content["questionnaire"], dict(content["answers"])
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file that the page has saved."
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file that the page saved."
                          ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: not a file of answers ({error!r:.100}). Give one that the page has saved."
+        raise InputError(f"{path}: not a file of answers ({error!r:.100}). Give one that the page saved."
                          ) from error
     if own != questionnaire.hash:
-        raise InputError(f"{path}: answers another questionnaire ({str(own)[:20]!r}, not "
+        raise InputError(f"{path}: answers a different questionnaire ({str(own)[:20]!r}, not "
                          f"{questionnaire.hash!r}). Give the page that it answers as `questionnaire`.")
     known = {one.id: sorted(map(str, range(len(one.setups)))) for one in questionnaire.questions}
     for name, ranking in rankings.items():
         if name not in known or not isinstance(ranking, list) or sorted(map(str, ranking)) != known[name]:
-            raise InputError(f"{path}: the answer to {ascii(name)[:40]} is no ranking of its images. The "
-                             "file was edited: leave it out.")
+            raise InputError(f"{path}: the answer to {ascii(name)[:40]} is not a ranking of its images. The "
+                             "file was edited, so drop it.")
     return Answers(path, rankings, bool(content.get("generated")))
 
 
@@ -173,7 +173,7 @@ def preferences(questionnaire: Questionnaire, answers: Sequence[Answers]) -> lis
                 values[question.kind, question.setups[candidate]].append(
                     torch.tensor([person, (K - 1 - place) / (K - 1), place == 0], dtype=torch.float64))
     if missing := [kind for kind in KINDS if not values[kind, names[0]]]:
-        raise InputError(f"no answer to a question of {missing[0]}. Give files that answer both kinds.")
+        raise InputError(f"no {missing[0]} question was answered. Give files that answer both kinds.")
     tables = {which: torch.stack(some) for which, some in values.items()}
     return [Preference(name, {kind: _by_person(tables[kind, name]) for kind in KINDS},
                        {kind: tables[kind, name][:, 2].mean().item() for kind in KINDS}) for name in names]

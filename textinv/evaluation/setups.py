@@ -88,7 +88,7 @@ def read_things(examples: str | Path, names: tuple[str, ...]) -> list[Thing]:
         raise InputError(f"{path}: {error.strerror}. Run this in a checkout of the source, or give its "
                          "examples/ as `examples`.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({error!r:.100}). Each thing has an init word, a short and a "
+        raise InputError(f"{path}: damaged ({error!r:.100}). Each thing needs an init word, a short and a "
                          "long caption.") from error
     if unknown := [name for name in names if name not in things]:
         raise InputError(f"{path}: has no {unknown[0]!r}. It has {', '.join(things)}.")
@@ -102,5 +102,5 @@ def pick(names: str | None, known: tuple[str, ...], option: str) -> tuple[str, .
     given = tuple(dict.fromkeys(name.strip() for name in names.split(",")))
     if unknown := [name for name in given if name not in known]:
         raise InputError(f"`{option}`: {unknown[0]!r} is not one of {', '.join(known)}. Use some of these, "
-                         "with commas between them.")
+                         "separated by commas.")
     return given

@@ -129,8 +129,8 @@ def begin(folder: Path, plan: Plan, sizes: Sizes) -> None:
     before = asdict(known["plan"]) if known is not None and is_measured else {}
     if differ := [f"{name} was {before[name]}, not {value}" for name, value in asdict(plan).items()
                   if before and value != before[name]]:
-        raise InputError(f"{folder}: has results of another model or other settings ({'; '.join(differ)}). "
-                         "Give those, or another folder as `out`.")
+        raise InputError(f"{folder}: has results for a different model or settings ({'; '.join(differ)}). "
+                         "Use those, or another folder as `out`.")
     with atomic_write(folder / SUITE_FILE) as partial:
         folder.mkdir(parents=True, exist_ok=True)
         content = {"plan": asdict(plan), "sizes": asdict(sizes), "torch": torch.__version__}
@@ -178,7 +178,7 @@ def run(bench: Bench, cells: Sequence[Cell], say: Callable[[str], None],
     results = {cell.file: found for cell in cells if (found := bench.finished(cell)) is not None}
     left, start = [cell for cell in cells if cell.file not in results], time.perf_counter()
     if results:
-        say(f"{len(results)} of {len(cells)} are measured already")
+        say(f"{len(results)} of {len(cells)} are already measured")
     for i, cell in enumerate(left, 1):
         result = bench.measure(cell, lambda progress, cell=cell: on_step(cell, progress))
         results[cell.file] = result

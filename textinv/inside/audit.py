@@ -45,7 +45,7 @@ def audit(model: LatentDiffusion, images: str | Path | Sequence[str | Path], *, 
     Raises InputError if the images or the init word cannot be used.
     """
     if model.device.type == "mps":
-        raise InputError("the audit computes in float64, which mps does not have. Use `device` cpu.")
+        raise InputError("the audit computes in float64, which mps does not support. Use `device` cpu.")
     config = InversionConfig(init=init, placeholder=placeholder, batch=batch, seed=seed, steps=1, flip=False,
                              eval_every=0)
     size = sum(parameter.numel() for parameter in model.parameters())

@@ -25,8 +25,8 @@ CSS = """
 @media (max-width: 44rem) { .stage { grid-template-columns: 1fr; } .stage > .wide { grid-column: 1; } }
 """
 INTRO = ("Every stage between the images and the new word in one real training step, computed by the "
-         "functions of the code that are named; then the claims that the project makes about them, each with "
-         "the number that was measured and the limit it must keep.")
+         "functions named with it; then the project's claims about them, each with the number measured and "
+         "its limit.")
 
 
 def audit_page(audit: Audit, model: LatentDiffusion) -> str:
@@ -46,7 +46,7 @@ def audit_page(audit: Audit, model: LatentDiffusion) -> str:
 def _images(audit: Audit, model: LatentDiffusion) -> str:
     step, t = audit.step, int(audit.step.batch.t[0])
     latents = {"z0, decoded": step.batch.z0[:1], f"z_t at t = {t}, decoded": step.z_t[:1],
-               "z0 as eps_hat implies it": step.predicted_z0(model)}
+               "z0 implied by eps_hat": step.predicted_z0(model)}
     images = {"x": to_images(step.x[None])[0],
               **{name: to_images(model.decode(z.to(model.device, model.dtype)))[0]
                  for name, z in latents.items()}}

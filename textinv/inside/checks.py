@@ -60,7 +60,7 @@ def repeats(first: Sequence[Stage], second: Sequence[Stage]) -> Check:
 def is_the_loops(inversion: Inversion, step: Step) -> Check:
     """The loop, reset to its start, takes the same step. Leaves the loop after that step."""
     next(iter(inversion))
-    return Check("the step told here is the loop's own", relative(step.v_after, inversion.v.detach()), 0,
+    return Check("the traced step is the loop's own", relative(step.v_after, inversion.v.detach()), 0,
                  "max |v' - v' of the loop| / max |v'|")
 
 
@@ -168,7 +168,7 @@ def schedule(model: LatentDiffusion) -> Check:
               * t / (config.timesteps - 1)) ** 2 for t in range(config.timesteps)]
     exact = torch.tensor([1 - beta for beta in betas], dtype=torch.float64).cumprod(dim=0)
     off = (model.schedule.alphas_cumprod.cpu() / exact - 1).abs().max().item()
-    return Check("alphas_cumprod is the closed form", off, 1e-6, "largest relative difference")
+    return Check("alphas_cumprod matches the closed form", off, 1e-6, "largest relative difference")
 
 
 @torch.no_grad()

@@ -47,8 +47,8 @@ def half_noise(answer: Callable[[LatentDiffusion], int], model: LatentDiffusion)
     """Section 2: the first timestep at which z_t has more noise than signal."""
     alphas_cumprod = model.schedule.alphas_cumprod
     right = int((alphas_cumprod < 0.5).nonzero()[0])
-    _expect(answer(model) == right, "Of unit-variance latents the signal's variance is alphas_cumprod[t] and "
-                                    "the noise's the rest: where does the second first exceed the first?")
+    _expect(answer(model) == right, "For unit-variance latents the signal's variance is alphas_cumprod[t], "
+                                    "the noise's is the rest: where does it first exceed the signal's?")
     print("correct")
 
 
@@ -67,7 +67,7 @@ def guide(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     _close(answer(eps_u, eps_c, 0.0), eps_u, "Guidance 0 must be the unconditional prediction.")
     _close(answer(eps_u, eps_c, 1.0), eps_c, "Guidance 1 must be the conditional prediction: no guidance.")
     _close(answer(eps_u, eps_c, 5.0), eps_u + 5 * (eps_c - eps_u),
-           "Beyond 1 it goes on along the line from eps_u to eps_c.")
+           "Beyond 1, it continues along the line from eps_u to eps_c.")
     print("correct")
 
 
@@ -79,13 +79,13 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     try:
         got = answer(table, ids, v)
     except IndexError as error:
-        raise WrongAnswer("An id of len(table) or more is no row of the table: it is one of v's.") from error
+        raise WrongAnswer("An id of len(table) or more is not a row of the table but one of v's.") from error
     _expect(torch.equal(table, before), "The table has changed. It is frozen: only read it.")
     _close(got.detach(), torch.cat([table, v.detach()])[ids],
            "Row i of v is the embedding of id len(table) + i.")
     _expect(got.requires_grad, "The result must be differentiable in v, or nothing can be learned.")
     gradient, = torch.autograd.grad(got.sum(), v)
-    _close(gradient, torch.full((2, 6), 2.0), "Each row of v stands twice in these ids: its gradient is 2.")
+    _close(gradient, torch.full((2, 6), 2.0), "Each row of v appears twice in these ids: its gradient is 2.")
     print("correct")
 
 
@@ -109,8 +109,8 @@ def ball(answer: Variant, radius: float) -> None:
     got = answer.constrain(v, 1)
     _expect(torch.equal(v, before), "The argument has changed. Return a new tensor.")
     _close(got[:1], v[:1], "A vector inside the ball stays where it is.")
-    _close(got[1:], radius * outside, "A vector outside goes to the nearest point of the ball: same "
-                                      "direction, norm `radius`. Look at each row (k d) by itself.")
+    _close(got[1:], radius * outside, "A vector outside moves to the nearest point of the ball: same "
+                                      "direction, norm `radius`. Treat each row (k d) separately.")
     _close(answer.active(v, 1), v, "Only `constrain` is needed; `active` stays as it is.")
     print("correct")
 
@@ -121,15 +121,15 @@ def nearest(answer: Callable[[Tensor, Tensor], int]) -> None:
     table[7] = 0.1 * v + 0.01 * _noise(16, seed=2)
     table[9] = 10 * v + 30 * _noise(16, seed=3)             # the largest dot product
     table[11] = v + 0.7 * _noise(16, seed=4)                # the smallest distance
-    _expect(int(answer(table, v)) == 7, "Compare directions: divide every row, and v, by its norm first. By "
-                                        "products long rows win, by distances those as long as v.")
+    _expect(int(answer(table, v)) == 7, "Compare directions: first divide every row, and v, by its norm. Dot "
+                                        "products favor long rows, distances those as long as v.")
     print("correct")
 
 
 def padding_is_wrong(answer: Callable[[LatentDiffusion], bool], model: LatentDiffusion,
                      broken: Callable[[LatentDiffusion], AbstractContextManager]) -> None:
     """Section 9: detect a model whose encoder pads on all sides; broken(model) makes the right one do so."""
-    _expect(not answer(model), "This model is right, and yet you call it wrong.")
+    _expect(not answer(model), "This model is right, but you call it wrong.")
     with broken(model):
         _expect(bool(answer(model)), "This one pads on all sides. Encode an image and decode it: where do "
                                      "the edges go?")

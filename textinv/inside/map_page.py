@@ -26,8 +26,8 @@ def map_section(one: VocabularyMap) -> str:
             f"<figcaption>The path of v in the plane of its two principal components "
             f"({one.explained[0]:.0%} and {one.explained[1]:.0%} of its variance), with the words nearest to "
             f"it.</figcaption></figure>"
-            f"<figure>{norm_chart(one).svg()}<figcaption>The norm of v; dots at the left edge: those of "
-            f"words, spread evenly over all norms.</figcaption></figure></div>{_changes(one)}")
+            f"<figure>{norm_chart(one).svg()}<figcaption>The norm of v; the dots at the left edge are the "
+            f"norms of words, evenly spaced in rank.</figcaption></figure></div>{_changes(one)}")
 
 
 def summary(one: VocabularyMap) -> str:

@@ -77,9 +77,9 @@ show();
 def questionnaire_page(questionnaire: Questionnaire, candidates: Mapping[str, Image.Image],
                        training: Mapping[str, Sequence[Image.Image]]) -> str:
     """The HTML document. candidates: images by path; training: the training images to show for each thing."""
-    body = ("<h1>Ranking images</h1><p>Click the images of a question in order, the best first; click one "
-            "again to take it back. Questions may be left out. At the end save your answers, and send the "
-            "file to whoever gave you this page. Nothing is sent by itself.</p>")
+    body = ("<h1>Ranking images</h1><p>Click the images of a question in order, best first; click one again "
+            "to undo it. You may skip questions. At the end, save your answers and send the file to whoever "
+            "gave you this page. Nothing is sent automatically.</p>")
     for i, question in enumerate(questionnaire.questions, 1):
         body += _section(i, question, candidates, training[question.thing])
     body += ("<div id=bar><button type=button id=save>Save the answers</button> "
@@ -95,7 +95,7 @@ def _section(number: int, question: Question, candidates: Mapping[str, Image.Ima
         images = "".join(page.img(image, "the thing", WIDTH) for image in training)
         shown = f"<div class=row>{images}</div>"
     else:
-        asked = "Which agrees most with this text? Rank them by agreement."
+        asked = "Which best matches this text? Rank them by agreement."
         shown = f"<p class=accent>“{html.escape(question.text)}”</p>"
     buttons = "".join(
         f'<button type=button class=candidate data-candidate="{i}"><span class=rank></span>'

@@ -91,7 +91,7 @@ def tell_step(run: Run, tell: Teller) -> Step:
     c = tell("c", "c(prompt)", f"{TI}, equation 1", text.encode, lambda: text.encode(embeddings))
     pairs = tell("K, V", "K = W_K c, V = W_V c", f"{LDM}, section 3.3", unet.keys_values,
                  lambda: unet.keys_values(c.to(model.dtype)), show=_flat,
-                 note=lambda pairs: f"of {len(pairs)} cross-attentions")
+                 note=lambda pairs: f"of {len(pairs)} cross-attention layers")
     keys_values = [tensor for pair in pairs for tensor in pair]
     target = model.schedule.target(batch.z0, batch.eps, batch.t)
     eps_hat = tell("eps_hat", "eps_theta(z_t, t, c)", f"{LDM}, equation 3", unet.denoise,
@@ -157,7 +157,7 @@ def _texts(run: Run, views: Tensor, choice: Tensor) -> list[str]:
 
 def _spliced(ids: Tensor, vocab_size: int) -> str:
     places = (ids[0] >= vocab_size).nonzero().flatten().tolist()
-    return f"private ids {ids[0][places].tolist()} at positions {places} of the first"
+    return f"private ids {ids[0][places].tolist()} at positions {places} of the first prompt"
 
 
 def _flat(tensors: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> Tensor:

@@ -24,7 +24,7 @@ def sentences() -> Iterator[None]:
     except InputError as error:
         raise shown(str(error).replace("`", "")) from error
     except torch.OutOfMemoryError as error:
-        raise shown("The memory ran out. Use fewer images at a time.") from error
+        raise shown("Out of memory. Use fewer images at a time.") from error
     except OSError as error:
         raise shown(f"{error.strerror or error}. Check the free space.") from error
 

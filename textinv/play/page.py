@@ -72,12 +72,12 @@ def _learning(studio: Studio) -> gr.State:
     files = gr.File(label="Images: 3 to 5 of one thing", file_count="multiple", height=140)
     seen = gr.Image(**_SHOWN, elem_id="seen", visible=False)
     with gr.Row():
-        init = gr.Textbox(label="Start from", info="a word for the images; empty: read off them",
+        init = gr.Textbox(label="Start from", info="a word for the images; leave empty to infer it",
                           min_width=120)
         word = gr.Textbox("*", label="The new word", info="stands for it in prompts", min_width=120)
     steps = gr.Slider(10, 5000, InversionConfig().steps, step=10, label="Steps")
     with gr.Accordion("More", open=False):
-        vectors = gr.Slider(1, 8, 1, step=1, label="Vectors", info="more hold more detail")
+        vectors = gr.Slider(1, 8, 1, step=1, label="Vectors", info="more add detail")
         style = gr.Checkbox(label="A style, not a thing")
         seed = _seed()
     begun = _begin_and_stop(studio, "Learn")
@@ -108,7 +108,7 @@ def _learning(studio: Studio) -> gr.State:
                 made = len(part.metrics)
                 yield (text(f"Step {made} of {part.steps}", *studio.notes),
                        gr.skip() if part.preview is None else part.preview, _curves(part), gr.skip())
-            done = f"“{config.placeholder}” is learned: {made} of {config.steps} steps."
+            done = f"Learned “{config.placeholder}”: {made} of {config.steps} steps."
             yield text(done, *studio.notes), gr.skip(), gr.skip(), f"{config.placeholder} {made}"
 
     files.change(look, files, [seen, told], **ONE)
@@ -121,7 +121,8 @@ def _using(studio: Studio) -> None:
     """Prompts in, images out, and where the words look."""
     gr.Markdown("## Use it")
     defaults = Sampling()
-    prompts = gr.Textbox("a photo of a * on the beach\na photo of a *", label="Prompts, one a line", lines=3)
+    prompts = gr.Textbox("a photo of a * on the beach\na photo of a *", label="Prompts, one per line",
+                         lines=3)
     n = gr.Slider(1, 16, defaults.n, step=1, label="Images per prompt")
     strength = gr.Slider(0, 2, defaults.strength, step=0.05, label="Strength of the words",
                          info=_info("strength"))
@@ -131,7 +132,7 @@ def _using(studio: Studio) -> None:
     with gr.Row():
         sampler = gr.Dropdown(list(SAMPLERS), value=defaults.sampler, label="Sampler", info=_info("sampler"))
         seed = _seed()
-    looks = gr.Checkbox(label="Show where the words of the first prompt look")
+    looks = gr.Checkbox(label="Show where the words of the first prompt attend")
     begun = _begin_and_stop(studio, "Generate")
     told = gr.HTML(elem_id="using")
     with gr.Row():
@@ -160,12 +161,12 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
     with gr.Row():
         words = gr.Dropdown(list(shelf.words), label="Word", min_width=120)
         format = gr.Dropdown([(f"{name} ({layout.suffixes[0]})", name) for name, layout in FORMATS.items()],
-                             value="native", label="Format of the file", min_width=120)
+                             value="native", label="File format", min_width=120)
     with gr.Row():
         download = gr.DownloadButton("Download", interactive=False, elem_id="download")
         remove = gr.Button("Remove")
     told = gr.HTML(elem_id="words")
-    files = gr.File(label="Files of words to add: .safetensors, .pt, .bin", file_count="multiple", height=120)
+    files = gr.File(label="Word files to add: .safetensors, .pt, .bin", file_count="multiple", height=120)
 
     def listed(chosen: str | None = None) -> Any:
         known = list(shelf.words)
@@ -182,7 +183,7 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
         with sentences():
             shelf.notes.clear()
             added = [word for path in paths or () for word in shelf.read(path)]
-            return listed(added[-1] if added else None), text(*(f"“{word}” is here." for word in added),
+            return listed(added[-1] if added else None), text(*(f"Added “{word}”." for word in added),
                                                               *shelf.notes)
 
     def forget(word: str | None) -> tuple[Any, str]:
@@ -190,7 +191,7 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
             if word is None:
                 raise InputError("there is no word to remove.")
             shelf.forget(word)
-            return listed(), text(f"“{word}” is removed. Its file stays in {shelf.folder}.")
+            return listed(), text(f"Removed “{word}”. Its file stays in {shelf.folder}.")
 
     blocks.load(listed, None, words, **ONE)
     learned.change(lambda last: listed(last.rpartition(" ")[0]), learned, words, **ONE)

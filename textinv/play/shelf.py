@@ -28,7 +28,7 @@ class Shelf:
                     self._teach(concept)
                     self._files[concept.placeholder] = path
             except InputError as error:                     # a word of another model, or a damaged file
-                print_warning(f"{path}: left out. {error}")
+                print_warning(f"{path}: skipped. {error}")
 
     def add(self, concept: Concept) -> None:
         """Teach the model a word, and save it in the folder under a new name. If it cannot be written, the
@@ -38,7 +38,7 @@ class Shelf:
             path = _free_path(self.folder, _slug(concept.placeholder), ".safetensors")
             concept.save(path)
         except (InputError, OSError) as error:
-            self.notes.append(f"The word is not saved ({error}). Download it.")
+            self.notes.append(f"The word could not be saved ({error}). Download it.")
         else:
             self._files[concept.placeholder] = path
 
@@ -49,7 +49,7 @@ class Shelf:
             for concept in concepts:
                 check_fits(self.model, concept)
                 if concept.placeholder in self.model.words:
-                    raise InputError(f"there is a word {concept.placeholder!r} already. Remove it first.")
+                    raise InputError(f"the word {concept.placeholder!r} already exists. Remove it first.")
         except InputError as error:
             raise InputError(named(str(error), [path])) from error
         for concept in concepts:
@@ -61,7 +61,7 @@ class Shelf:
     def write(self, word: str, format: str, folder: Path) -> Path:
         """Write a word in one of `formats.FORMATS` to a folder, created if needed; returns the path."""
         if word not in self.words:
-            raise InputError(f"there is no word {word!r}. Choose one of the list.")
+            raise InputError(f"there is no word {word!r}. Choose one from the list.")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / (_slug(word) + FORMATS[format].suffixes[0])
         save_all(path, [self.words[word]], format)

@@ -47,13 +47,15 @@ class Learning:
 class Sampling:
     """How images are generated. Raises InputError on invalid values."""
     n: int = option(4, "images per prompt", minimum=1, maximum=16)
-    strength: float = option(1.0, "of the learned words: 0 is the init word, 1 the learned one, 1.5 goes "
-                             "beyond; lower it if the rest of a prompt counts for too little",
+    strength: float = option(1.0, "0 is the init word, 1 the learned one, 1.5 goes beyond; lower it if the "
+                             "rest of the prompt is ignored",
                              minimum=0, maximum=2)
-    guidance: float = option(5.0, "how much the prompt counts; 1 turns guidance off", minimum=0, maximum=20)
+    guidance: float = option(5.0, "how closely to follow the prompt; 1 turns guidance off",
+                             minimum=0, maximum=20)
     sampler: str = option("ddim", "dpm++ needs fewer steps, ddpm all 1,000", choices=SAMPLERS)
-    steps: int = option(30, "sampler steps; fewer are faster, and coarser", minimum=1, maximum=1000)
-    seed: int = option(0, "of the first image; the next has the next", minimum=0, maximum=MAX_SEED - 1000)
+    steps: int = option(30, "sampler steps; fewer are faster but coarser", minimum=1, maximum=1000)
+    seed: int = option(0, "seed of the first image; each further image adds 1", minimum=0,
+                       maximum=MAX_SEED - 1000)
 
     def __post_init__(self) -> None:
         check(self)
@@ -197,5 +199,5 @@ def _lines(prompts: str) -> list[str]:
     """One prompt per line, without duplicates. Raises InputError if there are none, or too many."""
     texts = list(dict.fromkeys(line.strip() for line in prompts.splitlines() if line.strip()))
     if not 1 <= len(texts) <= MAX_PROMPTS:
-        raise InputError(f"there are {len(texts)} prompts. Write 1 to {MAX_PROMPTS}, one a line.")
+        raise InputError(f"there are {len(texts)} prompts. Write 1 to {MAX_PROMPTS}, one per line.")
     return texts

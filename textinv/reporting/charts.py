@@ -17,9 +17,9 @@ def curves(metrics: Sequence[Mapping[str, Any]], losses: Mapping[str, float], wo
     place, by name."""
     points = measurements(metrics)
     step, best = min(points, key=lambda point: point[1], default=(0, math.nan))
-    charts = {f"Evaluation loss: lower is better; smallest, {best:.4f}, at step {step}":
+    charts = {f"Evaluation loss, lower is better; minimum {best:.4f} at step {step}":
               evaluation_loss(points, losses, word),
-              f"Loss of each step, and its mean over {WINDOW}": loss(metrics),
+              f"Loss of each step, and its mean over {WINDOW} steps": loss(metrics),
               "Norm of v": curve(metrics, "v_norm", "norm of v"),
               "Cosine of v to its start": curve(metrics, "cosine", "cosine")}
     figures = [f"<figure>{chart.svg()}<figcaption>{caption}</figcaption></figure>"

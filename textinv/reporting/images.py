@@ -32,7 +32,7 @@ def story(folder: Path, record: dict[str, Any], concept: Concept, last: int) -> 
     arrow = '<div class="arrow" aria-hidden="true">→</div>'
     return (f'<div class="story"><section><h2>Your images</h2>{inputs(record)}</section>{arrow}'
             f"<section><h2>The word</h2>{card(concept)}</section>{arrow}"
-            '<section class="drawn"><h2>What it draws</h2>'
+            '<section class="drawn"><h2>What it generates</h2>'
             f"{newest(folder, record, concept.placeholder, last)}</section></div>")
 
 
@@ -59,7 +59,7 @@ def card(concept: Concept) -> str:
     return (f'<div class="word-card"><b{long}>{html.escape(concept.placeholder)}</b>'
             f'<svg viewBox="0 0 {2 * len(heights)} 100" preserveAspectRatio="none" aria-hidden="true">{bars}'
             f'</svg><span class="soft small">{k} vector{"s" * (k > 1)} of {width} numbers; everything else '
-            f"of the model is as it was</span></div>")
+            f"in the model is unchanged</span></div>")
 
 
 def newest(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
@@ -92,7 +92,7 @@ def pair(folder: Path, record: dict[str, Any], word: str, last: int) -> str:
         return ""
     sides = (newest(folder, record, word, last),
              drawn(folder / INIT_PREVIEW, record, str(record.get("init", "?"))))
-    return ('<p class="soft">The word, and the word that it started from, in the same prompts with the same '
+    return ('<p class="soft">The word, and the word it started from, in the same prompts with the same '
             'seeds.</p><div class="pair">'
             + "".join(f"<section>{side}</section>" for side in sides) + "</div>")
 
@@ -115,9 +115,9 @@ def attention(folder: Path) -> str:
     """Where each token of a prompt attends; empty if the run kept no such image."""
     if not (folder / ATTENTION).exists():
         return ""
-    return ('<p class="soft">The cross-attention of each token: bright where it looks, with its share of all '
-            f'attention.</p><div class="sheet">{image_tag(read(folder / ATTENTION), "where the tokens look")}'
-            "</div>")
+    return ('<p class="soft">The cross-attention of each token: bright where it attends, with its share of '
+            'all attention.</p><div class="sheet">'
+            f'{image_tag(read(folder / ATTENTION), "where the tokens attend")}</div>')
 
 
 def previews(folder: Path) -> dict[int, Path]:

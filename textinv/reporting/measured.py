@@ -38,7 +38,7 @@ def read_comparison(folder: Path) -> dict[str, Any]:
 def losses(compared: Mapping[str, Any], word: str) -> str:
     """The evaluation losses as bars, if there are any, and how well the autoencoder copies the images; empty
     if nothing was measured."""
-    psnr = f"PSNR of the autoencoder's copies of your images: {compared['psnr']:.1f} dB."
+    psnr = f"PSNR of the autoencoder's reconstructions of your images: {compared['psnr']:.1f} dB."
     if not compared["losses"]:
         return "" if math.isnan(compared["psnr"]) else f'<p class="soft">{psnr}</p>'
     finite = {name: loss for name, loss in compared["losses"].items() if math.isfinite(loss)}
@@ -49,8 +49,9 @@ def losses(compared: Mapping[str, Any], word: str) -> str:
                    for name, loss in compared["losses"].items())
     best = min(finite, key=finite.__getitem__, default=None)
     verdict = (f"Of these, “{best}” fits the images best." if best == word else
-               f"“{best}” fits the images as well or better: the model may not be able to hold them.")
-    return (f'<p class="prompt">Evaluation loss on your images with each in the prompts; lower is better.</p>'
+               f"“{best}” fits the images as well or better: the model may not be able to represent them.")
+    return ('<p class="prompt">Evaluation loss on your images with each of these in the prompts; lower is '
+            'better.</p>'
             f'<div class="bars">{bars}</div><p>{html.escape(verdict)} '
             f'<span class="soft">{psnr}</span></p>')
 
@@ -79,7 +80,7 @@ def evaluation(folder: Path, concept: str) -> str:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("concept", concept) != concept:
-            return f'<p class="soft">Not measured since the run went on: {command}</p>'
+            return f'<p class="soft">Not measured since the run continued: {command}</p>'
         with Image.open(path.with_suffix(".png")) as image:
             titles = content.get("sheet")               # missing in files from earlier versions
             rows = bands(image, len(titles), titles=True) if titles else [image.copy()]

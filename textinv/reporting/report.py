@@ -71,7 +71,7 @@ def report_page(folder: Path) -> str:
     """The whole document. Raises InputError if the folder contains no run."""
     record, metrics, concept = read_record(folder), read_metrics(folder), Concept.load(folder)
     if not metrics:
-        raise InputError(f"{folder}: no step has been made yet. Run train.py first.")
+        raise InputError(f"{folder}: no completed steps yet. Run train.py first.")
     word, name = concept.placeholder, folder.resolve().name
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
@@ -79,13 +79,13 @@ def report_page(folder: Path) -> str:
     options["images"] = Path(options["images"]).name        # a report may be sent to someone
     compared = measured.read_comparison(folder)
     last = metrics[-1]["step"]
-    sections = {f"Next to {start(record)}": images.pair(folder, record, word, last)
+    sections = {f"Compared with {start(record)}": images.pair(folder, record, word, last)
                 + measured.losses(compared, word),
                 "How the word grew": images.growth(folder),
                 "Curves": charts.curves(metrics, compared["losses"], word),
                 "Evaluation": measured.evaluation(folder, fingerprint(concept)),
                 "Inside the vocabulary": measured.vocabulary(folder, metrics),
-                "Where the word looks": images.attention(folder),
+                "Where the word attends": images.attention(folder),
                 "Use it": f"<pre>{html.escape(commands)}</pre>",
                 "Settings": folded(f"{len(options)} options", options)
                 + folded("Hashes and environment", environment(record, concept))}
@@ -107,7 +107,7 @@ def lead(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
 def start(record: dict[str, Any]) -> str:
     """Describe what the word started from."""
     init = str(record.get("init", "?"))
-    return {"auto": "what an encoder read off the images", "random": "random numbers"}.get(init, f"“{init}”")
+    return {"auto": "an encoder's prediction", "random": "random numbers"}.get(init, f"“{init}”")
 
 
 def environment(record: dict[str, Any], concept: Concept) -> dict[str, Any]:

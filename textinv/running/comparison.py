@@ -20,10 +20,10 @@ MEASURED = 8            # at most this many images
 MANY = 30               # more images than this get a note
 LOW_PSNR = 22.5         # dB; the embedded model's own examples are at 25 to 31, outlined drawings at 21
 
-WARNING = ("this model cannot hold these images well: {}. Use images of the kind that it draws (examples/), "
-           "or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
-TINY = ("the embedded model draws emoji-like things: of photographs and outlined drawings its words keep "
-        "little more than the colors. For those, use a larger model, such as `weights` "
+WARNING = ("this model cannot represent these images well: {}. Use images of the kind that it generates "
+           "(examples/), or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
+TINY = ("the embedded model generates emoji-like things: words learned from photographs and outlined "
+        "drawings keep little more than the colors. For those, use a larger model, such as `weights` "
         "CompVis/ldm-text2im-large-256.")
 
 
@@ -44,16 +44,17 @@ def limits(psnr: float | None, weights: str) -> list[str]:
     unknown) and by what it was trained on."""
     lines = []
     if psnr is not None and psnr < LOW_PSNR:
-        lines.append(WARNING.format(f"its autoencoder alone changes them to {psnr:.1f} dB PSNR"))
+        lines.append(WARNING.format(f"its autoencoder alone reconstructs them at only {psnr:.1f} dB PSNR"))
     return lines + [TINY] * (weights == "tiny")
 
 
 def number_notes(n: int) -> list[str]:
     """What the number of images means for the word: a line if there is one image, or many."""
     if n == 1:
-        return ["one image: the word will hold on to its background and pose; "
+        return ["one image: the word will also learn its background and pose; "
                 "3 to 5 different ones are better"]
-    return [f"{n} images: the word will be what they all share; 3 to 5 of one thing are enough"] * (n > MANY)
+    return [f"{n} images: the word will capture what they all share; "
+            "3 to 5 of one thing are enough"] * (n > MANY)
 
 
 def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:

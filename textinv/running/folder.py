@@ -188,7 +188,7 @@ class RunFolder(ReadOnlyFolder):
             try:
                 self._lock.acquire()
             except filelock.Timeout as error:
-                raise InputError(f"{self.path}: another process is writing this run. Wait for it, or choose "
+                raise InputError(f"{self.path}: another process is writing to this run. Wait, or choose "
                                  "another folder with `out`.") from error
 
     @contextlib.contextmanager
@@ -237,7 +237,7 @@ def _wrong_entry(entries: Any, kinds: Mapping[str, type], required: bool = True)
         value = entries.get(name)
         if (required or name in entries) and (isinstance(value, bool) or not isinstance(
                 value, (int, float, type(None)) if kind is float and name in entries else kind)):
-            return f"{name} is {'of another type' if name in entries else 'missing'}"
+            return f"{name} is {'of the wrong type' if name in entries else 'missing'}"
     return None
 
 
@@ -246,5 +246,5 @@ def summary_writer() -> type:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise InputError("`tensorboard` is not installed: pip install tensorboard, or drop it.") from error
+        raise InputError("`tensorboard` needs a package: pip install tensorboard, or drop it.") from error
     return SummaryWriter

@@ -23,7 +23,7 @@ from textinv.running.options import RunOptions, absent, fixed
 
 FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model's weights",
          "processes": "the number of processes", "image_hashes": "the images",
-         "init_hash": "what v starts from (the init word's file, or the encoder)", "masks_hash": "the masks",
+         "init_hash": "v's starting point (the init word's file, or the encoder)", "masks_hash": "the masks",
          "prompts_hash": "the prompts (captions, templates or vocabulary)"}
 
 
@@ -69,9 +69,9 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any], images: Mappin
 
 def _changed_images(now: Mapping[str, str], then: Mapping[str, str], most: int = 3) -> str:
     """Name up to `most` of the images whose content is new or gone."""
-    changes = [f"{path} is " + ("not what it was" if path in then else "new") for path, image in now.items()
+    changes = [f"{path} is " + ("different" if path in then else "new") for path, image in now.items()
                if image not in then.values()]
-    changes += [f"{path} is gone" for path, image in then.items()
+    changes += [f"{path} is missing" for path, image in then.items()
                 if path not in now and image not in now.values()]
     return f" ({', '.join(changes[:most])}{', ...' * (len(changes) > most)})" if changes else ""
 

@@ -24,20 +24,20 @@ class RunOptions:
     values."""
     images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
     weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
-    vocab: str | None = option(None, "vocab.txt, or for Stable Diffusion vocab.json with merges.txt next to "
-                               "it, for a checkpoint that has none", metavar="FILE")
-    out: str | None = option(None, "run folder (default: runs/ and the name of the images' folder)",
+    vocab: str | None = option(None, "vocabulary for a checkpoint without one: vocab.txt, or for Stable "
+                               "Diffusion vocab.json with merges.txt next to it", metavar="FILE")
+    out: str | None = option(None, "run folder (default: runs/ plus the name of the images' folder)",
                              metavar="DIR", may_change=True)
-    device: str = option("auto", "cpu, cuda, mps, ...; auto is cuda or mps where there is one",
+    device: str = option("auto", "cpu, cuda, mps, ...; auto picks cuda or mps if available",
                          may_change=True)
-    dtype: str = option("auto", "of the frozen weights; auto is bfloat16 where the hardware multiplies it, "
-                        "else float32", choices=("auto", "float32", "bfloat16"))
-    preview_every: int = option(50, "steps between grids of previews; 0 for none, which saves time",
+    dtype: str = option("auto", "dtype of the frozen weights; auto is bfloat16 on hardware that is fast with "
+                        "it, else float32", choices=("auto", "float32", "bfloat16"))
+    preview_every: int = option(50, "steps between preview grids; 0 for none, which saves time",
                                 minimum=0, may_change=True)
     save_every: int = option(100, "steps between saved states; the last step is always saved", minimum=1,
                              may_change=True)
-    tensorboard: bool = option(False, "write the metrics for TensorBoard too", may_change=True)
-    resume: bool = option(False, "continue the run in --out; options that are not given are its own",
+    tensorboard: bool = option(False, "also write the metrics for TensorBoard", may_change=True)
+    resume: bool = option(False, "continue the run in --out; options not given keep their values",
                           may_change=True)
 
     def __post_init__(self) -> None:
@@ -64,11 +64,11 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
     """The options of the run to resume, updated with those of `given` that may change. Raises InputError if
     any others differ, or if there is no such run."""
     if not given.get("out") and not given.get("images"):
-        raise InputError("`resume`: which run? Give its folder as `out`, or its `images`.")
+        raise InputError("`resume` needs a run. Give its folder as `out`, or its `images`.")
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
     record = read_record(folder)
     if record.get("pull"):
-        raise InputError(f"{folder}: was made with `pull`, which this version has no more. Finish it with "
+        raise InputError(f"{folder}: was made with `pull`, which this version no longer has. Finish it with "
                          "the version that made it, or start a new run with `regularize` and `out`.")
     try:
         own = split(record)
@@ -82,7 +82,7 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
               if name in may_not and value != recorded[name]]
     if differ:
         raise InputError(f"{folder}: cannot resume with {', '.join(differ)}. Drop that, or start a new run "
-                         "with `out`; what may change: "
+                         "with `out`. You may change "
                          + ", ".join(f"`{name}`" for name in may_change if name != "resume"))
     return split({**recorded, **given, "out": str(folder)})
 

@@ -31,8 +31,8 @@ class TorchrunProcesses(Processes):
         try:
             dist.all_reduce(packed)
         except RuntimeError as error:
-            raise ProcessDied("another process of this run has died. Start again with `resume` from the last "
-                              "saved state.") from error
+            raise ProcessDied("another process of this run has died. Restart from the last saved state with "
+                              "`resume`.") from error
         means = (packed / self.world_size).split([tensor.numel() for tensor in tensors])
         return tuple(mean.view_as(tensor) for mean, tensor in zip(means, tensors, strict=True))
 
@@ -58,8 +58,8 @@ def local_device(device: str) -> str:
         return device
     rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if rank >= count:
-        raise InputError(f"torchrun has started more processes than this machine has GPUs, {count}. Start as "
-                         "many, or use `device` cpu.")
+        raise InputError(f"torchrun started more processes than this machine has GPUs ({count}). Start at "
+                         "most that many, or use `device` cpu.")
     return f"cuda:{rank}"
 
 

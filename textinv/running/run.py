@@ -66,7 +66,7 @@ class Run:
         self.folder = folder or ReadOnlyFolder()
         if config.stop == "dvar" and config.steps < (first := Dvar(config.eval_every).first):
             raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
-                             f"{config.steps}. Use more steps, such as 5000, or drop it.")
+                             f"{config.steps}. Use more steps, such as 5000, or drop `stop`.")
         generator = torch.Generator().manual_seed(config.seed)
         size = model.config.diffusion.latent_size * model.config.autoencoder.factor
         self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
@@ -117,7 +117,7 @@ class Run:
                          f"{4 * config.steps // 5}")
         if config.per_image:
             names = [word.placeholder for word in inversion.words[1:]]
-            notes.append(f"a word for each image too: {', '.join(names)}")
+            notes.append(f"also a word for each image: {', '.join(names)}")
         notes += number_notes(n) + limits(self.psnr, self.options.weights)
         return [*notes, f"frozen model on {inversion.model.device}, {inversion.start.info['dtype']}"]
 
@@ -126,7 +126,7 @@ class Run:
         if self.options.resume:
             return self._resume()
         self.folder.begin({**self._settings(), "torch": torch.__version__})
-        return f"writing {self.folder.path}"
+        return f"writing to {self.folder.path}"
 
     def learn(self) -> Iterator[Progress]:
         """Run the loop's remaining steps, with the evaluation loss when it is due. Ends early if the config
@@ -217,8 +217,8 @@ class Run:
         note, state, metrics_bytes = self._restore_newest(record["image_hashes"])
         step = self.inversion.step
         if step > self.config.steps:
-            raise InputError(f"{folder.path}: `steps` is {self.config.steps}, but the run has made {step} "
-                             "steps already. Give more, or drop the option.")
+            raise InputError(f"{folder.path}: `steps` is {self.config.steps}, but the run has already taken "
+                             f"{step} steps. Give more, or drop the option.")
         folder.resume({**self._settings(), "torch": record.get("torch")}, state, step=step,
                       metrics_bytes=metrics_bytes)
         if record.get("torch") != torch.__version__:
@@ -244,7 +244,7 @@ class Run:
                 reasons.append(str(error))
                 continue
             note = f"resumed after step {self.inversion.step}"
-            return (f"{reasons[0]}; {note}, from the state before" if reasons else note, name,
+            return (f"{reasons[0]}; {note}, from the previous state" if reasons else note, name,
                     saved.metrics_bytes)
-        raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Put that "
-                         "right, or start another run with `out`.")
+        raise InputError(f"{self.folder.path}: cannot resume: {'; '.join(dict.fromkeys(reasons))}. Fix that, "
+                         "or start a new run with `out`.")

@@ -71,7 +71,7 @@ def read_state(path: Path) -> SavedState:
         raise InputError(f"{path.name} was saved by an older version, which kept no checksum; finish the run "
                          "with that version")
     if not is_whole:
-        raise InputError(f"{path.name} is damaged: its checksum is not that of its content")
+        raise InputError(f"{path.name} is damaged: its checksum does not match")
     return SavedState(tensors, **about)
 
 
@@ -82,7 +82,7 @@ def check_metrics(path: Path, state: SavedState) -> None:
     except OSError as error:
         raise InputError(f"{path.name} cannot be read ({error.strerror})") from error
     if found != state.metrics_sha256:
-        raise InputError(f"{path.name} was cut or edited: its lines are not those that belong to the state")
+        raise InputError(f"{path.name} was truncated or edited: its lines do not match the state")
 
 
 def metrics_hash(path: Path, size: int) -> str:

@@ -26,8 +26,8 @@ def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config:
                          + ", and `per_image` puts one more word into each" * config.per_image
                          + ". Use fewer.")
     if config.style and config.init == "auto":
-        raise InputError("`init` is auto, but the encoder reads things off images, not styles. Give a word "
-                         "for the style, such as 'mosaic'.")
+        raise InputError("`init` is auto, but the encoder recognizes things, not styles. Give a word for "
+                         "the style, such as 'mosaic'.")
     v0, note = initial_vectors(model, config.init, most, generator=generator, cross_init=config.cross_init,
                                images=images)
     v0 = constrained_start(model, v0, config)

@@ -28,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("edit baselines", __doc__, example="--concept runs/fox --category wolf -n 4")
     p.add_argument("prompts", nargs="*", metavar="PROMPT",
-                   help=f"with {{}} for the word (default: {', '.join(EDITS)})")
-    p.add_argument("--images", metavar="DIR", help="the images (default: those of the run)")
-    p.add_argument("--category", metavar="WORD", help="word for what the images show (default: the word that "
-                                                      "the learned one started from)")
+                   help=f"prompt with {{}} for the word (default: {', '.join(EDITS)})")
+    p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
+    p.add_argument("--category", metavar="WORD", help="word for what the images show (default: the init "
+                                                      "word)")
     add_judged_options(p, n=8)
     return p
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     templates: tuple[str, ...] = tuple(options.prompts) or EDITS
     for template in templates:
         if template.count("{}") != 1:
-            raise InputError(f"{template!r} has no {{}}, or several. Write it once, where the word goes.")
+            raise InputError(f"{template!r} must contain {{}} exactly once. Put it where the word goes.")
     prompts = [template.replace("{}", "") for template in templates]
     with open_judged(options, "baselines", without_word=prompts) as (folder, model, concepts, evaluator):
         if len(concepts) != 1:
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         word = concepts[0]
         category = options.category or word.info.get("init", "")
         if not options.category and not has_init_words(category):
-            raise InputError("the word does not say of which kind its images are: it started from "
-                             f"{category or 'nothing that its file tells'!r}. Give a `category`.")
+            raise InputError("the category of the word's images is unknown: it started from "
+                             f"{category or 'something unrecorded'!r}. Give a `category`.")
         images = training_images(model, options.images, options.concept)
         subject = Subject.learn(model, evaluator, images, category)
 

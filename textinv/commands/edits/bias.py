@@ -19,7 +19,8 @@ def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("edit bias", __doc__, example='"a photo of a vehicle" "a photo of a *" --concept runs/vehicle '
                                              "--classes car bus truck train boat")
-    p.add_argument("prompts", nargs="+", metavar="PROMPT", help="with the category's word, or a learned one")
+    p.add_argument("prompts", nargs="+", metavar="PROMPT",
+                   help="prompt with the category's word, or with a learned one")
     p.add_argument("--classes", nargs="+", required=True, metavar="TEXT",
                    help="what an image may show, in words that CLIP knows")
     add_judged_options(p, n=64)

@@ -21,12 +21,12 @@ def parser() -> argparse.ArgumentParser:
                example='room.jpg mask.png "a photo of a * in a room" --concept runs/fox')
     p.add_argument("image", metavar="IMAGE", help="image file; its middle square is used")
     p.add_argument("mask", metavar="MASK", help="image of the same size, white where the prompt goes")
-    p.add_argument("prompt", metavar="PROMPT", help="what the white part shows, in its surroundings")
+    p.add_argument("prompt", metavar="PROMPT", help="what the white part should show, in its surroundings")
     p.add_argument("--keep-background", action="store_true",
-                   help="paste the result into the image, which outside the mask stays as it is, exactly")
+                   help="paste the result into the image, so that outside the mask nothing changes at all")
     p.add_argument("--negative", default="", help="what not to show (default: nothing)")
     p.add_argument("--eta", type=float, default=1.0, help="noise that ddim adds in each step, 0 to 1; with "
-                   "less the inside fits its surroundings less well (default: %(default)s)")
+                   "less, the inside blends in less well (default: %(default)s)")
     add_sampling_options(p, n=4, batch=8)
     add_word_options(p)
     return p

@@ -19,11 +19,11 @@ def parser() -> argparse.ArgumentParser:
     p = Parser("edit compose", __doc__,
                example='"a <fox> next to a <panda>" --concept "runs/fox=<fox>" --concept '
                        '"runs/panda=<panda>" --find fox --find panda --among cat dog wolf bear')
-    p.add_argument("prompt", metavar="PROMPT", help="with the words")
+    p.add_argument("prompt", metavar="PROMPT", help="prompt with the words")
     p.add_argument("--find", action="append", required=True, metavar="TEXT",
                    help="what to look for, in words that CLIP knows. Repeatable")
     p.add_argument("--among", nargs="+", required=True, metavar="TEXT",
-                   help="what the images might show else: a thing is found if none of these texts is nearer "
+                   help="what else the images might show: a thing is found if none of these texts is closer "
                         "to the image")
     add_judged_options(p, n=16)
     return p

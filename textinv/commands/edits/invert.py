@@ -23,16 +23,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--source", metavar="PROMPT", default="a photo of *",
                    help="what the image shows (default: %(default)s)")
     p.add_argument("--guidance", type=float, action="append", metavar="NUMBER",
-                   help="how much the prompts count; little keeps the image's layout, much follows the "
-                        "prompt. Repeatable (default: 1, 2, 5)")
+                   help="how closely to follow the prompts; low values keep more of the image's layout. "
+                        "Repeatable (default: 1, 2, 5)")
     p.add_argument("--negative", default="", help="what not to show (default: nothing)")
     p.add_argument("--steps", type=int, default=50,
-                   help="steps of ddim, there and back (default: %(default)s)")
+                   help="ddim steps in each direction (default: %(default)s)")
     p.add_argument("--refine", type=int, default=1, metavar="K",
                    help="fixed-point iterations in each step; 0 is the paper's closed form, twice as fast "
-                        "and less exact (default: %(default)s)")
+                        "but less exact (default: %(default)s)")
     p.add_argument("--eta", type=float, default=0.0,
-                   help="of ddim; only 0 can be inverted (default: %(default)s)")
+                   help="eta of ddim; only 0 can be inverted (default: %(default)s)")
     add_word_options(p)
     return p
 

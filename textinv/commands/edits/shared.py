@@ -38,7 +38,7 @@ def add_word_options(parser: argparse.ArgumentParser, *, tuned: bool = True) -> 
     """Add the options of `open_model`, and --out."""
     add_concept_option(parser)
     if tuned:
-        parser.add_argument("--tuned", metavar="FILE", help="delta that `textinv edit tune` has written")
+        parser.add_argument("--tuned", metavar="FILE", help="delta written by `textinv edit tune`")
     parser.add_argument("--out", metavar="DIR", help="new folder for the results (default: one in edits/)")
     add_model_options(parser, "those that the first word was learned on, or tiny")
 
@@ -88,7 +88,7 @@ def training_images(model: LatentDiffusion, images: str | None, concepts: Sequen
     sources = [images] if images else [
         read_record(path)["images"] for text in concepts if (path := find_words(text)[0]).is_dir()]
     if not sources:
-        raise InputError("a word alone does not say from which images. Give them as `images`.")
+        raise InputError("a word's file does not contain its images. Give them as `images`.")
     x = [image.views[0].x for source in sources for image in read_images(source, image_size(model))]
     return to_images(torch.stack(x))
 
@@ -102,7 +102,7 @@ def new_folder(out: str | None, name: str) -> Path:
     else:
         path = Path(os.path.expanduser(out))
         if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            raise InputError(f"`out` {path} exists already. Give the name of a new folder.")
+            raise InputError(f"`out` {path} already exists. Give the name of a new folder.")
     file_to_write(path / "sheet.png")
     return path
 

@@ -25,7 +25,7 @@ FILE = "tuned.safetensors"
 def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("edit tune", __doc__, example="--concept runs/fox --prior 'a photo of a wolf'")
-    p.add_argument("--images", metavar="DIR", help="the images (default: those of the run)")
+    p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
     p.add_argument("--style", action="store_true", help="the word is a style (default: off)")
     add_fields(p, "tuning", TuningConfig)
     add_word_options(p, tuned=False)
