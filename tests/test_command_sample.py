@@ -123,9 +123,9 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
     (["*", "--sampler", "plms"], "--sampler is 'plms'. Use ddim or ddpm or dpm++"),
     (["*", "--steps", "0"], "--steps is 0"),
     (["*", "--eta", "-1"], "--eta is -1.0. Use 0 to 1"), (["--from", "nowhere.png"], "no such file"),
-    (["*", "--from", "x.png"], "--from reproduces an image with its own prompts"),
-    (["--prompts", "x.txt", "--from", "x.png"], "--from reproduces"),
-    (["--best", "1", "--from", "x.png"], "--from reproduces"),
+    (["*", "--from", "x.png"], "--from reproduces an image with its own options. Drop it, or drop PROMPT."),
+    (["--prompts", "x.txt", "--from", "x.png"], "or drop --prompts."),
+    (["--best", "1", "--seed", "7", "--from", "x.png"], "or drop --seed and --best."),
     (["*", "--images", "x"], "--images has no effect without --best. Add --best, or drop --images."),
     (["*", "--clip", "x"], "--clip has no effect without --best")])
 def test_sample_refuses(argv, message, tmp_path, capsys):

@@ -37,7 +37,14 @@ def test_a_tuned_model_generates_other_images_that_can_be_repeated(learned, delt
         assert np.array_equal(pixels(tmp_path / "again.png"), pixels(tmp_path / name))
     Delta.load(delta).save(delta)                                   # the same one, written again
     assert sample.main(again) == 0
-    capsys.readouterr()
+    moved = delta.rename(tmp_path / "moved.safetensors")
+    assert sample.main(again) == 2 and "no such file" in capsys.readouterr().err
+    assert sample.main([*again, "--tuned", str(moved)]) == 0
+    assert np.array_equal(pixels(tmp_path / "again.png"), pixels(tmp_path / name))
+    assert read_recipe(tmp_path / "again.png")["tuned"]["path"] == str(moved)
+    assert sample.main(["--from", str(tmp_path / "plain.png"), "--weights", MODEL, "--tuned", str(moved),
+                        "--out", str(tmp_path / "again.png")]) == 2
+    assert "plain.png was made without a delta. Drop the option." in capsys.readouterr().err
     assert edit.main(["tune", "--concept", str(learned), "--weights", MODEL, "--steps", "1",
                       "--out", str(tmp_path / "other")]) == 0
     shutil.copy(tmp_path / "other/tuned.safetensors", delta)

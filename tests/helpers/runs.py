@@ -57,8 +57,9 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def generate(*argv):
-    """sample.py with two steps of the sampler; returns its status."""
-    return sample.main(["--weights", MODEL, "--steps", "2", *map(str, argv)])
+    """sample.py with two steps of the sampler, unless an image sets them; returns its status."""
+    steps = [] if "--from" in argv else ["--steps", "2"]
+    return sample.main(["--weights", MODEL, *steps, *map(str, argv)])
 
 
 def measure(learned, clip, *argv):

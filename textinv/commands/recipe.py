@@ -123,8 +123,9 @@ def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float
 
 
 def recipe_from_png(options: argparse.Namespace) -> Recipe:
-    """The recipe stored in the --from PNG, with the paths of its words updated from --concept. The PNG may
-    come from a stranger, so by itself it can load only the embedded model. Raises InputError."""
+    """The recipe stored in the --from PNG, with the paths of its words updated from --concept, and of its
+    delta from --tuned. The PNG may come from a stranger, so by itself it can load only the embedded model.
+    Raises InputError."""
     path = Path(os.path.expanduser(options.source))
     recipe = read_whole_recipe(path)
     found = {fingerprint(word): text for text, word in words_by_path(options.concept)}
@@ -132,12 +133,15 @@ def recipe_from_png(options: argparse.Namespace) -> Recipe:
         raise InputError(f"`concept` {found[min(others)]}: not a word that {path} was made with. Drop it, or "
                          "restore the original file.")
     concepts = [{**entry, "path": found.get(entry["hash"], entry["path"])} for entry in recipe.concepts]
+    if options.tuned and recipe.tuned is None:
+        raise InputError(f"`tuned` {options.tuned}: {path} was made without a delta. Drop the option.")
+    delta = {**recipe.tuned, "path": options.tuned} if options.tuned else recipe.tuned
     given = {"weights": options.weights, "vocab": options.vocab}
     for name, default in (("weights", "tiny"), ("vocab", None)):
         if getattr(recipe, name) != default and given[name] is None:
             raise InputError(f"{path}: was made with `{name}` {getattr(recipe, name)}, which is not loaded "
                              "automatically. Add that option if you trust it.")
-    return dataclasses.replace(recipe, concepts=concepts,
+    return dataclasses.replace(recipe, concepts=concepts, tuned=delta,
                                **{name: one for name, one in given.items() if one is not None})
 
 

@@ -44,6 +44,9 @@ from textinv.grids import enlarged, grid, png_path, save_png
 from textinv.images import print_warning, read_images
 from textinv.running.folder import read_record
 
+# what may be given with --from
+WITH_FROM = ("source", "out", "device", "weights", "vocab", "concept", "tuned")
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
@@ -73,8 +76,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", metavar="FILE.png", help="file for the grid, or the only image; overwrites what "
                    "this command wrote there before. Or a folder for a new file (default: samples/)")
     p.add_argument("--from", dest="source", metavar="FILE.png",
-                   help="reproduce this image, with its own options except --out and --device. A model other "
-                        "than tiny must be given as --weights; --concept says where its words are now")
+                   help="reproduce this image with its own options; only --out and --device are free. A "
+                        "model other than tiny must be given as --weights; --concept and --tuned say where "
+                        "its files are now")
     return p
 
 
@@ -116,9 +120,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def refuse_unused(options: argparse.Namespace) -> None:
     """Raises InputError if an option would be silently ignored."""
-    if options.source and (options.text or options.prompts or options.best is not None):
-        raise InputError("`from` reproduces an image with its own prompts and its own choice of the best. "
-                         "Drop it, or drop PROMPT, `prompts` and `best`.")
+    if options.source:
+        defaults = vars(parser().parse_args([]))
+        unused = ["PROMPT" if name == "text" else f"`{name}`" for name, value in vars(options).items()
+                  if value != defaults[name] and name not in WITH_FROM]
+        if unused:
+            raise InputError(f"`from` reproduces an image with its own options. Drop it, or drop "
+                             f"{' and '.join(unused)}.")
     for name in ("images", "clip"):
         if getattr(options, name) and options.best is None:
             raise InputError(f"`{name}` has no effect without `best`. Add `best`, or drop `{name}`.")
