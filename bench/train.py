@@ -50,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
     if args.vs and not has_diffusers(model.config):
         raise InputError("diffusers is not installed, or its loop is not reimplemented here for this "
                          "model. Run pip install '.[bench]', or drop --vs.")
-    side = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    side = model.image_size
     x = torch.rand(IMAGES, 3, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
     ids = token_ids(model)
     mean, std = (torch.stack(part) for part in zip(*(encode(model, image) for image in x), strict=True))

@@ -30,7 +30,7 @@ def load_image(path: Path, size: int) -> torch.Tensor:
 
 def learn(model: LatentDiffusion, folder: Path, init: str) -> torch.Tensor:
     """Equation 2: the v (1 d) that minimizes the model's own loss on the images, with all else frozen."""
-    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    size = model.image_size
     x = torch.stack([load_image(path, size) for path in sorted(folder.iterdir())])       # n 3 H W
     with torch.no_grad():
         posterior = model.autoencoder.encode(x)

@@ -74,6 +74,11 @@ class LatentDiffusion(nn.Module):
         """The precision of the weights."""
         return next(self.unet.parameters()).dtype
 
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that the model was trained on."""
+        return self.config.diffusion.latent_size * self.config.autoencoder.factor
+
     def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """x (b 3 H W) -> z (b c h w), a scaled sample of the posterior. Raises InputError if the
         autoencoder's factor does not divide H and W."""

@@ -191,7 +191,7 @@ def baselines(bench: Bench) -> Result:
         raise InputError("the baselines need CLIP, which is missing here. Run python -m recipe.clip.")
     found: list[Composition] = []
     for thing in tqdm(bench.things, unit="thing"):
-        size = bench.model.config.diffusion.latent_size * bench.model.config.autoencoder.factor
+        size = bench.model.image_size
         images = to_images(torch.stack([one.views[0].x for one in read_images(EXAMPLES / thing, size)]))
         subject = Subject.learn(bench.model, bench.evaluator, images, HELD_OUT[thing].init)
         with bench.taught("*", EXAMPLES / thing, HELD_OUT[thing].init):

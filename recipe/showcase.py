@@ -32,7 +32,7 @@ def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
     """The images of an example as the model sees them, then samples with the word learned from them."""
     if name not in HELD_OUT:
         raise InputError(f"{name} is not a held-out object. Choose from {', '.join(HELD_OUT)}.")
-    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    size = model.image_size
     inputs = [to_images(image.views[0].x[None])[0] for image in read_images(EXAMPLES / name, size)]
     start = time.perf_counter()
     config = textinv.InversionConfig(init=HELD_OUT[name].init, steps=steps)

@@ -101,7 +101,7 @@ def measure_word(options: argparse.Namespace) -> None:
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")
-    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    size = model.image_size
     training = to_images(torch.stack([image.views[0].x for image in read_images(images, size)]))
     out = (Path(os.path.expanduser(options.out)) if options.out else
            (path if path.is_dir() else path.with_suffix("")) / "evaluation")

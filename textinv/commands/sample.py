@@ -183,7 +183,7 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
     evaluator = load_clip(options.clip, recipe.weights, model.device)
     folders = [path for text in options.concept if (path := find_words(text)[0]).is_dir()]
     sources = [options.images] if options.images else [read_record(path)["images"] for path in folders]
-    size = model.config.diffusion.latent_size * model.config.autoencoder.factor
+    size = model.image_size
     references = [image for source in sources for training in read_images(source, size)
                   for image in to_images(training.views[0].x[None])]
 

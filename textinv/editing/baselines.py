@@ -16,7 +16,7 @@ from ldm import LatentDiffusion
 from ldm.model import to_images
 from textinv.editing.clip_guidance import guided_diffusion, optimized_latents
 from textinv.editing.clip_word import ClipWord, embed_texts, learn_clip_word
-from textinv.editing.inputs import encode, image_size, to_x
+from textinv.editing.inputs import encode, to_x
 from weights.clip import Clip
 
 # a row of Figure 5 that cannot be filled, and why
@@ -61,7 +61,7 @@ def images_and_text_latents(subject: Subject, template: str, n: int, seed: int) 
 
 def from_image_guided(subject: Subject, template: str, n: int, seed: int) -> Tensor:
     """Guided diffusion toward the text, starting from the images in turn (row 5)."""
-    size = image_size(subject.model)
+    size = subject.model.image_size
     x = torch.cat([to_x(subject.images[i % len(subject.images)], size) for i in range(n)])
     z0 = encode(subject.model, x)
     return guided_diffusion(subject.model, subject.evaluator, _text(subject, template), n=n, seed=seed, z0=z0)

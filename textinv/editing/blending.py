@@ -53,7 +53,7 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
 
     Raises InputError if the mask differs in size from the image or is black, and on invalid values.
     """
-    mask, size = inputs.check_mask(mask, image), inputs.image_size(model)
+    mask, size = inputs.check_mask(mask, image), model.image_size
     z0 = encode(model, inputs.to_x(image, size))
     m = inputs.latent_mask(mask, size, model.config.autoencoder.factor).to(model.device)
     c, uncond = model.context([prompt]), model.context([negative])

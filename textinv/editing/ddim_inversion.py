@@ -17,7 +17,7 @@ from torch import Tensor
 from ldm import InputError, LatentDiffusion
 from ldm.model import to_images
 from ldm.samplers import Denoise, Trajectory, ddim_step, ddim_timesteps
-from textinv.editing.inputs import encode, image_size, last_latents, to_x
+from textinv.editing.inputs import encode, last_latents, to_x
 
 
 def inverted(denoise: Denoise, alphas_cumprod: Sequence[float], z0: Tensor, steps: int,
@@ -71,7 +71,7 @@ def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, promp
         raise InputError(f"`guidance` is {wrong[0]}. Use -1000 to 1000.")
     if not 0 <= refine <= 100:
         raise InputError(f"`refine` is {refine}. Use 0 to 100.")
-    z0 = encode(model, to_x(image, image_size(model)))
+    z0 = encode(model, to_x(image, model.image_size))
     c = model.context([source])
     z_T = invert_latents(model, z0, c, steps=steps, refine=refine)
     back = model.sample(c, steps=steps, guidance=1, z_T=z_T)

@@ -18,11 +18,6 @@ from ldm.model import check_seeds
 from ldm.samplers import Trajectory
 
 
-def image_size(model: LatentDiffusion) -> int:
-    """The side in pixels of the images that the model was trained on."""
-    return model.config.diffusion.latent_size * model.config.autoencoder.factor
-
-
 def middle_square(image: Image.Image) -> tuple[int, int, int, int]:
     """The square that an image is cropped to, as training images are: (left, top, right, bottom)."""
     side = min(image.size)

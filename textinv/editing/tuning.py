@@ -19,7 +19,7 @@ from torch.func import functional_call
 from ldm import InputError, LatentDiffusion
 from textinv.concept import model_hash
 from textinv.editing.deltas import Delta, matrices
-from textinv.editing.inputs import image_size, to_x
+from textinv.editing.inputs import to_x
 from textinv.options import MAX_LR, MAX_SEED, check, option
 
 
@@ -115,7 +115,7 @@ class Tuning:
     def _posteriors(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each view's latents, scaled: (v c h w) each."""
         model = self.model
-        x = torch.cat([to_x(image, image_size(model)) for image in images])
+        x = torch.cat([to_x(image, model.image_size) for image in images])
         x = torch.cat([x, x.flip(-1)]) if self.config.flip else x
         scale = model.config.diffusion.scale_factor
         posteriors = [model.autoencoder.encode(view.to(model.device, model.dtype)) for view in x.split(8)]

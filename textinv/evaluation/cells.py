@@ -90,7 +90,7 @@ class Bench:
     def images(self, thing: Thing) -> list[TrainingImage]:
         """A thing's images. Raises InputError if there are none."""
         if thing.name not in self._images:
-            size = self.model.config.diffusion.latent_size * self.model.config.autoencoder.factor
+            size = self.model.image_size
             self._images[thing.name] = read_images(thing.folder, size)
         return self._images[thing.name]
 

@@ -108,7 +108,8 @@ class Studio:
 
     def look_at(self, paths: Sequence[str | Path]) -> Image.Image:
         """The images as the model will see them, in rows; adds a note about anything odd."""
-        images = read_images(paths, self._side, warn=lambda line: self.notes.append(named(line, paths)))
+        images = read_images(paths, self.model.image_size,
+                             warn=lambda line: self.notes.append(named(line, paths)))
         views = [to_images(image.views[0].x[None])[0] for image in images]
         return self._large(grid(views, min(len(views), 8)))
 
@@ -180,13 +181,8 @@ class Studio:
     def _preview(self, run: Run) -> Image.Image:
         return self._large(run.previews(COLUMNS))
 
-    @property
-    def _side(self) -> int:
-        """Pixels of an image."""
-        return self.model.config.diffusion.latent_size * self.model.config.autoencoder.factor
-
     def _large(self, image: Image.Image) -> Image.Image:
-        return enlarged(image, max(1, SHOWN // self._side))
+        return enlarged(image, max(1, SHOWN // self.model.image_size))
 
 
 def _as_metrics(progress: Progress) -> dict[str, float]:

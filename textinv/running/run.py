@@ -68,8 +68,7 @@ class Run:
             raise InputError(f"`stop` dvar can end a run after step {first} at the earliest, but `steps` is "
                              f"{config.steps}. Use more steps, such as 5000, or drop `stop`.")
         generator = torch.Generator().manual_seed(config.seed)
-        size = model.config.diffusion.latent_size * model.config.autoencoder.factor
-        self.images = read_images(images, size, crop=config.crop, alpha_mask=config.alpha_mask,
+        self.images = read_images(images, model.image_size, crop=config.crop, alpha_mask=config.alpha_mask,
                                   generator=generator)
         source = {"model": options.weights, "vocab": options.vocab} if options else {}
         start, image_words, self.init_note = first_words(

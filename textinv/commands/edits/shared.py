@@ -26,7 +26,6 @@ from textinv.commands.words import add_concept_option, load_with_words, warn_of_
 from textinv.concept import Concept, find_words
 from textinv.decoding import read_rgb, reason
 from textinv.editing.deltas import Delta, applied
-from textinv.editing.inputs import image_size
 from textinv.grids import save_png
 from textinv.images import read_images
 from textinv.running.folder import read_record
@@ -89,7 +88,7 @@ def training_images(model: LatentDiffusion, images: str | None, concepts: Sequen
         read_record(path)["images"] for text in concepts if (path := find_words(text)[0]).is_dir()]
     if not sources:
         raise InputError("a word's file does not contain its images. Give them as `images`.")
-    x = [image.views[0].x for source in sources for image in read_images(source, image_size(model))]
+    x = [image.views[0].x for source in sources for image in read_images(source, model.image_size)]
     return to_images(torch.stack(x))
 
 
