@@ -3,7 +3,7 @@ in which the right object ranks first of all objects, has p >= 0.5, and has p >=
 background. The rows are real images, the same through the autoencoder, seen objects by name, words learned
 from five new images of seen objects, words learned from examples of held-out objects; likewise for styles.
 
-    python -m recipe.recognize [--weights tiny] [--quick] [--out recipe-work/recognize]
+    python -m recipe.recognize [--weights tiny] [--quick] [--init auto --steps 60]
 
 Intervals are 95% bootstrap percentile intervals over the objects (Efron 1979), since images of one object, or
 from one word, resemble each other. With only a few objects there is none: it would be too narrow. Results are
@@ -41,6 +41,7 @@ from recipe.resnet import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.world import draw
 from textinv.commands import command
+from textinv.commands.arguments import add_fields
 from textinv.images import read_images
 from textinv.initialization import initial_vectors
 
@@ -253,23 +254,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, help="words per thing (default: 3; quick: 1)")
     parser.add_argument("--objects", type=int, help="seen objects to learn; three times as many by name "
                         "(default: 16; quick: 3)")
-    parser.add_argument("--steps", type=int, help="training steps per word; 0 for none (default: textinv's)")
-    parser.add_argument("--vectors", type=int, help="vectors per word (default: textinv's)")
-    parser.add_argument("--init", help="init word for all objects (default: each object's own init word)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", default=[],
                         help='rows of the table, such as "word, held-out" (default: all)')
     parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
+    add_fields(parser, "learning the words (--init: of all objects, instead of their own init words; --steps "
+               "0: not at all)", textinv.InversionConfig)
     options = parser.parse_args(argv)
     defaults = (8, 1, 3) if options.quick else (32, 3, 16)
     given = (options.images, options.seeds, options.objects)
     images, seeds, objects = (b if a is None else a for a, b in zip(given, defaults, strict=True))
     if min(images, seeds, objects) < 1:
         raise InputError("--images, --seeds or --objects is below 1. Give 1 or more.")
-    learns = options.steps != 0
-    method = {name: value for name in ("vectors", "init", *["steps"] * learns)
-              if (value := getattr(options, name)) is not None}
+    method = {name: value for name, value in vars(options).items()
+              if name in textinv.InversionConfig.__dataclass_fields__}
+    if fixed := [name for name in ("style", "seed") if name in method]:
+        raise InputError(f"--{fixed[0]} follows from what is measured. Drop it.")
+    learns = method.get("steps") != 0
+    if not learns:
+        del method["steps"]
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

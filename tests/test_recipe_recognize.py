@@ -250,12 +250,14 @@ def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkey
     model = Model()
     monkeypatch.setattr(weights, "load", lambda source, device: model)
     out = tmp_path / "new" / "folder"
-    assert recognize.main(["--quick", "--steps", "9", "--out", str(out)]) == 0
+    assert recognize.main(["--quick", "--steps", "9", "--fix-norm", "--no-cross-init",
+                           "--out", str(out)]) == 0
     record = json.loads((out / "recognize.json").read_text())
     assert record["options"]["weights"] == "tiny" and record["options"]["steps"] == 9
     row = record["rows"]["word, held-out"]
     assert list(row["things"]) == list(recognize.HANDFUL) and row["summary"][PLAIN]["object first"] >= 0
-    assert {config.steps for _, config in taught} == {9}
+    assert {(config.steps, config.fix_norm, config.cross_init) for _, config in taught} == {(9, True, False)}
+    assert {config.init for _, config in taught} == {HELD_OUT[name].init for name in recognize.HANDFUL}
     text = (out / "recognize.md").read_text()
     assert "| word, held-out: teapot |" in text and text in capsys.readouterr().out
     with Image.open(out / "recognize.png") as sheet:
@@ -275,7 +277,8 @@ def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--rows", "nothing", "--quick"], "names no row"), (["--images", "0"], "Give 1 or more"),
-    (["--seeds", "0"], "Give 1 or more"),
+    (["--seeds", "0"], "Give 1 or more"), (["--seed", "1"], "--seed follows from what is measured. Drop it."),
+    (["--no-style"], "--style follows from what is measured"),
     (["--quick", "--vectors", "0", "--rows", "word, held-out"], "--vectors is 0"),
     (["--artwork", "nowhere"], "nowhere"), (["--quick", "--weights", "nothing.ckpt"], "nothing.ckpt"),
     (["--out", "setup.cfg/below"], "Choose another --out")])
