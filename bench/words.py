@@ -38,6 +38,9 @@ METHODS = {
     "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--regularize", "2.55e-5"],
     "cross-init-200": ["--steps", "200", "--cross-init"],
     "cross-init-100": ["--steps", "100", "--cross-init"],
+    "auto-200": ["--steps", "200", "--init", "auto"],
+    "auto-60": ["--steps", "60", "--init", "auto"],
+    "auto-20": ["--steps", "20", "--init", "auto"],
 }
 OBJECTS = ["teapot", "fox", "mushroom", "pineapple", "panda", "cactus"]
 RESAMPLES = 10_000

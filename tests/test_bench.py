@@ -19,7 +19,8 @@ from textinv.commands.train import parse
 @pytest.mark.parametrize("method", words.METHODS)
 def test_every_method_is_a_set_of_options(method):
     config, _ = parse(["--images", "x", "--init", "cat", *words.METHODS[method]])
-    assert config.steps >= 100
+    assert config.init == ("auto" if method.startswith("auto") else "cat")
+    assert method in ("paper", "dvar") or config.steps == int(method.rpartition("-")[2])
 
 
 def test_intervals_hold_the_mean_and_are_of_the_objects():
