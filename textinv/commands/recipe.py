@@ -133,9 +133,11 @@ def recipe_from_png(options: argparse.Namespace) -> Recipe:
         raise InputError(f"`concept` {found[min(others)]}: not a word that {path} was made with. Drop it, or "
                          "restore the original file.")
     concepts = [{**entry, "path": found.get(entry["hash"], entry["path"])} for entry in recipe.concepts]
-    if options.tuned and recipe.tuned is None:
-        raise InputError(f"`tuned` {options.tuned}: {path} was made without a delta. Drop the option.")
-    delta = {**recipe.tuned, "path": options.tuned} if options.tuned else recipe.tuned
+    delta = recipe.tuned
+    if options.tuned:
+        if delta is None:
+            raise InputError(f"`tuned` {options.tuned}: {path} was made without a delta. Drop the option.")
+        delta = {**delta, "path": options.tuned}
     given = {"weights": options.weights, "vocab": options.vocab}
     for name, default in (("weights", "tiny"), ("vocab", None)):
         if getattr(recipe, name) != default and given[name] is None:
