@@ -28,7 +28,6 @@ from tqdm import tqdm
 import textinv
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from recipe import evaluate, resnet, sheets, shots
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
@@ -36,9 +35,9 @@ from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
 from recipe.filters import pick
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN, SEEN_STYLES
-from recipe.recognize import EXAMPLES, ordinary
 from recipe.resnet import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
+from recipe.sources import EXAMPLES, ordinary
 from recipe.world import draw
 from textinv.commands import command
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
@@ -191,8 +190,7 @@ def baselines(bench: Bench) -> Result:
         raise InputError("the baselines need CLIP, which is missing here. Run python -m recipe.clip.")
     found: list[Composition] = []
     for thing in tqdm(bench.things, unit="thing"):
-        size = bench.model.image_size
-        images = to_images(torch.stack([one.views[0].x for one in read_images(EXAMPLES / thing, size)]))
+        images = [image.shown for image in read_images(EXAMPLES / thing, bench.model.image_size)]
         subject = Subject.learn(bench.model, bench.evaluator, images, HELD_OUT[thing].init)
         with bench.taught("*", EXAMPLES / thing, HELD_OUT[thing].init):
             for template, judges in (

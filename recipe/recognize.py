@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,39 +26,24 @@ from tqdm import tqdm
 
 import textinv
 import weights
-from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
-from recipe import diffusion, evaluate, examples, filters, resnet, sheets, shots
+from ldm import InputError
+from recipe import diffusion, evaluate, filters, resnet, sheets, shots
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
-from recipe.backdrops import BACKDROPS
-from recipe.captions import Scene, fill
-from recipe.filters import pick
-from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES, STYLES
+from recipe.captions import fill
+from recipe.objects import SEEN, SEEN_STYLES
 from recipe.resnet import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
-from recipe.world import draw
+from recipe.sources import FOLDERS, PROMPTS, Drawn, Source
 from textinv.commands import command
 from textinv.commands.arguments import add_fields
-from textinv.images import read_images
-from textinv.initialization import initial_vectors
 
 COMMAND = "python -m recipe.recognize"
-OUT, EXAMPLES = Path("recipe-work/recognize"), Path("examples")
-# The held-out objects with examples, each with its folder if that has another name.
-FOLDERS = dict.fromkeys(shots.THINGS) | {row.split()[0]: folder for folder, row in shots.MANY.items()}
+OUT = Path("recipe-work/recognize")
 HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
-STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
 RESAMPLES, COLUMNS = 1000, 16
 ENOUGH = 8                                              # minimum number of things for an interval
 
-# For objects and for styles: the prompts, with {} for a name or the word, and what else the images must show.
-PROMPTS: dict[str, dict[str, dict[str, str]]] = {
-    "object": {"a photo of a {}": {}, "a photo of a {} on the beach": {"background": "beach"},
-               "a photo of a {} on a red background": {"background": "red"}},
-    "style": {"a painting of a cat in the style of {}": {"object": "cat"}}}
-
-Drawn = dict[str, list[Image.Image]]        # images by prompt
 Shares = dict[str, dict[str, Any]]          # prompt -> measure -> share, or share with its interval
 
 
@@ -105,92 +88,6 @@ def interval(values: Sequence[float]) -> float | tuple[float, float, float]:
     rng, values = np.random.default_rng(0), np.asarray(values)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
     return (float(values.mean()), *np.percentile(means, (2.5, 97.5)).tolist())
-
-
-def seed_of(*parts: str | int) -> int:
-    return zlib.crc32("/".join(map(str, parts)).encode())
-
-
-def ordinary(rng: np.random.Generator, names: dict[str, str]) -> Scene:
-    """An ordinary view of what is named; the rest is random."""
-    style = names.get("style") or pick(rng, SEEN_STYLES)
-    return Scene((names["object"],), style if style in STYLES else pick(rng, SEEN_STYLES),
-                 names.get("background") or pick(rng, tuple(BACKDROPS)),
-                 effect="" if style in STYLES else style)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Makes the images of a thing: each method yields a set for each seed."""
-    model: LatentDiffusion
-    images: int = 32                # per prompt and seed
-    seeds: int = 3                  # words per thing
-    method: dict[str, Any] = field(default_factory=dict)        # fields of the InversionConfig
-    artwork: Artwork | None = None  # for real images and words of seen objects
-    learns: bool = True             # if False, words stay where they start
-
-    def real(self, head: str, thing: str) -> Iterator[Drawn]:
-        """Composed images of ordinary views."""
-        rng = np.random.default_rng(seed_of(thing))
-        yield {prompt: [Image.fromarray(draw(rng, ordinary(rng, {head: thing, **asked}), self.artwork))
-                        for _ in range(self.images)] for prompt, asked in PROMPTS[head].items()}
-
-    @torch.no_grad()
-    def decoded(self, head: str, thing: str) -> Iterator[Drawn]:
-        """The real images through the autoencoder."""
-        coder = self.model.autoencoder
-        for drawn in self.real(head, thing):
-            yield {prompt: to_images(coder.decode(coder.encode(
-                images_to_x(images).to(self.model.device, self.model.dtype)).mode()))
-                for prompt, images in drawn.items()}
-
-    def generated(self, head: str, phrase: str, seed: int) -> Drawn:
-        return {prompt: self.model.generate([fill(prompt, phrase)] * self.images, steps=STEPS,
-                                            guidance=GUIDANCE, seed=seed + i * self.images, batch=BATCH)
-                for i, prompt in enumerate(PROMPTS[head])}
-
-    def named(self, head: str, thing: str) -> Iterator[Drawn]:
-        """Generated from the name, which the model knows."""
-        yield self.generated(head, thing, seed_of(thing))
-
-    def word_held_out(self, head: str, thing: str) -> Iterator[Drawn]:
-        """Generated from words learned from the folder of examples."""
-        if head == "style":
-            yield from self.learned(head, thing, EXAMPLES / f"{thing}-style", shots.STYLES[thing].init)
-        else:
-            yield from self.learned(head, thing, EXAMPLES / (FOLDERS[thing] or thing), HELD_OUT[thing].init)
-
-    def word_seen(self, head: str, thing: str) -> Iterator[Drawn]:
-        """Generated from words learned from new images, like those of the examples, of an object that the
-        model knows by name; the words start from another object of its kind."""
-        rng = np.random.default_rng(seed_of("word", thing))
-        others = tuple(name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing)
-        init, style = pick(rng, others), pick(rng, SEEN_STYLES)
-        backgrounds = (*rng.permutation(list(BACKDROPS))[:len(shots.VIEWS) - 1].tolist(), "")
-        with tempfile.TemporaryDirectory() as folder:
-            for i, (background, view) in enumerate(zip(backgrounds, shots.VIEWS, strict=True)):
-                image = examples.take(shots.Shot(thing, str(i), thing, style, background, view), self.artwork)
-                Path(folder, f"{i}.{'jpg' if view.jpeg else 'png'}").write_bytes(
-                    examples.encode(image, view, orientation=6))
-            yield from self.learned(head, thing, Path(folder), init)
-
-    def learned(self, head: str, thing: str, folder: Path, init: str) -> Iterator[Drawn]:
-        method = {**self.method, "init": init} if head == "style" else {"init": init, **self.method}
-        for seed in range(self.seeds):
-            config = textinv.InversionConfig(**method, style=head == "style", seed=seed)
-            textinv.patch(self.model, textinv.invert(self.model, folder, config) if self.learns else
-                          self.start(folder, config))
-            try:
-                yield self.generated(head, config.placeholder, seed_of(thing, seed))
-            finally:
-                textinv.unpatch(self.model, config.placeholder)
-
-    def start(self, folder: Path, config: textinv.InversionConfig) -> textinv.Concept:
-        """The word where learning starts, before it has learned anything."""
-        v, _ = initial_vectors(self.model, config.init, config.vectors, images=read_images(folder, SIZE),
-                               cross_init=config.cross_init,
-                               generator=torch.Generator().manual_seed(config.seed))
-        return textinv.Concept(config.placeholder, v)
 
 
 def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
@@ -274,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     learns = method.get("steps") != 0
     if not learns:
         del method["steps"]
+    textinv.InversionConfig(**method)           # a bad one is known now, not after the rows without words
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,6 @@ from PIL import Image
 import textinv
 import weights
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from recipe.objects import HELD_OUT
 from textinv.commands import command
 from textinv.grids import grid, save_png
@@ -32,8 +31,7 @@ def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
     """The images of an example as the model sees them, then samples with the word learned from them."""
     if name not in HELD_OUT:
         raise InputError(f"{name} is not a held-out object. Choose from {', '.join(HELD_OUT)}.")
-    size = model.image_size
-    inputs = [to_images(image.views[0].x[None])[0] for image in read_images(EXAMPLES / name, size)]
+    inputs = [image.shown for image in read_images(EXAMPLES / name, model.image_size)]
     start = time.perf_counter()
     config = textinv.InversionConfig(init=HELD_OUT[name].init, steps=steps)
     concept = textinv.invert(model, EXAMPLES / name, config)

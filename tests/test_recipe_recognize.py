@@ -10,10 +10,11 @@ from PIL import Image
 
 import textinv
 import weights
-from recipe import recognize, resnet, shots
+from recipe import recognize, resnet, shots, sources
 from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES
-from recipe.recognize import PROMPTS, Row, Source
+from recipe.recognize import Row
 from recipe.resnet import INDEX, NAMES, Recognizer
+from recipe.sources import PROMPTS, Source
 
 PLAIN, BEACH, RED = PROMPTS["object"]
 
@@ -121,7 +122,7 @@ def test_a_rows_seeds_count_together_and_its_things_apart():
 
 def test_real_images_are_ordinary_views_of_what_is_asked(blobs, monkeypatch):
     scenes = []
-    monkeypatch.setattr(recognize, "draw", lambda rng, scene, artwork: scenes.append(scene)
+    monkeypatch.setattr(sources, "draw", lambda rng, scene, artwork: scenes.append(scene)
                         or np.zeros((64, 64, 3), np.uint8))
     source = Source(None, images=20, artwork=blobs)
     (drawn,) = source.real("object", "fox")
@@ -203,10 +204,10 @@ def test_words_of_seen_objects_come_from_five_new_images_and_another_name(taught
 
 
 def test_every_held_out_thing_has_its_folder():
-    assert set(recognize.FOLDERS) == set(HELD_OUT) and set(recognize.HANDFUL) < set(HELD_OUT)
-    for thing, folder in recognize.FOLDERS.items():
-        assert (recognize.EXAMPLES / (folder or thing)).is_dir()
-    assert all((recognize.EXAMPLES / f"{style}-style").is_dir() for style in shots.STYLES)
+    assert set(sources.FOLDERS) == set(HELD_OUT) and set(recognize.HANDFUL) < set(HELD_OUT)
+    for thing, folder in sources.FOLDERS.items():
+        assert (sources.EXAMPLES / (folder or thing)).is_dir()
+    assert all((sources.EXAMPLES / f"{style}-style").is_dir() for style in shots.STYLES)
 
 
 def test_fewer_seen_objects_are_among_more():
@@ -237,7 +238,7 @@ def test_all_rows_are_measured(taught, blobs):
 
 
 def test_a_real_model_is_as_before(judge, monkeypatch):
-    monkeypatch.setattr(recognize, "STEPS", 2)
+    monkeypatch.setattr(sources, "STEPS", 2)
     model = weights.load("tiny")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = recognize.measure(judge, Source(model, 1, 1, {"steps": 1}), (), ["cat"], ["fox"],
@@ -270,16 +271,16 @@ def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
     source = Source(model, 1, 1, {"cross_init": False}, learns=False)
     row, = model.text_encoder.embed(torch.tensor([model.tokenizer.tokenize("wolf")]))[0]
     config = textinv.InversionConfig(init="wolf")
-    assert not torch.equal(source.start(recognize.EXAMPLES / "fox", config).vectors[0], row)    # cross init
+    assert not torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row)    # cross init
     config = textinv.InversionConfig(init="wolf", cross_init=False)
-    assert torch.equal(source.start(recognize.EXAMPLES / "fox", config).vectors[0], row) and not taught
+    assert torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row) and not taught
 
 
 @pytest.mark.parametrize(("options", "message"), [
     (["--rows", "nothing", "--quick"], "names no row"), (["--images", "0"], "Give 1 or more"),
     (["--seeds", "0"], "Give 1 or more"), (["--seed", "1"], "--seed follows from what is measured. Drop it."),
     (["--no-style"], "--style follows from what is measured"),
-    (["--quick", "--vectors", "0", "--rows", "word, held-out"], "--vectors is 0"),
+    (["--quick", "--vectors", "0"], "--vectors is 0"), (["--steps", "0", "--lr", "0"], "--lr is 0"),
     (["--artwork", "nowhere"], "nowhere"), (["--quick", "--weights", "nothing.ckpt"], "nothing.ckpt"),
     (["--out", "setup.cfg/below"], "Choose another --out")])
 def test_bad_options_are_one_line(judge, options, message, tmp_path, capsys):

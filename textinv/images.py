@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ldm import InputError
+from ldm.model import to_images
 from textinv.decoding import TURN, decode, is_flat, one_line, reason, to_mask, to_rgb
 
 MAX_FILES = 1000        # all are held in memory
@@ -45,6 +46,11 @@ class TrainingImage:
     views: tuple[View, ...]
     caption: str | None           # text of the .txt file next to it, stripped
     sha256: str                   # of the file
+
+    @property
+    def shown(self) -> Image.Image:
+        """The first view, which is how the model sees the image."""
+        return to_images(self.views[0].x[None])[0]
 
 
 def speaks() -> bool:

@@ -1,4 +1,6 @@
-"""What the commands share: the parser, groups of options, and options generated from dataclasses."""
+"""What the commands share: the parser, groups of options, options generated from dataclasses, and names of
+new files.
+"""
 from __future__ import annotations
 
 import argparse

@@ -11,11 +11,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
@@ -101,8 +99,7 @@ def measure_word(options: argparse.Namespace) -> None:
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")
-    size = model.image_size
-    training = to_images(torch.stack([image.views[0].x for image in read_images(images, size)]))
+    training = [image.shown for image in read_images(images, model.image_size)]
     out = (Path(os.path.expanduser(options.out)) if options.out else
            (path if path.is_dir() else path.with_suffix("")) / "evaluation")
 

@@ -17,7 +17,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
@@ -125,7 +124,7 @@ def refuse_unused(options: argparse.Namespace) -> None:
         unused = ["PROMPT" if name == "text" else f"`{name}`" for name, value in vars(options).items()
                   if value != defaults[name] and name not in WITH_FROM]
         if unused:
-            raise InputError(f"`from` reproduces an image with its own options. Drop it, or drop "
+            raise InputError("`from` reproduces an image with its own options. Drop it, or drop "
                              f"{' and '.join(unused)}.")
     for name in ("images", "clip"):
         if getattr(options, name) and options.best is None:
@@ -183,9 +182,7 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
     evaluator = load_clip(options.clip, recipe.weights, model.device)
     folders = [path for text in options.concept if (path := find_words(text)[0]).is_dir()]
     sources = [options.images] if options.images else [read_record(path)["images"] for path in folders]
-    size = model.image_size
-    references = [image for source in sources for training in read_images(source, size)
-                  for image in to_images(training.views[0].x[None])]
+    references = [image.shown for source in sources for image in read_images(source, model.image_size)]
 
     def choose(images: dict[int, Image.Image]) -> list[int]:
         kept = []

@@ -9,10 +9,8 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from ldm.model import to_images
 from textinv.commands.suites import suite_folder
 from textinv.evaluation import questionnaire as study
 from textinv.evaluation.cells import read_results
@@ -46,8 +44,7 @@ def write_questionnaire(options: argparse.Namespace) -> None:
     plan, results = read_plan(folder), read_results(folder)
     made = study.make(folder, results, setups, count=plan.n)
     names = tuple(dict.fromkeys(question.thing for question in made.questions))
-    training = {thing.name: to_images(torch.stack([image.views[0].x for image in
-                                                   read_images(thing.folder, TRAINING_SIZE)[:study.SHOWN]]))
+    training = {thing.name: [image.shown for image in read_images(thing.folder, TRAINING_SIZE)[:study.SHOWN]]
                 for thing in read_things(options.examples, names)}
     candidates = {}
     for path in made.sha256:

@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from textinv.concept import Concept, fingerprint, patch, unpatch
 from textinv.evaluation.evaluate import EDITS, PLAIN, SampleSpec, Sampling, evaluate, without_word
 from textinv.evaluation.scores import editability, mean_pairwise_similarity
@@ -90,8 +88,7 @@ class Bench:
     def images(self, thing: Thing) -> list[TrainingImage]:
         """A thing's images. Raises InputError if there are none."""
         if thing.name not in self._images:
-            size = self.model.image_size
-            self._images[thing.name] = read_images(thing.folder, size)
+            self._images[thing.name] = read_images(thing.folder, self.model.image_size)
         return self._images[thing.name]
 
     def key(self, cell: Cell) -> str:
@@ -121,7 +118,7 @@ class Bench:
     def measure(self, cell: Cell, on_step: Callable[[Progress], object]) -> Result:
         """Measure a cell and save the result. Raises InputError."""
         key, training = self.key(cell), self.images(cell.thing)
-        shown = to_images(torch.stack([image.views[0].x for image in training]))
+        shown = [image.shown for image in training]
         if cell.setup.kind == IMAGES:
             reconstruction, edit, samples = *self._images_alone(shown), {}
         else:

@@ -63,9 +63,9 @@ def tell_step(run: Run, tell: Teller) -> Step:
     views = torch.randint(len(dataset.mean), (config.batch,), generator=generator)
     choice = torch.rand(config.batch, generator=generator)
     image = run.images[int(views[0])]
-    size = model.image_size
     x = tell("x", "image in [-1, 1]", f"{TI}, section 3", read_images,
-             lambda: read_images(image.path, size, warn=lambda _: None)[0].views[0].x, note=image.path.name)
+             lambda: read_images(image.path, model.image_size, warn=lambda _: None)[0].views[0].x,
+             note=image.path.name)
     posterior = tell("mean of q(z | x)", "q(z | x) = N(mean, std^2)", f"{LDM}, section 3.1",
                      model.autoencoder.encode,
                      lambda: model.autoencoder.encode(x[None].to(model.device, model.dtype)),

@@ -13,7 +13,6 @@ from pathlib import Path
 from PIL import Image
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from ldm.samplers import SAMPLERS
 from textinv.concept import at_strength
 from textinv.grids import enlarged, grid, titled
@@ -110,8 +109,7 @@ class Studio:
         """The images as the model will see them, in rows; adds a note about anything odd."""
         images = read_images(paths, self.model.image_size,
                              warn=lambda line: self.notes.append(named(line, paths)))
-        views = [to_images(image.views[0].x[None])[0] for image in images]
-        return self._large(grid(views, min(len(views), 8)))
+        return self._large(grid([image.shown for image in images], min(len(images), 8)))
 
     def learn(self, paths: Sequence[str | Path], config: InversionConfig) -> Generator[Learning, None, None]:
         """Learn a word from images, and add it. If a stop, a closed browser or an error ends this early, the

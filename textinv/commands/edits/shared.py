@@ -10,11 +10,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from textinv.commands.arguments import (
     add_clip_option,
     add_model_options,
@@ -88,8 +86,7 @@ def training_images(model: LatentDiffusion, images: str | None, concepts: Sequen
         read_record(path)["images"] for text in concepts if (path := find_words(text)[0]).is_dir()]
     if not sources:
         raise InputError("a word's file does not contain its images. Give them as `images`.")
-    x = [image.views[0].x for source in sources for image in read_images(source, model.image_size)]
-    return to_images(torch.stack(x))
+    return [image.shown for source in sources for image in read_images(source, model.image_size)]
 
 
 def new_folder(out: str | None, name: str) -> Path:
