@@ -30,12 +30,12 @@ from weights.files import atomic_write
 
 METHODS = {
     "paper": ["--preset", "paper"],
-    "plain-400": ["--steps", "400", "--no-cross-init"],
-    "plain-200": ["--steps", "200", "--no-cross-init"],
-    "plain-100": ["--steps", "100", "--no-cross-init"],
-    "lr-0.01-100": ["--steps", "100", "--no-cross-init", "--lr", "0.01"],
-    "dvar": ["--steps", "5000", "--no-cross-init", "--stop", "dvar", "--eval-every", "25"],
-    "fixed-norm-200": ["--steps", "200", "--no-cross-init", "--fix-norm", "--regularize", "2.55e-5"],
+    "plain-400": ["--steps", "400"],
+    "plain-200": ["--steps", "200"],
+    "plain-100": ["--steps", "100"],
+    "lr-0.01-100": ["--steps", "100", "--lr", "0.01"],
+    "dvar": ["--steps", "5000", "--stop", "dvar", "--eval-every", "25"],
+    "fixed-norm-200": ["--steps", "200", "--fix-norm", "--regularize", "2.55e-5"],
     "cross-init-200": ["--steps", "200", "--cross-init"],
     "cross-init-100": ["--steps", "100", "--cross-init"],
     "auto-200": ["--steps", "200", "--init", "auto"],

@@ -1,8 +1,6 @@
 """Reverses shipping: makes checkpoints from a shipped folder, so that training can continue from there on
-another machine, with a fresh optimizer. An unfinished training run is shipped to a separate folder, which is
-then the default here:
+another machine, with a fresh optimizer.
 
-    python -m recipe.ship --folder recipe/shipped/unfinished
     python -m recipe.restore
 """
 from __future__ import annotations
@@ -30,7 +28,6 @@ from textinv.encoder import load_encoder
 from textinv.initialization import vocabulary_norm
 
 COMMAND = "python -m recipe.restore"
-UNFINISHED = codes.SHIPPED.parent / "unfinished"
 SETTLED = 10_000        # step count of an average that has long forgotten its start
 CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT, resnet.CHECKPOINT)
 
@@ -86,8 +83,8 @@ def _restore_codes() -> None:
 @torch.no_grad()
 def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder, norm: float = codes.NORM) -> None:
     """Copies the text encoder of a model whose vocabulary may differ: layers unchanged, embeddings by token
-    (`rows`: token -> id; words, pieces, punctuation), rescaled to the mean norm `norm`. If the vocabulary
-    differs, names start at their codes: such a model was trained without codes."""
+    (`rows`: token -> id; words, pieces, punctuation), rescaled to the mean norm `norm`. Names that it does
+    not have start at their codes."""
     set_vocabulary_norm(old, norm)
     state = old.state_dict()
     table = state["token_emb.weight"]
@@ -96,9 +93,9 @@ def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder, norm: f
               if "token_emb" not in name and "logits" not in name}
     new.load_state_dict(shared, strict=False)
     new.token_emb.weight.mul_(codes.NORM / new.token_emb.weight.norm(dim=1).mean())
+    if not rows.keys() >= set(vocabulary.tokens()):
+        kept = codes.name_codes(Artwork()) | kept
     diffusion.set_names(new, kept)
-    if set(rows) != set(vocabulary.tokens()):
-        diffusion.set_names(new, codes.name_codes(Artwork()))
 
 
 def _save(module: nn.Module, path: Path, outer: Iterable[nn.Module]) -> None:
@@ -110,8 +107,8 @@ def _save(module: nn.Module, path: Path, outer: Iterable[nn.Module]) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--folder", type=Path, help="folder to restore from (default: %(default)s)",
-                        default=UNFINISHED if UNFINISHED.is_dir() else weights.TINY.parent)
+    parser.add_argument("--folder", type=Path, default=weights.TINY.parent,
+                        help="folder to restore from (default: weights/tiny)")
     for path in restore(parser.parse_args(argv).folder):
         print(path)
 

@@ -13,7 +13,6 @@ def test_the_papers_preset_and_what_is_given_next_to_it():
     paper = InversionConfig(preset="paper")
     assert (paper.vectors, paper.steps, paper.batch, paper.lr, paper.decay) == (1, 5000, 4, 0.005, 0.01)
     assert paper.effective_lr() == pytest.approx(0.02)
-    assert InversionConfig().cross_init is None, "the model decides"
     assert paper.cross_init is False, "the paper starts from the word's embedding"
     assert InversionConfig(preset="paper", steps=9).steps == 9
     assert InversionConfig(preset="paper", cross_init=True).cross_init

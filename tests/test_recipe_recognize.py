@@ -251,13 +251,13 @@ def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkey
     model = Model()
     monkeypatch.setattr(weights, "load", lambda source, device: model)
     out = tmp_path / "new" / "folder"
-    assert recognize.main(["--quick", "--steps", "9", "--fix-norm", "--no-cross-init",
+    assert recognize.main(["--quick", "--steps", "9", "--fix-norm", "--cross-init",
                            "--out", str(out)]) == 0
     record = json.loads((out / "recognize.json").read_text())
     assert record["options"]["weights"] == "tiny" and record["options"]["steps"] == 9
     row = record["rows"]["word, held-out"]
     assert list(row["things"]) == list(recognize.HANDFUL) and row["summary"][PLAIN]["object first"] >= 0
-    assert {(config.steps, config.fix_norm, config.cross_init) for _, config in taught} == {(9, True, False)}
+    assert {(config.steps, config.fix_norm, config.cross_init) for _, config in taught} == {(9, True, True)}
     assert {config.init for _, config in taught} == {HELD_OUT[name].init for name in recognize.HANDFUL}
     text = (out / "recognize.md").read_text()
     assert "| word, held-out: teapot |" in text and text in capsys.readouterr().out
@@ -268,11 +268,11 @@ def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkey
 def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
     """0 steps: the embedding of the init word itself, without any training."""
     model = weights.load("tiny")
-    source = Source(model, 1, 1, {"cross_init": False}, learns=False)
+    source = Source(model, 1, 1, {}, learns=False)
     row, = model.text_encoder.embed(torch.tensor([model.tokenizer.tokenize("wolf")]))[0]
+    config = textinv.InversionConfig(init="wolf", cross_init=True)
+    assert not torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row)
     config = textinv.InversionConfig(init="wolf")
-    assert not torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row)    # cross init
-    config = textinv.InversionConfig(init="wolf", cross_init=False)
     assert torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row) and not taught
 
 

@@ -45,7 +45,7 @@ def test_the_word_says_what_made_it(learned, own_model):
     assert (concept.info["init"] == "cat" and concept.info["step"] == 3
             and concept.info["model_hash"] == model_hash(own_model))
     start = torch.tensor(concept.info["init_vectors"])
-    cat = own_model.context(["cat"])[0, 1:2]                # Cross Initialization, which is the default
+    [cat] = own_model.text_encoder.embed(torch.tensor([own_model.tokenizer.tokenize("cat")]))
     assert torch.equal(start, cat) and not torch.equal(concept.vectors, start)
     with safe_open(learned / "concept.safetensors", "pt") as file:
         assert list(file.keys()) == ["*"] and file.metadata()["format"] == "pt"

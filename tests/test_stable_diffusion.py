@@ -89,12 +89,10 @@ def start(model, init, k=1, **options):
 
 
 def test_the_start_is_the_plain_row_unless_asked(sd1_hf):
-    """On the paper's model it is the text encoder's output."""
     model = sd1_hf[0]
     table, [photo] = model.text_encoder.table.weight, model.tokenizer.tokenize("photo")
     v, note = start(model, "photo")
     assert torch.equal(v, table[photo][None]) and note == "photo"
-    assert torch.equal(start(model, "photo", cross_init=False)[0], v)
     crossed = start(model, "photo", cross_init=True)[0]
     assert torch.equal(crossed, model.context(["photo"])[0, 1:2]) and not torch.equal(crossed, v)
 
@@ -107,8 +105,7 @@ def test_notes_and_errors_show_words(sd1_hf):
     assert "</w>" not in str(caught.value) and str(caught.value).isprintable()
 
 
-def test_a_run_keeps_the_start_of_its_model(learned, sd1_hf):
-    """cross_init was not given, so it started at the plain row."""
+def test_a_run_keeps_its_start(learned, sd1_hf):
     [photo] = sd1_hf[0].tokenizer.tokenize("photo")
     assert torch.equal(torch.tensor(Concept.load(learned).info["init_vectors"])[0],
                        sd1_hf[0].text_encoder.table.weight[photo])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from helpers.weight_files import error_of
 from textinv import Concept, InversionConfig
 from textinv.commands import evaluate
 from textinv.evaluation import points, suites
-from textinv.evaluation.cells import Cell, Result
+from textinv.evaluation.cells import Bench, Cell, Result
 from textinv.evaluation.evaluate import EDITS
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, WORD, Setup, Thing, read_things
@@ -53,6 +54,15 @@ def test_the_setups_are_the_papers():
     sizes = [setup.images for setup in SUITES["figure12"].setups.values()]
     assert sizes[0] == 1 and sizes[-1] == 25 and sizes == sorted(sizes)
     assert {setup.kind for setup in SUITES["figure12"].setups.values()} == {WORD}
+
+
+@pytest.mark.parametrize(("most", "steps"), [(1000, 200), (100, 100)])
+def test_the_default_preset_keeps_its_own_steps(most, steps):
+    bench = SimpleNamespace(plan=SimpleNamespace(train_steps=most))
+    cells = (Cell("", FIGURE_10.setups[name], THINGS[0], 3) for name in ("default preset", "ours"))
+    default, ours = (Bench.config(bench, cell) for cell in cells)
+    assert default == InversionConfig(init=THINGS[0].init, seed=3, eval_every=0, steps=steps)
+    assert ours == InversionConfig(preset="paper", init=THINGS[0].init, seed=3, eval_every=0, steps=most)
 
 
 def result(setup, thing, seed, reconstruction, editability=0.0):

@@ -36,7 +36,7 @@ def test_the_file_is_read_back_exactly(model):
 
 
 def test_all_shipped_weights_are_small():
-    assert sum(path.stat().st_size for path in TINY.rglob("*.safetensors")) <= 25e6
+    assert sum(path.stat().st_size for path in TINY.rglob("*.safetensors")) <= 34e6
 
 
 def test_it_knows_its_words_and_not_the_held_out_ones(model):

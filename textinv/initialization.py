@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ldm import InputError, LatentDiffusion, TextConfig
+from ldm import InputError, LatentDiffusion
 from textinv.concept import Concept, check_fits
 from textinv.dataset import encode
 from textinv.encoder import load_encoder
@@ -23,7 +23,7 @@ FAR = 10                # times the usual norm: beyond that the word drowns out 
 
 
 def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: torch.Generator,
-                    cross_init: bool | None = None,
+                    cross_init: bool = False,
                     images: Sequence[TrainingImage] = ()) -> tuple[Tensor, str]:
     """The initial v (k d) in fp32, and a note that says in plain words what it was made from.
 
@@ -33,9 +33,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     A phrase of m tokens, or a file of m vectors, gives those m vectors when k >= m, with the last one
     repeated, and their mean when k < m.
     cross_init: start a word or phrase from the text encoder's output instead of its embeddings (Cross
-        Initialization, arXiv 2312.15905; a context is as wide as an embedding). None: only with the
-        BERT-style encoder, since CLIP's output differs in norm from its embeddings, and which of the two is
-        the better start has not been measured.
+        Initialization, arXiv 2312.15905; a context is as wide as an embedding).
 
     Raises InputError if init is empty, is not a word, is auto for a model without an encoder, contains a word
     that is not in the vocabulary, or is a file that does not fit.
@@ -68,8 +66,6 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     if not any(i in words or i >= model.text_encoder.vocab_size for i in ids):
         raise InputError(f"`init` is {init!r}, which is not a word. Give one for what the images show, such "
                          "as 'cup'; the new word's name in prompts is `placeholder`.")
-    if cross_init is None:
-        cross_init = isinstance(model.config.text, TextConfig)
     with torch.no_grad():
         rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start token
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d

@@ -18,9 +18,9 @@ from textinv.images import CROPS
 # what a preset changes; an explicit option takes precedence
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01, "cross_init": False},
+    "paper": {"steps": 5000, "batch": 4, "lr": 0.005, "decay": 0.01},
     # from diffusers' example for Stable Diffusion: an effective learning rate of 0.002
-    "sd": {"steps": 3000, "batch": 1, "accumulate": 4, "lr": 0.0005, "decay": 0.01, "cross_init": False},
+    "sd": {"steps": 3000, "batch": 1, "accumulate": 4, "lr": 0.0005, "decay": 0.01},
 }
 
 MAX_SEED = 2 ** 63 - 1          # the largest that every generator accepts
@@ -110,8 +110,8 @@ class InversionConfig:
                        choices=CROPS)
     flip: bool = option(True, "also train on mirrored images; turn it off for text and asymmetric things")
     alpha_mask: bool = option(False, "weight the loss by the images' alpha channel; for cut-out images")
-    preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps from the init word's "
-                         "embedding; sd: those of diffusers' example for Stable Diffusion, 3,000 steps",
+    preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps; sd: those of diffusers' "
+                         "example for Stable Diffusion, 3,000 steps",
                          choices=tuple(PRESETS))
     steps: int = option(200, "optimizer steps; use more if the word is not yet recognizable", minimum=1,
                         may_change=True)
@@ -128,9 +128,8 @@ class InversionConfig:
                             "that drown out the rest of the prompt")
     regularize: float = option(0.0, "weight of |v - v0|^2, the squared distance to where v started, added to "
                                "the loss; raise it to stay closer to the init word", minimum=0, metavar="W")
-    cross_init: bool | None = option(None, "start from the text encoder's output for the init word, not from "
-                                     "its embedding; turn it off to start as the paper does (default: on, "
-                                     "but off with Stable Diffusion, where it has not been measured)")
+    cross_init: bool = option(False, "start from the text encoder's output for the init word (Cross "
+                              "Initialization), not from its embedding, as the paper does")
     eval_every: int = option(25, "steps between measurements of the evaluation loss; 0 for none", minimum=0)
     stop: str = option("never", "dvar: stop when the evaluation loss has plateaued; for long runs",
                        choices=("never", "dvar"))

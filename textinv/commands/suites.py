@@ -17,7 +17,7 @@ from textinv.evaluation.cells import Bench, Cell, Plan, Result
 from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, Suite, pick, read_things
 from textinv.inside.figures import Mark, cross_chart
 from textinv.inversion import Progress
-from textinv.options import check
+from textinv.options import InversionConfig, check
 
 IMAGES_PER_PROMPT = 8           # by default; the paper uses 64, but a suite has hundreds of cells
 
@@ -45,7 +45,8 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seeds", type=int, default=2,
                        help="words per setup and thing (default: %(default)s)")
     group.add_argument("--train-steps", type=int, default=1000, metavar="N",
-                       help="training steps per word; the paper uses 5,000 (default: %(default)s)")
+                       help="most training steps per word; the paper uses 5,000, the default preset "
+                       f"{InversionConfig.steps} (default: %(default)s)")
     group.add_argument("--examples", metavar="DIR", default="examples",
                        help="folder of the things (default: %(default)s)")
 
@@ -98,7 +99,7 @@ def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Pl
     things = list(dict.fromkeys(cell.thing.name for cell in cells))
     return [f"{suite.title}: {len({cell.name for cell in cells})} setups, {len(things)} things "
             f"({', '.join(things)}), seeds: {sizes.seeds}",
-            f"{plan.train_steps:,} steps per word (the paper: 5,000), {plan.n} images (the paper: 64) for "
+            f"at most {plan.train_steps:,} steps per word (the paper: 5,000), {plan.n} images (64) for "
             f"each of {suites.PROMPTS} prompts, {plan.steps} ddim steps at guidance {plan.guidance:g}, "
             f"model {plan.model}, clip {plan.clip}"]
 
@@ -113,7 +114,7 @@ def drawn(suite: Suite, results: Sequence[Result], sizes: suites.Sizes) -> str:
 
     marks = [Mark(one.setup, one.editability, one.reconstruction, kind(one.setup))
              for one in points.points(results)]
-    return cross_chart(marks, f"editability (CLIP); {sizes.train_steps:,} steps per word",
+    return cross_chart(marks, f"editability (CLIP); at most {sizes.train_steps:,} steps per word",
                        "reconstruction (CLIP)", joined=suite.joined)
 
 

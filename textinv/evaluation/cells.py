@@ -6,9 +6,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -176,10 +175,10 @@ class Bench:
         return word
 
     def config(self, cell: Cell) -> InversionConfig:
-        """The options for learning a cell's word: the setup's own, with the same steps for every setup."""
-        options: dict[str, Any] = {**cell.setup.options, "init": cell.thing.init, "seed": cell.seed,
-                                   "steps": self.plan.train_steps, "eval_every": 0}
-        return InversionConfig(**options)
+        """The options for learning a cell's word: the setup's own, with at most the plan's steps."""
+        config = InversionConfig(**cell.setup.options)
+        return replace(config, init=cell.thing.init, seed=cell.seed, eval_every=0,
+                       steps=min(config.steps, self.plan.train_steps))
 
 
 def _content(image: TrainingImage) -> list[str | None]:

@@ -18,7 +18,7 @@ from textinv.running.stopping import EvaluationLoss
 
 MEASURED = 8            # at most this many images
 MANY = 30               # more images than this get a note
-LOW_PSNR = 22.5         # dB; the embedded model's own examples are at 25 to 31, outlined drawings at 21
+LOW_PSNR = 22.5         # dB; with the embedded model, examples of things reach 27 to 33
 
 WARNING = ("this model cannot represent these images well: {}. Use images of the kind that it generates "
            "(examples/), or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
