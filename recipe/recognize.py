@@ -7,7 +7,8 @@ from five new images of seen objects, words learned from examples of held-out ob
 
 Intervals are 95% bootstrap percentile intervals over the objects (Efron 1979), since images of one object, or
 from one word, resemble each other. With only a few objects there is none: it would be too narrow. Results are
-recognize.json, recognize.md with a line for each object, and recognize.png, a sheet of images.
+recognize.json, recognize.md with a line for each object, and recognize.png, a sheet of images. Run it again
+to continue after an interruption: each object is measured once.
 """
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +32,20 @@ from recipe.artwork import FOLDER as ARTWORK
 from recipe.artwork import Artwork
 from recipe.captions import fill
 from recipe.objects import SEEN, SEEN_STYLES
+from recipe.parts import Parts, Shares
 from recipe.resnet import INDEX, Recognizer, images_to_x
 from recipe.scenery import SIZE
 from recipe.sources import FOLDERS, PROMPTS, Drawn, Source
 from textinv.commands import command
 from textinv.commands.arguments import add_fields
+from textinv.concept import model_hash
+from textinv.encoder import load_encoder
 
 COMMAND = "python -m recipe.recognize"
 OUT = Path("recipe-work/recognize")
 HANDFUL = ("teapot", "fox", "mushroom", "guitar", "robot", "parrot")        # easy and hard ones
 RESAMPLES, COLUMNS = 1000, 16
 ENOUGH = 8                                              # minimum number of things for an interval
-
-Shares = dict[str, dict[str, Any]]          # prompt -> measure -> share, or share with its interval
 
 
 @dataclass
@@ -91,8 +92,10 @@ def interval(values: Sequence[float]) -> float | tuple[float, float, float]:
 
 
 def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Sequence[str],
-            held_out: Sequence[str], styles: Sequence[str] = (), rows: Sequence[str] = ()) -> dict[str, Row]:
-    """All rows, or those named in `rows`; without artwork, only those that need none."""
+            held_out: Sequence[str], styles: Sequence[str] = (), rows: Sequence[str] = (),
+            parts: Parts | None = None) -> dict[str, Row]:
+    """All rows, or those named in `rows`; without artwork, only those that need none. What is among `parts`
+    is not measured again."""
     kinds = [("seen", "object", named), ("held-out", "object", held_out), ("held-out style", "style", styles)]
     plan = [(f"{what}, {of}", head, things, images) for of, head, things in kinds if source.artwork
             for what, images in (("real", source.real), ("autoencoder", source.decoded))]
@@ -106,7 +109,13 @@ def measure(judge: Recognizer, source: Source, seen: Sequence[str], named: Seque
         if rows and name not in rows:
             continue
         for thing in tqdm(things, name, leave=False):
-            found.setdefault(name, Row(head)).add(judge, thing, list(images(head, thing)))
+            row = found.setdefault(name, Row(head))
+            if parts and (part := parts.read(name, thing)):
+                row.shares[thing], row.samples[thing] = part
+                continue
+            row.add(judge, thing, list(images(head, thing)))
+            if parts:
+                parts.write(name, thing, (row.shares[thing], row.samples[thing]))
     return found
 
 
@@ -183,9 +192,11 @@ def main(argv: Sequence[str] | None = None) -> None:
              weights.load(options.weights, options.device))
     source = Source(model, images, seeds, method, artwork, learns)
     named = some_seen(3 * objects)
-    found = (measure(judge, source, (), named, HANDFUL, rows=options.rows) if options.quick else
+    networks = [model, judge, *([load_encoder(model)] if method.get("init") == "auto" else [])]
+    parts = Parts.of(options.out, [*map(model_hash, networks)], images, seeds, method, learns)
+    found = (measure(judge, source, (), named, HANDFUL, rows=options.rows, parts=parts) if options.quick else
              measure(judge, source, some_seen(objects), named, list(FOLDERS), list(shots.STYLES),
-                     rows=options.rows))
+                     rows=options.rows, parts=parts))
     if not found:
         raise InputError(f"--rows {' '.join(options.rows)} names no row. Drop it for all of them.")
     record = {"options": vars(options), "rows": {name: {"summary": row.summary(), "things": row.shares}

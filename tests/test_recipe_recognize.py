@@ -43,6 +43,9 @@ class Model:
     def __init__(self, level=0):
         self.level, self.words, self.calls = level, {}, []
 
+    def named_parameters(self):
+        return []
+
     def generate(self, prompts, **options):
         self.calls.append((prompts, dict(self.words), options))
         return [gray(self.level)] * len(prompts)
@@ -263,6 +266,37 @@ def test_the_command_writes_json_table_and_sheet(judge, taught, tmp_path, monkey
     assert "| word, held-out: teapot |" in text and text in capsys.readouterr().out
     with Image.open(out / "recognize.png") as sheet:
         assert sheet.width == 136 * recognize.COLUMNS
+
+
+def test_an_interrupted_run_continues(judge, taught, tmp_path, monkeypatch, capsys):
+    """Each thing is measured once, with the results of an uninterrupted run; other options start anew."""
+    def run(*options):
+        asked = len(taught)
+        rows = ["--rows", "word, held-out"]
+        code = recognize.main(["--quick", *rows, "--out", str(tmp_path / "out"), *options])
+        return code, len(taught) - asked
+
+    model = Model()
+    monkeypatch.setattr(weights, "load", lambda source, device: model)
+    monkeypatch.setattr(Model, "generate", lambda self, prompts, **options: [
+        Image.effect_noise((80, 80), 90).convert("RGB") for _ in prompts])
+    assert run() == (0, len(recognize.HANDFUL))
+    written = {path: path.read_bytes() for path in tmp_path.glob("out/recognize.*")}
+    parts = sorted(tmp_path.glob("out/parts-*/*.png"))
+    assert len(written) == 3 and [path.name for path in parts] == sorted(
+        f"word, held-out, {name}.png" for name in recognize.HANDFUL)
+    for path in written:
+        path.unlink()
+    assert run() == (0, 0) and {path: path.read_bytes() for path in written} == written
+    parts[2].unlink()
+    assert run() == (0, 1) and parts[2].exists()
+    for options, words in ((["--steps", "9"], 6), (["--images", "3"], 6), (["--seeds", "2"], 12)):
+        assert run(*options) == (0, words)
+    parts[3].write_bytes(parts[3].read_bytes()[:500])
+    capsys.readouterr()
+    assert run() == (2, 0)
+    error = capsys.readouterr().err.splitlines()[-1]                # after the progress bar
+    assert f"{parts[3]}: damaged" in error and error.endswith("Delete it.")
 
 
 def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 from textinv import formats
@@ -197,8 +197,8 @@ def fingerprint(concept: Concept) -> str:
     return hashlib.sha256(concept.vectors.numpy().tobytes()).hexdigest()[:16]
 
 
-def model_hash(model: LatentDiffusion) -> str:
-    """A hash of the weights that does not depend on the precision they were loaded in: of every tensor,
+def model_hash(model: nn.Module) -> str:
+    """A hash of a model's weights that does not depend on the precision they were loaded in: of every tensor,
     rounded to bfloat16. Takes seconds for the public checkpoint."""
     digest = hashlib.sha256()
     for name, tensor in model.named_parameters():
