@@ -72,6 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """The command."""
+    if "auto" in METHODS[first := args.methods[0]]:
+        raise InputError(f"--methods: {first} is the first, whose init word is measured too, but it has "
+                         "none. Name another method first.")
     with contextlib.redirect_stdout(sys.stderr):            # the commands' output is not the result
         metrics = {method: [metrics_of(method, name, seed, args) for name in args.objects
                             for seed in range(args.seeds)] for method in args.methods}
@@ -92,7 +95,7 @@ def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> M
     learn(folder, method, name, seed)
     # the init word's images depend on neither method nor seed: they are generated with the first word
     first = folder_of(args.methods[0], 0)
-    succeed(evaluate.main(["--concept", str(folder), "-n", str(args.n), "--dtype", "bfloat16",
+    succeed(evaluate.main(["--concept", str(folder), "-n", str(args.n), "--dtype", "auto",
                            *["--baseline"] * (folder == first)]))
     content = results(folder)
     word, init = content["results"]["*"], results(first)["results"][HELD_OUT[name].init]
@@ -145,7 +148,7 @@ def table(metrics: dict[str, list[Metrics]]) -> str:
                      f"| {mean('reconstruction_share'):.0%} "
                      f"| {interval(words, [word.editability for word in words])} "
                      f"| {mean('editability_share'):.0%} | {mean('steps'):.0f} "
-                     f"| {statistics.median(word.seconds for word in words):.0f} |")
+                     f"| {statistics.median(word.seconds for word in words):.1f} |")
     words = next(iter(metrics.values()))
     own = statistics.mean(w.init_reconstruction / w.reconstruction * w.reconstruction_share for w in words)
     lines.append(f"| the init word | {interval(words, [w.init_reconstruction for w in words])} | {own:.0%} "

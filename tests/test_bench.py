@@ -41,7 +41,7 @@ def test_the_table_of_words():
             words.Metrics("panda", 0.6, 0.1, 0.7, 1.05, 0.4, 200, 10.0)]
     lines = words.table({"plain-400": some}).splitlines()
     assert lines[2].startswith("| plain-400 | 0.700 (") and "| 80% |" in lines[2] and "| 100% |" in lines[2]
-    assert lines[2].endswith("| 300 | 15 |") and "| the init word | 0.400 (0.400 to 0.400) |" in lines[3]
+    assert lines[2].endswith("| 300 | 15.0 |") and "| the init word | 0.400 (0.400 to 0.400) |" in lines[3]
     # pairs: 0.8 - 0.6 and 0.6 - 0.4, though the words themselves differ
     others = [replace(word, reconstruction=word.reconstruction + 0.2) for word in some]
     lines = words.differences({"paper": some, "plain-400": others}).splitlines()
@@ -60,6 +60,7 @@ def test_every_object_has_a_folder():
     (["sample", "--batch", "0"], "--batch is 0. Give 1 or more."), (["words", "-n", "0"], "-n is 0"),
     (["attention", "--repeats", "-1"], "--repeats is -1"), (["load", "--pairs", "0"], "--pairs is 0"),
     (["resume", "--kills", "0"], "--kills is 0"), (["train", "--device", "abacus"], "--device abacus is not"),
+    (["words", "--methods", "auto-20", "paper"], "auto-20 is the first, whose init word is measured too"),
     (["observer", "--device", "meta"], "--device meta is not")])
 def test_counts_and_devices_without_meaning_are_one_line(options, message, capsys):
     assert bench(options) == 2
