@@ -20,8 +20,8 @@ templates, and the models trained on it. The modules in order of use; each stage
     diffusion    encodes the images; trains text encoder and UNet (stage)
     encoder      trains the encoder that predicts a word from images (stage)
     resnet       the judge: its network and its weights file; recognizer trains it (stage)
-    recognize    measures what the judge recognizes in a model's images, made in sources; editing, what words
-                 can do (stages)
+    recognize    measures what the judge recognizes in a model's images, made in sources, and keeps it in
+                 parts; editing measures what words can do (stages)
     clip         trains the small CLIP that evaluates; judge loads it, augment augments its images (stage)
     evaluate     measures the finished model; stopwatch, its time and memory (stage)
     examples     makes the images of examples/, planned in shots: held-out things as a user might have
