@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -167,14 +168,22 @@ def test_what_the_model_cannot_hold_is_said():
     assert limits(22.4, "tiny") == [line, TINY]
 
 
-def test_a_word_is_compared_with_its_init_word_and_no_prompt(model, image_dir):
+def test_a_word_is_compared_with_its_init_word_and_with_no_word(model, image_dir):
     with Run(model, image_dir, config(steps=1, cross_init=False, eval_every=1, flip=False)) as run:
         losses = compare(run.evaluation, "cat")
-        assert list(losses) == ["*", "cat", "no prompt"]
+        assert list(losses) == ["*", "cat", "no word"]
         # at step 0 the word is its init word's embedding
-        assert losses["*"] == pytest.approx(losses["cat"], rel=1e-5) != losses["no prompt"]
+        assert losses["*"] == pytest.approx(losses["cat"], rel=1e-5) != losses["no word"]
         assert losses["*"] == pytest.approx(run.evaluation.measure(), rel=1e-6)
         assert compare(run.evaluation, "random")["its start"] == pytest.approx(losses["*"], rel=1e-6)
+
+        # by hand: the same prompts without the token of the word
+        batch, padding, [word] = run.evaluation.batch, model.tokenizer.padding_id, model.words.ids("*")
+        rest = [[i for i in row if i != word] for row in batch.ids.tolist()]
+        assert all(len(row) < batch.ids.shape[1] for row in rest)
+        ids = torch.tensor([row + [padding] * (batch.ids.shape[1] - len(row)) for row in rest])
+        by_hand = run.evaluation.loss(replace(batch, ids=ids), run.inversion.rows(0))
+        assert losses["no word"] == pytest.approx(by_hand, rel=1e-6)
 
 
 @pytest.mark.parametrize("placeholder, init, name", [("cat", "cat", "cat (as it was)"),
@@ -188,7 +197,7 @@ def test_a_word_that_takes_its_init_words_name_is_compared_with_what_it_was(plac
             losses[word] = compare(run.evaluation, init)
             previews[word] = run.previews(1, phrase=init).tobytes()
             assert run.previews(1).tobytes() != previews[word]
-    assert list(losses[placeholder]) == [placeholder, name, "no prompt"]
+    assert list(losses[placeholder]) == [placeholder, name, "no word"]
     assert losses[placeholder][name] == pytest.approx(losses["*"][init], rel=1e-6)
     assert previews[placeholder] == previews["*"]
 

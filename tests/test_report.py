@@ -87,7 +87,7 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
                                "step 3", "where the tokens attend"]
     assert "after step" not in tags.text, "the last preview is of the word as it is"
     losses = json.loads((learned / "comparison.json").read_text())["losses"]
-    assert losses.keys() == {"*", "cat", "no prompt"}
+    assert losses.keys() == {"*", "cat", "no word"}
     for line in (*(f"{loss:.4f}" for loss in losses.values()), "fits the images", "PSNR"):
         assert line in tags.text, "what a user's images are to this model"
     assert sum(tag == "svg" for tag, _ in tags.seen) == 1 + 4 + 2, "the word, the curves, the map"
@@ -146,7 +146,7 @@ def test_numbers_that_are_not_finite_do_not_break_it(learned):
     lines[1] |= {"loss": math.inf, "v_norm": math.inf, "cosine": math.nan}
     (learned / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     (learned / "comparison.json").write_text(json.dumps(
-        {"losses": {"*": math.nan, "cat": 0.1, "no prompt": math.inf}, "psnr": 20.0}))
+        {"losses": {"*": math.nan, "cat": 0.1, "no word": math.inf}, "psnr": 20.0}))
     tags = parsed(learned)
     best = min((line for line in lines[1:]), key=lambda line: line["eval_loss"])
     assert f"minimum {best['eval_loss']:.4f} at step {best['step']}" in tags.text

@@ -1,6 +1,6 @@
 """Can the model represent these images, and is the word worth it? Measured on the user's own images: the
-error of the autoencoder's copies, and the evaluation loss with the word, with the init word, and with no
-prompt at all.
+error of the autoencoder's copies, and the evaluation loss with the word, with the init word, and with the
+word left out of the prompts.
 """
 from __future__ import annotations
 
@@ -59,19 +59,20 @@ def number_notes(n: int) -> list[str]:
 
 def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
     """The evaluation loss with the word, with the init word in its place (with its initial vectors, if init
-    is not a word), and with empty prompts. With several processes, all of them must call it."""
+    is not a word), and with the word left out of the same prompts: not with empty prompts, since a model may
+    do better on an image without any prompt than with one that leaves the image's background unsaid. With
+    several processes, all of them must call it."""
     inversion = evaluation.inversion
     batch = inversion.prompted(evaluation.batch, inversion.step)
     model, word = inversion.model, inversion.start.placeholder
     rows, start = inversion.rows(inversion.step), model.words.replaced(inversion.by_word(inversion.v0))
-    empty = replace(batch, ids=model.tokenizer([""] * len(batch.ids)).to(batch.ids.device))
-    losses = {word: evaluation.loss(batch, rows)}
-    if has_init_words(init):
-        losses[as_it_was(init, word)] = evaluation.loss(
-            replace(batch, ids=_with_phrase(model, batch.ids, word, init)), rows)
-    else:
-        losses["its start"] = evaluation.loss(batch, start)
-    return losses | {"no prompt": evaluation.loss(empty, rows)}
+
+    def with_phrase(phrase: str) -> float:
+        return evaluation.loss(replace(batch, ids=_with_phrase(model, batch.ids, word, phrase)), rows)
+
+    compared = ({as_it_was(init, word): with_phrase(init)} if has_init_words(init) else
+                {"its start": evaluation.loss(batch, start)})
+    return {word: evaluation.loss(batch, rows), **compared, "no word": with_phrase("")}
 
 
 def as_it_was(init: str, word: str) -> str:

@@ -3,7 +3,7 @@
     runs/NAME/  config.json            every option, and what the word depends on: model, images, rate
                 metrics.jsonl          one line per step
                 previews/              grids of images with the word; init.png, attention.png
-                comparison.json        losses of word, init word and no prompt; the autoencoder's error
+                comparison.json        losses with word, init word and neither; the autoencoder's error
                 map.json               the word's path through the vocabulary
                 concept.safetensors    the word as of the last saved step
                 best.safetensors       the word with the smallest evaluation loss
