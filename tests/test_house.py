@@ -1,5 +1,5 @@
 """The house rules that no linter checks: short functions and files, few positional arguments, documented and
-typed public names, imports at the top. (Floors and circles: lint-imports; style and types: ruff and
+typed public names, imports at the top. (Layers and cycles: lint-imports; style and types: ruff and
 pyright.)"""
 import ast
 import io
@@ -89,7 +89,7 @@ def test_lines_are_counted(tmp_path):
 
 @pytest.mark.parametrize("path", [path for folder in ("recipe", "bench")
                                   for path in sorted((ROOT / folder).glob("*.py"))], ids=named)
-def test_the_upper_floors_are_short_too(path):
+def test_the_upper_layers_are_short_too(path):
     assert code_lines(path) <= 250
     assert [f.name for f in functions(path) if f.end_lineno - f.lineno >= 60] == []
 

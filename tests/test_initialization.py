@@ -170,7 +170,7 @@ def with_encoder(tmp_path):
     return weights.load(tmp_path / "model.safetensors"), encoder
 
 
-def test_auto_is_read_off_the_images(with_encoder, image_dir):
+def test_auto_is_predicted_from_the_images(with_encoder, image_dir):
     model, encoder = with_encoder
     images = read_images(image_dir, 64)
     v, note = initial_vectors(model, "auto", 2, generator=torch.Generator(), images=images)
@@ -178,7 +178,7 @@ def test_auto_is_read_off_the_images(with_encoder, image_dir):
                    for image in images])
     directions = F.normalize(encoder(z), dim=1).mean(dim=0)
     expected = 1.4 * directions / directions.norm()
-    assert note == "inferred from 3 images by the encoder, the last 2 times"
+    assert note == "predicted from 3 images by the encoder, 2 times"
     torch.testing.assert_close(v, expected.expand(2, -1), rtol=5e-3, atol=5e-3)
     config = textinv.InversionConfig(init="auto", steps=1)
     assert textinv.invert(model, image_dir, config).info["init"] == "auto"

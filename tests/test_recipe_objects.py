@@ -36,10 +36,10 @@ def test_categories_are_lopsided_among_their_own(category):
 
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_the_notes_document_the_categories(category):
-    """The table's row: members, "dog 45 %, cat 25 %, ...", and the rest."""
+    """The table's row: members, "dog 45%, cat 25%, ...", and the rest."""
     notes = (Path(objects.__file__).parent / "NOTES.md").read_text()
-    row = re.search(rf"^\| an? {category} \| (\d+) \| (.*?) \| (\d+) % \|$", notes, re.M)
-    shown = {name: int(part) / 100 for name, part in re.findall(r"([a-z]+) (\d+) %", row[2])}
+    row = re.search(rf"^\| an? {category} \| (\d+) \| (.*?) \| (\d+)% \|$", notes, re.M)
+    shown = {name: int(part) / 100 for name, part in re.findall(r"([a-z]+) (\d+)%", row[2])}
     assert shown == CATEGORIES[category]
     assert int(row[1]) == sum(thing.kind == category for thing in SEEN.values())
     assert int(row[3]) / 100 == pytest.approx(1 - sum(shown.values()))

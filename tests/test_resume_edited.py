@@ -146,30 +146,6 @@ def test_an_edited_option_is_named(whole, name, value, capsys):
     assert f"cannot resume: --{name} is {value} but was {was}. Fix that" in refused(whole, capsys)
 
 
-def as_by_an_older_version(out, **pull):
-    """config.json and state of a run that was made before these options existed."""
-    new = ("progressive", "per_image", "regularize")
-    edit_json(out / "config.json", **dict.fromkeys(new, ...), **pull)
-    for name in (STATE, PREVIOUS):
-        with safetensors.safe_open(out / name, "pt") as file:
-            identity = json.loads(file.metadata()[KEY])["identity"]
-        old = {key: value for key, value in identity.items() if key not in new}
-        rewritten(out / name, lambda tensors: tensors, identity={**old, **pull})
-
-
-def test_a_run_of_an_older_version_is_resumed_where_it_can_be(whole, tmp_path, capsys):
-    out = tmp_path / "old"
-    shutil.copytree(whole, out)
-    as_by_an_older_version(out, pull=0.0)
-    assert resume(out) == 0
-    assert "resumed after step 8" in capsys.readouterr().out
-    assert_same_run(whole, out)
-    as_by_an_older_version(out, pull=0.1)
-    assert "was made with --pull, which this version no longer has. Finish it" in refused(out, capsys)
-    edit_json(out / "config.json", pull=0.0)
-    assert "cannot resume: --pull is gone but was 0.1" in refused(out, capsys)
-
-
 def test_every_option_that_steps_depend_on_is_in_the_state(whole):
     """All but these, which may change, are part of a state's identity."""
     may_change = {"images", "out", "device", "preview_every", "save_every", "tensorboard", "resume", "steps"}

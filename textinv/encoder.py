@@ -66,14 +66,14 @@ def encoder_file(model: LatentDiffusion) -> Path:
     """The encoder's file next to the model's weights. Raises InputError if there is none."""
     folder = None if model.source is None else model.source if model.source.is_dir() else model.source.parent
     if folder is None or not (path := folder / FILE).is_file():
-        raise InputError("`init` is auto, but this model has no encoder to infer a word from images. Give "
+        raise InputError("`init` is auto, but this model has no encoder to predict a word from images. Give "
                          "a word for what the images show, such as 'cup'.")
     return path
 
 
 def load_encoder(model: LatentDiffusion) -> WordEncoder:
     """Load the encoder next to the model's weights, in fp32 on the model's device.
-    Raises InputError if there is none, or if it is damaged or belongs to another model."""
+    Raises InputError if there is none, or if it is damaged or made for a model of other sizes."""
     path = encoder_file(model)
     encoder = WordEncoder(model.config.autoencoder.embed_dim, model.text_encoder.config.width)
     try:

@@ -1,6 +1,6 @@
 """Where v starts (Gal et al. 2022, section 4.1: the embedding of a coarse word for what the images show):
-from a word or phrase, a learned word's file, or random directions. Also the vocabulary's geometry: its mean
-norm and the words nearest to a vector.
+from a word or phrase, a learned word's file, random directions, or the encoder's prediction from the images.
+Also the vocabulary's geometry: its mean norm and the words nearest to a vector.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
 
     init: a word or phrase; the path of a learned word (anything with a slash or such a file's suffix);
         "random": directions sampled from `generator`, with the mean norm of the vocabulary;
-        or "auto": what the model's encoder reads off the images (textinv/encoder.py).
+        or "auto": what the model's encoder predicts from the images (textinv/encoder.py).
     A phrase of m tokens, or a file of m vectors, gives those m vectors when k >= m, with the last one
     repeated, and their mean when k < m.
     cross_init: start a word or phrase from the text encoder's output instead of its embeddings (Cross
@@ -46,8 +46,8 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
         return v, f"{k} at random, with the vocabulary's mean norm {norm:.3g}"
     if init == "auto":
         z = torch.stack([encode(model, view.x)[0] for image in images for view in image.views])
-        v = load_encoder(model).word(z).cpu()
-        return _spread(v, [f"inferred from {len(images)} images by the encoder"], k)
+        v, n = load_encoder(model).word(z).cpu(), len(images)
+        return _spread(v, [f"predicted from {n} image{'s' * (n != 1)} by the encoder"], k)
     if names_file(init):
         concept = Concept.load(init)
         check_fits(model, concept)
@@ -120,7 +120,8 @@ def _spread(vectors: Tensor, names: list[str], k: int) -> tuple[Tensor, str]:
         mean = vectors.mean(dim=0)
         return mean.repeat(k, 1), f"the mean of {listed}" + f", {k} times" * (k > 1)
     v = torch.cat([vectors, vectors[-1:].repeat(k - m, 1)])
-    return v, listed + (f", the last {k - m + 1} times" if k > m else "")
+    times = f", {k} times" if m == 1 else f", the last {k - m + 1} times"
+    return v, listed + times * (k > m)
 
 
 def _suggest(model: LatentDiffusion, word: str) -> str:

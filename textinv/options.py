@@ -94,7 +94,7 @@ class InversionConfig:
     Raises InputError on invalid values.
     """
     init: str = option("auto", "word or phrase to start from, a learned word's file, or 'random'; auto "
-                       "infers it from the images, if the model has an encoder")
+                       "predicts it from the images, if the model has an encoder")
     placeholder: str = option("*", "what stands for the new word in prompts; change it to use several words "
                               "in one prompt")
     vectors: int = option(1, "vectors in the word, all trained; more add detail but are harder to edit",

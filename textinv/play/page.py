@@ -72,7 +72,7 @@ def _learning(studio: Studio) -> gr.State:
     files = gr.File(label="Images: 3 to 5 of one thing", file_count="multiple", height=140)
     seen = gr.Image(**_SHOWN, elem_id="seen", visible=False)
     with gr.Row():
-        init = gr.Textbox(label="Start from", info="a word for the images; leave empty to infer it",
+        init = gr.Textbox(label="Start from", info="a word for the images; leave empty to predict it",
                           min_width=120)
         word = gr.Textbox("*", label="The new word", info="stands for it in prompts", min_width=120)
     steps = gr.Slider(10, 5000, InversionConfig().steps, step=10, label="Steps")

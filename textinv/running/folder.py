@@ -9,10 +9,11 @@
                 best.safetensors       the word with the smallest evaluation loss
                 image-words.safetensors    with --per-image, the per-image words
                 state.safetensors      all that the remaining steps depend on; next to it, the previous one
+                report.html            all of it on one page
                 tensorboard/           the metrics for TensorBoard, with --tensorboard
 
-Every file except metrics.jsonl is written atomically, and a state says how much of metrics.jsonl belongs to
-it. So the run can be killed at any moment: it resumes from the last state as if nothing had happened.
+All but metrics.jsonl and TensorBoard's files are written atomically, and a state says how much of
+metrics.jsonl belongs to it: a run killed at any moment resumes from its last state. One process holds .lock.
 """
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from textinv.images import TrainingImage
 from textinv.initialization import names_file
 from textinv.inversion import Inversion
 from textinv.options import InversionConfig
-from textinv.running.options import RunOptions, absent, fixed
+from textinv.running.options import RunOptions, fixed
 
 FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model's weights",
          "processes": "the number of processes", "image_hashes": "the images",
@@ -55,12 +55,9 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any], images: Mappin
     """Describe the options in which an identity differs from a saved one, or if none do, the facts (some
     follow from options); None if nothing differs. images, images_then: the hashes of the images by path, now
     and when the run was last started, to name those that differ."""
-    saved = {**absent(), **saved}
     differ = [name for name, value in now.items() if value != saved.get(name)]
     options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
                for name in differ if name not in FACTS]
-    if saved.get("pull"):
-        options.append(f"`pull` is gone but was {saved['pull']!r}")
     images_then = {absolute(path): sha256 for path, sha256 in images_then.items()}     # for older records
     which = {"image_hashes": _changed_images(images, images_then)}
     facts = [f"{FACTS[name]} changed{which.get(name, '')}" for name in differ if name in FACTS]

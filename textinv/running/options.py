@@ -67,9 +67,6 @@ def resumed(given: Mapping[str, Any]) -> tuple[InversionConfig, RunOptions]:
         raise InputError("`resume` needs a run. Give its folder as `out`, or its `images`.")
     folder = split({name: given[name] for name in ("out", "images") if name in given})[1].folder
     record = read_record(folder)
-    if record.get("pull"):
-        raise InputError(f"{folder}: was made with `pull`, which this version no longer has. Finish it with "
-                         "the version that made it, or start a new run with `regularize` and `out`.")
     try:
         own = split(record)
     except InputError as error:
@@ -98,11 +95,6 @@ def fixed(config: InversionConfig, options: RunOptions) -> dict[str, Any]:
     kept = {field.name: getattr(part, field.name) for part in (options, config)
             for field in dataclasses.fields(part) if not field.metadata["may_change"]}
     return {**kept, "steps": config.steps} if config.progressive else kept
-
-
-def absent() -> dict[str, Any]:
-    """The options that runs of older versions did not have, at their defaults, which have no effect."""
-    return {name: getattr(InversionConfig, name) for name in ("progressive", "per_image", "regularize")}
 
 
 def resolve_device(device: str) -> str:
