@@ -39,8 +39,7 @@ from textinv.running.state import PREVIOUS, STATE, SavedState, drop_newest, metr
 from weights.files import atomic_write
 
 METRICS = {"loss", "eval_loss", "grad_norm", "v_norm", "cosine"}        # for TensorBoard
-BEST_FILE, IMAGE_WORDS_FILE = "best.safetensors", "image-words.safetensors"
-METRICS_FILE = "metrics.jsonl"
+BEST_FILE, IMAGE_WORDS_FILE, METRICS_FILE = "best.safetensors", "image-words.safetensors", "metrics.jsonl"
 # what config.json must contain to resume, evaluate and report a run; its options check themselves
 RECORD = {"images": str, "steps": int, "model_hash": str, "processes": int, "image_hashes": dict}
 CURVES = {"step": int, "loss": float, "v_norm": float, "cosine": float}     # what every line of metrics has
