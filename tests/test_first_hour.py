@@ -16,7 +16,7 @@ from helpers import ROOT
 from helpers.runs import config, train_word
 from ldm import InputError
 from textinv import invert
-from textinv.commands.train import stop_on_signals
+from textinv.commands.train import print_comparison, stop_on_signals
 from textinv.dataset import tokenize_prompts
 from textinv.images import TrainingImage, read_images
 from textinv.initialization import initial_vectors
@@ -200,6 +200,18 @@ def test_a_word_that_takes_its_init_words_name_is_compared_with_what_it_was(plac
     assert list(losses[placeholder]) == [placeholder, name, "no word"]
     assert losses[placeholder][name] == pytest.approx(losses["*"][init], rel=1e-6)
     assert previews[placeholder] == previews["*"]
+
+
+@pytest.mark.parametrize("losses, best", [({"*": 0.1, "cat": 0.2, "no word": 0.3}, None),
+                                          ({"*": 0.2, "cat": 0.1, "no word": 0.3}, "cat"),
+                                          ({"*": 0.3, "cat": 0.4, "no word": 0.2}, "no word")])
+def test_a_word_that_is_no_gain_is_warned_of(losses, best, capsys):
+    print_comparison(losses, "*")
+    first, *warning = capsys.readouterr().out.splitlines()
+    assert all(f"{loss:.4f} with {name}" in first for name, loss in losses.items())
+    assert warning == ([] if best is None else [f"warning: the word fits the images no better than {best!r} "
+                       "does. Try more --steps, another --init, or images of the kind that this model "
+                       "generates."])
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])

@@ -22,7 +22,7 @@ from textinv.inversion import Inversion
 from textinv.options import InversionConfig
 from textinv.reporting import report
 from textinv.reporting.keep import discard, keep
-from textinv.running.comparison import WARNING, compare
+from textinv.running.comparison import NO_GAIN, compare
 from textinv.running.folder import RUN_FILE, ReadOnlyFolder, RunFolder
 from textinv.running.options import RunOptions, resolve_device, resolve_dtype, resumed, split
 from textinv.running.processes import init_processes, local_device
@@ -126,4 +126,4 @@ def print_comparison(losses: dict[str, float], word: str) -> None:
     """Print the losses from `compare`, and a warning if the word's is not the lowest."""
     print("evaluation loss: " + ", ".join(f"{loss:.4f} with {name}" for name, loss in losses.items()))
     if (best := min(losses, key=losses.__getitem__)) != word:
-        print("warning: " + dashed(WARNING.format(f"the word fits them no better than {best!r} does")))
+        print("warning: " + dashed(NO_GAIN.format(best)))

@@ -49,7 +49,7 @@ def losses(compared: Mapping[str, Any], word: str) -> str:
                    for name, loss in compared["losses"].items())
     best = min(finite, key=finite.__getitem__, default=None)
     verdict = (f"Of these, “{best}” fits the images best." if best == word else
-               f"“{best}” fits the images as well or better: the model may not be able to represent them.")
+               f"“{best}” fits the images as well or better: the word has not learned what they show.")
     return ('<p class="prompt">Evaluation loss on your images with each of these in the prompts; lower is '
             'better.</p>'
             f'<div class="bars">{bars}</div><p>{html.escape(verdict)} '

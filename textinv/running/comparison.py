@@ -20,8 +20,8 @@ MEASURED = 8            # at most this many images
 MANY = 30               # more images than this get a note
 LOW_PSNR = 22.5         # dB; with the embedded model, examples of things reach 27 to 33
 
-WARNING = ("this model cannot represent these images well: {}. Use images of the kind that it generates "
-           "(examples/), or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
+NO_GAIN = ("the word fits the images no better than {!r} does. Try more `steps`, another `init`, or "
+           "images of the kind that this model generates.")
 TINY = ("the embedded model generates emoji-like things: words learned from photographs and outlined "
         "drawings keep little more than the colors. For those, use a larger model, such as `weights` "
         "CompVis/ldm-text2im-large-256.")
@@ -44,7 +44,9 @@ def limits(psnr: float | None, weights: str) -> list[str]:
     unknown) and by what it was trained on."""
     lines = []
     if psnr is not None and psnr < LOW_PSNR:
-        lines.append(WARNING.format(f"its autoencoder alone reconstructs them at only {psnr:.1f} dB PSNR"))
+        lines.append("this model cannot represent these images well: its autoencoder alone reconstructs "
+                     f"them at only {psnr:.1f} dB PSNR. Use images of the kind that it generates (examples/), "
+                     "or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
     return lines + [TINY] * (weights == "tiny")
 
 
