@@ -45,8 +45,8 @@ def limits(psnr: float | None, weights: str) -> list[str]:
     lines = []
     if psnr is not None and psnr < LOW_PSNR:
         lines.append("this model cannot represent these images well: its autoencoder alone reconstructs "
-                     f"them at only {psnr:.1f} dB PSNR. Use images of the kind that it generates (examples/), "
-                     "or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
+                     f"them at only {psnr:.1f} dB PSNR. Use images of the kind that it generates "
+                     "(examples/), or a larger model, such as `weights` CompVis/ldm-text2im-large-256.")
     return lines + [TINY] * (weights == "tiny")
 
 
