@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import weights
 from ldm import InputError
 from ldm.text_encoder import SelfAttention, TextEncoder
 from recipe import codes, diffusion, encoder, judge, resnet, vocabulary
 from textinv.commands import command
+from textinv.encoder import FILE as ENCODER
 from weights.files import atomic_write
 
 COMMAND = "python -m recipe.ship"
@@ -43,9 +44,10 @@ def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
 
 
 def ship(folder: Path, own: Path) -> list[Path]:
-    """Writes model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP if they have been
-    trained; the codes, and the judge if it has been trained, go to the folder `own`. Returns the files.
-    Raises InputError if an earlier stage has not run, or if a weight overflows half precision."""
+    """Write model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP if they have been
+    trained; the codes, and the judge if it has been trained, go to the folder `own`. An earlier model's
+    encoder does not stay: it would predict words of another model. Returns the files. Raises InputError if an
+    earlier stage has not run, or if a weight overflows half precision; then nothing is written."""
     model, _ = diffusion.load("cpu")
     scale = NORM / set_vocabulary_norm(model.text_encoder, NORM)
     half = model.half()
@@ -53,6 +55,9 @@ def ship(folder: Path, own: Path) -> list[Path]:
     if overflowed:
         raise InputError(f"{overflowed[0]} overflows half precision. "
                          "Train longer, or with more weight decay.")
+    coded = {f"{name}.{part}": getattr(code, part).half() for name, code in codes.read().items()
+             for part in ("mean", "basis")}
+    reader = encoder.load()[0] if encoder.CHECKPOINT.exists() else None
     try:
         for place in (folder, own):
             place.mkdir(parents=True, exist_ok=True)
@@ -61,16 +66,16 @@ def ship(folder: Path, own: Path) -> list[Path]:
             shutil.copytree(judge.FOLDER, folder / "clip", dirs_exist_ok=True)
         if resnet.WEIGHTS.exists():
             shutil.copyfile(resnet.WEIGHTS, own / resnet.SHIPPED.name)
+        if reader is None:
+            (folder / ENCODER).unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error.strerror}). Check the free space.") from error
     weights.save(half, folder / "model.safetensors")
-    coded = {name: tensor.half() for name, tensor in load_file(codes.FILE).items()}
     with atomic_write(own / codes.SHIPPED.name) as partial:
         save_file(coded, partial)
-    if encoder.CHECKPOINT.exists():
-        reader, _ = encoder.load()
+    if reader is not None:
         reader.norm.mul_(scale)
-        with atomic_write(folder / "encoder.safetensors") as partial:
+        with atomic_write(folder / ENCODER) as partial:
             save_file({name: tensor.half() for name, tensor in reader.state_dict().items()}, partial)
     diffusion.sheet(weights.load(folder / "model.safetensors", dtype=torch.float32), folder / "samples.png")
     return sorted({path for place in (folder, own) for path in place.rglob("*") if path.is_file()})

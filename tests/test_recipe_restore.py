@@ -12,6 +12,7 @@ import weights
 from ldm import InputError
 from recipe import autoencoder, codes, diffusion, encoder, resnet, restore, ship, vocabulary
 from recipe.training import Training, averaged_weights
+from textinv.encoder import FILE as ENCODER
 from textinv.initialization import vocabulary_norm
 
 TINY = weights.TINY.parent
@@ -138,6 +139,31 @@ def test_a_full_disk_leaves_what_was_shipped(workshop, monkeypatch, capsys):
     error, = capsys.readouterr().err.splitlines()
     assert "codes.safetensors: cannot be written" in error
     assert (folder / "codes.safetensors").read_bytes() == b"before"
+
+
+def test_an_encoder_does_not_stay_next_to_another_model(workshop, monkeypatch, capsys):
+    restore.restore(TINY)
+    monkeypatch.setattr(diffusion, "sheet", lambda model, path: None)
+    folder = workshop / "folder"
+    options = ["--folder", str(folder), "--own", str(folder)]
+    assert ship.main(options) == 0 and (folder / ENCODER).exists() and ENCODER in capsys.readouterr().out
+    encoder.CHECKPOINT.unlink()
+    assert ship.main(options) == 0 and not (folder / ENCODER).exists()
+    assert (folder / "model.safetensors").exists() and ENCODER not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damaged", ["codes", "encoder"])
+def test_nothing_is_shipped_without_codes_or_with_a_damaged_encoder(damaged, workshop, capsys):
+    restore.restore(TINY)
+    if damaged == "codes":
+        codes.FILE.unlink()
+        codes.read.cache_clear()
+    else:
+        encoder.CHECKPOINT.write_bytes(b"damaged")
+    folder = workshop / "folder"
+    assert ship.main(["--folder", str(folder), "--own", str(folder)]) == 2
+    error, = capsys.readouterr().err.splitlines()
+    assert f"recipe.{damaged}" in error and not folder.exists()
 
 
 def test_samples_appear_whole_or_not_at_all(tmp_path):
