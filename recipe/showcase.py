@@ -17,6 +17,7 @@ import textinv
 import weights
 from ldm import InputError, LatentDiffusion
 from recipe.objects import HELD_OUT
+from recipe.shots import THINGS
 from textinv.commands import command
 from textinv.grids import grid, save_png
 from textinv.images import read_images
@@ -29,8 +30,6 @@ EACH = 3                # images per prompt
 
 def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
     """The images of an example as the model sees them, then samples with the word learned from them."""
-    if name not in HELD_OUT:
-        raise InputError(f"{name} is not a held-out object. Choose from {', '.join(HELD_OUT)}.")
     inputs = [image.shown for image in read_images(EXAMPLES / name, model.image_size)]
     start = time.perf_counter()
     config = textinv.InversionConfig(init=HELD_OUT[name].init, steps=steps)
@@ -52,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=weights.TINY.with_name("showcase.png"),
                         help="(default: %(default)s)")
     options = parser.parse_args(argv)
+    if unknown := [name for name in options.names if name not in THINGS]:
+        raise InputError(f"{unknown[0]} has no folder of five examples. Choose from {', '.join(THINGS)}.")
     model = weights.load(options.weights)
     rows = [image for name in options.names for image in row(model, name, options.steps)]
     save_png(grid(rows, columns=len(rows) // len(options.names)), options.out)
