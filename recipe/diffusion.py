@@ -32,7 +32,15 @@ from recipe import autoencoder, codes, data, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
-from recipe.training import Training, add_dtype_option, averaged_weights, check_options, join, meet
+from recipe.training import (
+    Training,
+    add_dtype_option,
+    autocast,
+    averaged_weights,
+    check_options,
+    join,
+    meet,
+)
 from textinv.commands import command
 from weights.files import atomic_write
 from weights.vocabularies import read_vocabulary
@@ -51,10 +59,11 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
            "a photo of a penguin on a yellow background", "a photo of a glossy house on the grass")
 
 
-def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndarray:
+def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str, dtype: str) -> np.ndarray:
     """Mean and standard deviation of every image's posterior, float16 (n 2 c h w), memory-mapped from a file.
-    Unless the file already holds these images encoded by this encoder, it is written first; under torchrun
-    each process encodes its share. Raises InputError if the file is damaged or cannot be written."""
+    Unless the file already holds these images encoded by this encoder, in whatever dtype, it is written
+    first, with matrix products and convolutions in `dtype`; under torchrun each process encodes its share.
+    Raises InputError if the file is damaged or cannot be written."""
     shape = (len(pixels), 2, CONFIG.autoencoder.embed_dim, *[CONFIG.diffusion.latent_size] * 2)
     rank, world_size = join()
     digest = source_digest(pixels, encoder)
@@ -67,7 +76,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str) -> np.ndar
             meet()
             latents = np.load(partial, mmap_mode="r+")
             shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
-            with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16):
+            with torch.no_grad(), autocast(device, dtype):
                 for rows in tqdm(shares, desc="encoding", disable=rank > 0, mininterval=10):
                     posterior = encoder.encode(autoencoder.pixels_to_x(pixels[rows]).to(device))
                     both = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
@@ -227,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(options: argparse.Namespace) -> None:
     images, device = data.read("train"), options.device
-    latents = read_latents(images.pixels, autoencoder.load(device)[0], device)
+    latents = read_latents(images.pixels, autoencoder.load(device)[0], device, options.dtype)
     ids, empty = caption_ids(images.captions), tokenizer()([""])
     torch.manual_seed(0)
     denoiser, timesteps = Denoiser(scale_factor(latents)).to(device), CONFIG.diffusion.timesteps

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)
     images = data.read("train")
-    latents = diffusion.read_latents(images.pixels, autoencoder.load()[0], "cpu")
+    latents = diffusion.read_latents(images.pixels, autoencoder.load()[0], "cpu", options.dtype)
     scale, rows = diffusion.scale_factor(latents), torch.from_numpy(single(images.codes))
     odds = rarity(images.codes[rows, 0])
     torch.manual_seed(0)

@@ -37,6 +37,13 @@ def add_dtype_option(parser: argparse.ArgumentParser) -> None:
                         "here (default: %(default)s)")
 
 
+def autocast(device: str, dtype: str) -> torch.autocast:
+    """Context manager: matrix products and convolutions in a dtype, one of that option's choices."""
+    kind = torch.device(device).type
+    resolved: torch.dtype = getattr(torch, resolve_dtype(dtype, kind))
+    return torch.autocast(kind, resolved, enabled=resolved != torch.float32)
+
+
 def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
     """Raises InputError if batches are empty, or if there is nothing to train or to measure."""
     if options.batch < 1:
@@ -78,8 +85,7 @@ class Training:
                  seed: int = 0, outer: Iterable[nn.Module] = (), muon: bool = True,
                  dtype: str = "auto"):
         self.module, self.path = module, path
-        device = next(module.parameters()).device
-        self.dtype: torch.dtype = getattr(torch, resolve_dtype(dtype, device.type))
+        self.autocast = autocast(next(module.parameters()).device.type, dtype)
         self.rank, self.world_size = join()
         matrices, others = split(module, outer) if muon else ([], list(module.parameters()))
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -99,7 +105,6 @@ class Training:
         """Trains for `minutes`, yielding the step count after each step; saves every few minutes and at the
         end. `lr` is AdamW's. Steps with non-finite gradients are skipped. Raises InputError, without saving,
         after MAX_SKIPPED of them in a row."""
-        device = next(self.module.parameters()).device.type
         start = last_save = time.monotonic()
         before, first, skipped = self.minutes, self.step, 0
         with tqdm(total=round(minutes * 60), unit="s", disable=self.rank > 0, mininterval=10,
@@ -110,7 +115,7 @@ class Training:
                 for name, optimizer in self.optimizers.items():
                     for group in optimizer.param_groups:
                         group["lr"] = rate * (MUON_RATE if name == "muon" else 1)
-                with torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+                with self.autocast:
                     loss = loss_of_batch(self.generator)
                 self.module.zero_grad()
                 loss.backward()

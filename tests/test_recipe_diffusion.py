@@ -146,10 +146,11 @@ class Halves(nn.Module):
         for part in self.children():
             nn.init.ones_(part.weight)
             nn.init.zeros_(part.bias)
-        self.encoded = 0
+        self.encoded, self.dtypes = 0, set()
 
     def encode(self, x):
         self.encoded += len(x)
+        self.dtypes.add(self.encoder(torch.ones(1, 2)).dtype)
         mean = nn.functional.avg_pool2d(x, 4).mean(dim=1, keepdim=True).expand(-1, 4, -1, -1)
         return dataclasses.make_dataclass("Posterior", ["mean", "std"])(mean, torch.full_like(mean, 0.25))
 
@@ -157,14 +158,14 @@ class Halves(nn.Module):
 def test_latents_are_written_once_and_fit_their_images_and_encoder(workshop):
     pixels = np.random.default_rng(0).integers(0, 256, (230, 64, 64, 3), np.uint8)
     coder = Halves()
-    latents = diffusion.read_latents(pixels, coder, "cpu")
+    latents = diffusion.read_latents(pixels, coder, "cpu", "float32")
     assert latents.shape == (230, 2, 4, 16, 16) and latents.dtype == np.float16
     expected = (pixels.reshape(230, 16, 4, 16, 4, 3).mean((2, 4, 5)) / 127.5 - 1)
     assert latents[:, 0, 3] == pytest.approx(expected, abs=0.01) and (latents[:, 1] == 0.25).all()
 
     def encoded(pixels):
         coder.encoded = 0
-        found = diffusion.read_latents(pixels, coder, "cpu")
+        found = diffusion.read_latents(pixels, coder, "cpu", "float32")
         assert found.shape == (len(pixels), 2, 4, 16, 16)
         return coder.encoded
 
@@ -178,7 +179,19 @@ def test_latents_are_written_once_and_fit_their_images_and_encoder(workshop):
     assert encoded(pixels) == 230 and encoded(pixels) == 0
     diffusion.LATENTS.write_bytes(b"")
     with pytest.raises(InputError, match="latents.npy is damaged. Delete it"):
-        diffusion.read_latents(pixels, coder, "cpu")
+        diffusion.read_latents(pixels, coder, "cpu", "float32")
+
+
+def test_latents_are_encoded_in_the_dtype_that_is_asked_for(workshop):
+    pixels = np.zeros((3, 64, 64, 3), np.uint8)
+    for dtype in ("float32", "bfloat16"):
+        coder = Halves()
+        diffusion.DIGEST.unlink(missing_ok=True)
+        diffusion.read_latents(pixels, coder, "cpu", dtype)
+        assert coder.dtypes == {getattr(torch, dtype)}
+    coder = Halves()
+    diffusion.read_latents(pixels, coder, "cpu", "float32")             # those in bfloat16 are as good
+    assert coder.encoded == 0
 
 
 def test_each_process_encodes_its_share(workshop, monkeypatch):
@@ -194,7 +207,7 @@ def test_each_process_encodes_its_share(workshop, monkeypatch):
 
     def read(own):
         rank.value = own
-        return diffusion.read_latents(pixels, Counting(), "cpu")
+        return diffusion.read_latents(pixels, Counting(), "cpu", "float32")
 
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(read, range(2))
@@ -210,7 +223,7 @@ def test_no_space_for_latents_is_one_line(workshop):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(InputError, match=r"latents.npy cannot be written \(File too large\). Check the"):
-            diffusion.read_latents(pixels, Halves(), "cpu")
+            diffusion.read_latents(pixels, Halves(), "cpu", "float32")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not diffusion.LATENTS.exists()
