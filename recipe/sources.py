@@ -122,7 +122,9 @@ class Source:
                 textinv.unpatch(self.model, config.placeholder)
 
     def start(self, folder: Path, config: textinv.InversionConfig) -> textinv.Concept:
-        """The word where learning starts, before it has learned anything."""
-        word, _, _ = first_words(self.model, read_images(folder, SIZE), config, world_size=1, source={},
-                                 generator=torch.Generator().manual_seed(config.seed))
+        """The word where learning starts, as in textinv/running/run.py, before it has learned anything."""
+        generator = torch.Generator().manual_seed(config.seed)
+        images = read_images(folder, SIZE, crop=config.crop, alpha_mask=config.alpha_mask,
+                             generator=generator)
+        word, _, _ = first_words(self.model, images, config, generator=generator, world_size=1, source={})
         return word

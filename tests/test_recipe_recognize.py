@@ -15,6 +15,7 @@ from recipe.objects import HELD_OUT, SEEN, SEEN_STYLES
 from recipe.recognize import Row
 from recipe.resnet import INDEX, NAMES, Recognizer
 from recipe.sources import PROMPTS, Source
+from textinv.running.run import Run
 
 PLAIN, BEACH, RED = PROMPTS["object"]
 
@@ -308,6 +309,17 @@ def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
     assert not torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row)
     config = textinv.InversionConfig(init="wolf")
     assert torch.equal(source.start(sources.EXAMPLES / "fox", config).vectors[0], row) and not taught
+
+
+@pytest.mark.parametrize("options", [
+    {"init": "auto", "crop": "random", "seed": 3}, {"init": "random", "crop": "random"},
+    {"init": "auto", "crop": "stretch"}, {"init": "auto"}])
+def test_a_start_is_that_of_a_run(options):
+    model, folder = weights.load("tiny"), sources.EXAMPLES / "fox"
+    config = textinv.InversionConfig(**options)
+    with Run(model, folder, config) as run:
+        expected = run.inversion.start.vectors
+    assert torch.equal(Source(model, 1, 1, {}, learns=False).start(folder, config).vectors, expected)
 
 
 @pytest.mark.parametrize(("options", "message"), [
