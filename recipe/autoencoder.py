@@ -18,12 +18,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from ldm import Autoencoder
 from ldm.model import to_images
-from recipe import data
+from recipe import data, sheets
 from recipe.sizes import CONFIG
 from recipe.training import Training, add_dtype_option, averaged_weights, check_options
 from textinv.commands import command
@@ -79,12 +78,11 @@ def psnr(autoencoder: Autoencoder, pixels: np.ndarray, device: str = "cpu") -> f
 
 @torch.no_grad()
 def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str = "cpu") -> None:
-    """Save the images with their reconstructions below."""
+    """Save the images with their reconstructions below. Raises InputError if the file cannot be written."""
     images = to_images(autoencoder.decode(autoencoder.encode(pixels_to_x(pixels).to(device)).mode()))
     rows = np.stack([np.concatenate(list(pixels), axis=1),
                      np.concatenate([np.asarray(i) for i in images], axis=1)])
-    image = Image.fromarray(rearrange(rows, "row y x rgb -> (row y) x rgb"))
-    image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(path)
+    sheets.save(sheets.enlarged(rearrange(rows, "row y x rgb -> (row y) x rgb")), path)
 
 
 def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:

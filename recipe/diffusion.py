@@ -22,13 +22,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import textinv
 from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
-from recipe import autoencoder, codes, data, vocabulary
+from recipe import autoencoder, codes, data, sheets, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
 from recipe.sizes import CONFIG
@@ -42,7 +41,6 @@ from recipe.training import (
     meet,
 )
 from textinv.commands import command
-from weights.files import atomic_write
 from weights.vocabularies import read_vocabulary
 
 COMMAND = "python -m recipe.diffusion"
@@ -212,9 +210,7 @@ def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5
     images = model.generate(prompts, steps=50, guidance=guidance, batch=20)
     pixels = rearrange(np.stack([np.asarray(image) for image in images]),
                        "(row two each) y x rgb -> (row y) (two each x) rgb", two=2, each=each)
-    image = Image.fromarray(pixels)
-    with atomic_write(path) as partial:
-        image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST).save(partial, "PNG")
+    sheets.save(sheets.enlarged(pixels), path)
 
 
 @command
@@ -266,7 +262,7 @@ def train(options: argparse.Namespace) -> None:
         return
     model, minutes = load(device)
     sheet(model, CHECKPOINT.with_suffix(".png"))
-    print(f"after {minutes:.0f} minutes, {training.step} steps: samples in {CHECKPOINT.with_suffix('.png')}")
+    print(f"after {minutes:.0f} minutes, {training.step} steps")
 
 
 if __name__ == "__main__":

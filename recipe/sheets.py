@@ -6,13 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from recipe.artwork import Artwork
 from recipe.objects import NAMELESS, OBJECTS, SEEN_STYLES, STYLES
 from weights.files import atomic_write
 
 _PAPER, _INK = (250, 250, 248), (30, 30, 34)
+
+
+def enlarged(pixels: np.ndarray, zoom: int = 2) -> Image.Image:
+    """The image (y x rgb, uint8) with each pixel shown as a square of zoom x zoom."""
+    return ImageOps.scale(Image.fromarray(pixels), zoom, Image.Resampling.NEAREST)
 
 
 def contact_sheet(images: Sequence[tuple[np.ndarray, str]], columns: int = 12,
@@ -24,7 +29,7 @@ def contact_sheet(images: Sequence[tuple[np.ndarray, str]], columns: int = 12,
     draw = ImageDraw.Draw(sheet)
     for index, (pixels, caption) in enumerate(images):
         x, y = index % columns * width + 4, index // columns * height + 4
-        sheet.paste(Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST), (x, y))
+        sheet.paste(enlarged(pixels, zoom), (x, y))
         draw.multiline_text((x, y + side + 2), textwrap.fill(caption, 22), fill=_INK, spacing=1)
     return sheet
 

@@ -2,6 +2,7 @@
 import contextlib
 import resource
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -166,16 +167,35 @@ def test_nothing_is_shipped_without_codes_or_with_a_damaged_encoder(damaged, wor
     assert f"recipe.{damaged}" in error and not folder.exists()
 
 
-def test_samples_appear_whole_or_not_at_all(tmp_path):
-    class Model:
-        def generate(self, prompts, **options):
-            return [Image.effect_noise((64, 64), 200).convert("RGB") for _ in prompts]
+class Noise:
+    """Generates noise, and reconstructs anything as noise."""
 
+    def generate(self, prompts, **options):
+        return [Image.effect_noise((64, 64), 200).convert("RGB") for _ in prompts]
+
+    def encode(self, x):
+        self.x = torch.rand_like(x) * 2 - 1
+        return self
+
+    def mode(self):
+        return self.x
+
+    def decode(self, z):
+        return z
+
+
+@pytest.mark.parametrize("sheet", [
+    lambda path: diffusion.sheet(Noise(), path),
+    lambda path: autoencoder.sheet(Noise(), np.zeros((24, 64, 64, 3), np.uint8), path)])
+def test_a_sheet_appears_whole_or_not_at_all(sheet, tmp_path):
     with room_for(10_000), pytest.raises(InputError, match="samples.png: cannot be written"):
-        diffusion.sheet(Model(), tmp_path / "samples.png")
+        sheet(tmp_path / "samples.png")
     assert list(tmp_path.iterdir()) == []
-    diffusion.sheet(Model(), tmp_path / "samples.png")
+    sheet(tmp_path / "samples.png")
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+    with Image.open(tmp_path / "samples.png") as image:             # each pixel is a square of four
+        pixels = np.asarray(image)
+        assert (pixels[::2] == pixels[1::2]).all() and (pixels[:, ::2] == pixels[:, 1::2]).all()
 
 
 @pytest.mark.parametrize("missing", [set(), {"wheelchair"}])
