@@ -101,14 +101,20 @@ class Bench:
         finally:
             textinv.unpatch(self.model, placeholder)
 
+    @contextlib.contextmanager
+    def taught_things(self) -> Iterator[None]:
+        """Context manager: inside it the model knows a word for each of the things, such as <fox>."""
+        with contextlib.ExitStack() as words:
+            for thing in self.things:
+                words.enter_context(self.taught(f"<{thing}>", EXAMPLES / thing, HELD_OUT[thing].init))
+            yield
+
 
 def compositions(bench: Bench) -> Result:
     """All pairs of things next to each other. The judge knows single things of a certain size, so it looks
     for each one in parts of the image."""
     rng, found, real = np.random.default_rng(0), [], []
-    with contextlib.ExitStack() as words:
-        for thing in bench.things:
-            words.enter_context(bench.taught(f"<{thing}>", EXAMPLES / thing, HELD_OUT[thing].init))
+    with bench.taught_things():
         for one, other in tqdm(list(combinations(bench.things, 2)), unit="pair"):
             judges = {thing: bench.found_in_a_part(thing) for thing in (one, other)}
             prompt = f"a photo of a <{one}> next to a <{other}>"
@@ -124,16 +130,15 @@ def styles(bench: Bench) -> Result:
     RANK, because under a filter it is seldom sure. (There it ranks things that are absent that high in 3 to
     5% of real images.)"""
     rng, found, real = np.random.default_rng(0), [], []
-    for style, about in tqdm(list(shots.STYLES.items()), unit="style"):
-        with contextlib.ExitStack() as words:
-            words.enter_context(bench.taught("<style>", EXAMPLES / f"{style}-style", about.init, style=True))
-            for thing in bench.things:
-                words.enter_context(bench.taught(f"<{thing}>", EXAMPLES / thing, HELD_OUT[thing].init))
-                judges = {thing: bench.found("object", thing, RANK), style: bench.found("style", style)}
-                prompt = f"a painting of a <{thing}> in the style of <style>"
-                scenes = [ordinary(rng, {"object": thing, "style": style}) for _ in range(bench.images)]
-                real.append(judged(prompt, judges, [bench.composed(rng, scene) for scene in scenes]))
-                found.append(compose(bench.model, prompt, judges, n=bench.images))
+    with bench.taught_things():
+        for style, about in tqdm(list(shots.STYLES.items()), unit="style"):
+            with bench.taught("<style>", EXAMPLES / f"{style}-style", about.init, style=True):
+                for thing in bench.things:
+                    judges = {thing: bench.found("object", thing, RANK), style: bench.found("style", style)}
+                    prompt = f"a painting of a <{thing}> in the style of <style>"
+                    scenes = [ordinary(rng, {"object": thing, "style": style}) for _ in range(bench.images)]
+                    real.append(judged(prompt, judges, [bench.composed(rng, scene) for scene in scenes]))
+                    found.append(compose(bench.model, prompt, judges, n=bench.images))
     return counted(found, real), compositions_sheet(found)
 
 

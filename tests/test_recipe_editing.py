@@ -128,7 +128,8 @@ def test_pairs_are_composed_of_words(taught, composed):
 def test_things_are_shown_in_learned_styles(taught, composed):
     model, asked = taught
     lines, _ = editing.styles(Bench(model, White(), 2, ("fox",), "artwork"))
-    assert [config.style for _, config in asked] == [True, False] * len(shots.STYLES)
+    assert [config.placeholder for _, config in asked] == ["<fox>", *["<style>"] * len(shots.STYLES)]
+    assert [config.style for _, config in asked] == [False, *[True] * len(shots.STYLES)]
     assert len(lines) == len(shots.STYLES) + 1 and len(model.words) == 0
     assert lines[0].startswith("a painting of a <fox> in the style of <style>: fox ")
     assert all(style in line for style, line in zip(shots.STYLES, lines, strict=False))
