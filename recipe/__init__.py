@@ -3,7 +3,8 @@ templates, and the models trained on it. The modules in order of use; each stage
 `python -m recipe.STAGE`:
 
     artwork      fetches openly licensed emoji artwork and reads its sprites (stage)
-    objects      the world's objects and artworks, what is held out of all training, the lopsided categories
+    objects      the world's objects and artworks, what is held out of the model's training, the lopsided
+                 categories
     sprites      mirrors and tints sprites, and changes them into things that have no name
     scenery      drawn scenes
     backdrops    plain colors and drawn scenes, with the phrases that name them
@@ -19,7 +20,8 @@ templates, and the models trained on it. The modules in order of use; each stage
     autoencoder  trains the autoencoder (stage)
     diffusion    encodes the images; trains text encoder and UNet (stage)
     encoder      trains the encoder that predicts a word from images (stage)
-    resnet       the judge: its network and its weights file; recognizer trains it (stage)
+    resnet       the judge: its network and its weights file
+    recognizer   trains the judge (stage)
     recognize    measures what the judge recognizes in a model's images, made in sources, and keeps it in
                  parts; editing measures what words can do (stages)
     clip         trains the small CLIP that evaluates; judge loads it, augment augments its images (stage)
@@ -29,6 +31,7 @@ templates, and the models trained on it. The modules in order of use; each stage
     ship         puts it all into weights/tiny, and what only the recipe needs into recipe/shipped (stage)
     restore      makes checkpoints from what was shipped, to continue training from there (stage)
     showcase     makes the README's image (stage)
+    walkthrough  runs WALKTHROUGH.md, which makes its images, and writes it as a notebook (stage)
 
 NOTES.md explains how the world is made and why. In the rest of the project only bench/ and the tests import
 this package; its working files live in `recipe-work/`, which git ignores.

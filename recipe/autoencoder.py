@@ -1,4 +1,4 @@
-"""Stage 2: trains the autoencoder (f = 4: 64x64 images to 16x16 latents with 4 channels).
+"""Trains the autoencoder (f = 4: 64x64 images to 16x16 latents with 4 channels).
 
     python -m recipe.autoencoder --minutes 60 [--decoder-only] [--device cuda]
 
@@ -57,7 +57,8 @@ def loss(autoencoder: Autoencoder, x: Tensor, generator: torch.Generator) -> Ten
 
 
 def load(device: str = "cpu") -> tuple[Autoencoder, float]:
-    """The trained autoencoder and its minutes of training. Raises InputError if stage 2 has not run."""
+    """The trained autoencoder and its minutes of training. Raises InputError if it has not been
+    trained."""
     weights, minutes = averaged_weights(CHECKPOINT, COMMAND)
     autoencoder = Autoencoder(CONFIG.autoencoder)
     autoencoder.load_state_dict(weights)

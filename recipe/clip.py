@@ -1,7 +1,7 @@
-"""Stage 4: trains the small CLIP (Radford et al. 2021) that judges images of the small world, as OpenAI's
-judges the paper's (section 5). It is transformers' own CLIPModel at a tiny size. It sees all named objects,
-all artworks and all filters, including held-out ones, because it must recognize what an inversion found. It
-never sees nameless things, since no caption could describe them.
+"""Trains the small CLIP (Radford et al. 2021) that evaluates images of the small world, as OpenAI's does the
+paper's (section 5). It is transformers' own CLIPModel at a tiny size. It sees all named objects, all artworks
+and all filters, including held-out ones, because it must recognize what an inversion found. It never sees
+nameless things, since no caption could describe them.
 
     python -m recipe.clip --minutes 30 [--device cuda]
 
@@ -46,7 +46,7 @@ from weights.clip import Clip, embed_ids, embed_x, transformers
 
 CHECKPOINT = Path("recipe-work/clip.pt")
 # A category may stand for any of its objects (`caption`), without the lopsidedness of the images that the
-# diffusion model learns from: the judge of a fairer word must not share the bias.
+# diffusion model learns from: what measures a fairer word must not share the bias.
 EVERYTHING = Choices(objects=tuple(OBJECTS), styles=STYLES, effects=tuple(filters.ALL), category=0)
 JPEGS = 0.3                     # fraction of the training images that went through JPEG
 LARGEST_SCALE = 100.0           # of the similarities, as in CLIP

@@ -1,4 +1,4 @@
-"""Stage 1: composes, once, the training images and the images that training never sees.
+"""Composes, once, the training images and the images that training never sees.
 
     python -m recipe.data [--images 200000]
 

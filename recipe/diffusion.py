@@ -1,4 +1,4 @@
-"""Stage 3: encodes the training images once, then trains text encoder and UNet together on Equation 1.
+"""Encodes the training images once, then trains text encoder and UNet together on Equation 1.
 
     python -m recipe.diffusion --minutes 120 [--decay] [--device cuda]
     torchrun --nproc_per_node 2 -m recipe.diffusion ...     two single-threaded processes: faster on two cores
@@ -112,8 +112,8 @@ def scale_factor(latents: np.ndarray) -> float:
 
 
 def load(device: str, weights_of: dict[str, Tensor] | None = None) -> tuple[LatentDiffusion, float]:
-    """The model from all stages, with averaged weights, and the minutes that stage 3 trained. Raises
-    InputError if stage 3 has not run."""
+    """The model from all stages, with averaged weights, and the minutes that text encoder and UNet were
+    trained. Raises InputError if they have not been trained."""
     minutes = 0.0
     if weights_of is None:
         weights_of, minutes = averaged_weights(CHECKPOINT, COMMAND)

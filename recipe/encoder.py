@@ -1,5 +1,5 @@
-"""Stage 5: trains the encoder that predicts a word from images (textinv/encoder.py): from the latents of
-single-object images to the object's code.
+"""Trains the encoder that predicts a word from images (textinv/encoder.py): from the latents of single-object
+images to the object's code.
 
     python -m recipe.encoder --minutes 15
 

@@ -1,4 +1,4 @@
-"""Stage 6: measures the embedded default, for its model card.
+"""Measures the embedded default, for its model card.
 
     python -m recipe.evaluate [--weights recipe|tiny] [--prompts 357]
 

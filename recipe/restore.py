@@ -33,9 +33,10 @@ CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT,
 
 
 def restore(folder: Path) -> list[Path]:
-    """Writes the checkpoints of all training stages whose results are in the folder, the judge's checkpoint,
-    and the codes unless they exist; returns the checkpoints. Raises InputError if a checkpoint exists (it
-    would be lost), if different codes exist, or if the model has other sizes."""
+    """Write the checkpoints of the autoencoder and the diffusion model, of the encoder if the folder has one,
+    and of the judge if it was shipped, and the codes unless they exist; returns the checkpoints. The small
+    CLIP has none: it trains from scratch. Raises InputError if a checkpoint exists (it would be lost), if
+    different codes exist, or if the model has other sizes."""
     for path in CHECKPOINTS:
         if path.exists():
             raise InputError(f"{path} already exists. Continue training from it, or move it away to "

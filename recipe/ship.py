@@ -1,5 +1,5 @@
-"""Last stage: puts what the other stages have trained into weights/tiny, in half precision, where
-`weights.load("tiny")` finds it. The codes and the judge, which only the recipe needs, go to recipe/shipped.
+"""Puts what the other stages have trained into weights/tiny, in half precision, where `weights.load("tiny")`
+finds it. The codes and the judge, which only the recipe needs, go to recipe/shipped.
 
     python -m recipe.ship
 """

@@ -1,5 +1,5 @@
-"""Stage 3: slots get the codes of their own sample, noise and mirroring are as documented, and the loss is
-Equation 1."""
+"""The training of text encoder and UNet: slots get the codes of their own sample, noise and mirroring are as
+documented, and the loss is Equation 1."""
 import dataclasses
 import resource
 import threading
