@@ -28,16 +28,15 @@ CHARACTERS = tuple(sorted(string.ascii_lowercase + string.digits + string.punctu
 # Words that people use in prompts but the captions do not: untrained, but each takes one token of the
 # prompt instead of five.
 COMMON = """
-    about above across after all also am and another are around as be because before behind below beside
-    best better between big both but by can color colour could day do down each every few first for forest
-    from front full get go had has have he her here high his how i if into is it its just last left less
-    like little long look looks low made make many more most much near never new not now off old only open
-    or other our out over own part people person place pretty put right same see set she show shows side
-    sitting so some standing still such than that their them then there these they thing things this those
-    three through time to two under up us very was water way we well were what when where which while who
-    will without work world would you young your image portrait illustration sculpture background wearing
-    riding flying eating made wooden golden silver shiny tall short round beautiful happy sad city street
-    sky sun rain summer winter
+    about above across after all also am another are around as be because before behind below beside best
+    better between big both but by color colour could day do down each every few first for from full get go
+    had has have he her here high his how i if into is it its just last left less like little long look looks
+    low made make many more most much near never new not now off old only open or other our out over own part
+    people person place pretty put right same see set she show shows side sitting so some standing still such
+    than that their them then there these they thing things this those three through time two us very was way
+    we well were what when where which while who will without work world would you young your portrait
+    illustration sculpture wearing riding flying eating wooden golden silver shiny tall short round beautiful
+    happy sad street rain summer winter
 """.split()
 
 

@@ -3,7 +3,7 @@ them."""
 import numpy as np
 import pytest
 
-from recipe import filters, vocabulary, world
+from recipe import captions, filters, vocabulary, world
 from recipe.captions import SLOTS
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from weights.vocabularies import read_vocabulary
@@ -35,6 +35,11 @@ def test_any_prompt_is_tokenized_and_what_is_held_out_is_no_word(tokenizer):
     for name in (*HELD_OUT, HELD_OUT_STYLE, *filters.HELD_OUT):
         assert tokenizer.token_to_id(name) is None
         assert len(tokenizer.encode(name, add_special_tokens=False).tokens) > 2
+
+
+def test_common_words_are_those_of_no_caption():
+    assert len(set(vocabulary.COMMON)) == len(vocabulary.COMMON)
+    assert not set(vocabulary.COMMON) & captions.words()
 
 
 def test_it_is_the_same_each_time_and_written_whole(tmp_path, capsys):
