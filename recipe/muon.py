@@ -40,7 +40,7 @@ def orthogonal(g: Tensor, steps: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """For weights with two or more dimensions."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float = 1.2e-2, momentum: float = 0.95,
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
                  weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

@@ -28,6 +28,8 @@ CHECKPOINT_SECONDS = 180
 MAX_SKIPPED = 10        # give up after this many consecutive steps with non-finite gradients
 # Muon's rate relative to AdamW's. At 15 the weights tripled within 500 steps and lost what they had learned.
 MUON_RATE = 2.0
+WARM_UP = 200           # steps of a run in which the rate rises
+WEIGHT_DECAY = 0.01
 
 
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
@@ -81,19 +83,18 @@ class Training:
     `outer` are the module's first and last layers, which AdamW trains; `dtype` is that of matrix products and
     convolutions, while all weights are float32."""
 
-    def __init__(self, module: nn.Module, path: Path, decay: float = 0.999, weight_decay: float = 0.01,
-                 seed: int = 0, outer: Iterable[nn.Module] = (), muon: bool = True,
-                 dtype: str = "auto"):
+    def __init__(self, module: nn.Module, path: Path, decay: float = 0.999,
+                 outer: Iterable[nn.Module] = (), dtype: str = "auto"):
         self.module, self.path = module, path
         self.autocast = autocast(next(module.parameters()).device.type, dtype)
         self.rank, self.world_size = join()
-        matrices, others = split(module, outer) if muon else ([], list(module.parameters()))
-        self.optimizers: dict[str, torch.optim.Optimizer] = {
-            "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)}
+        matrices, others = split(module, outer)
+        self.optimizers: dict[str, torch.optim.Optimizer] = {           # `run` sets their rates
+            "adamw": torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True)}
         if matrices:
-            self.optimizers["muon"] = Muon(matrices, weight_decay=weight_decay)
+            self.optimizers["muon"] = Muon(matrices, lr=0.0, weight_decay=WEIGHT_DECAY)
         self.averaged = Averaged(module, decay)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(0)
         self.step, self.minutes = 0, 0.0
         if path.exists():
             self._resume()
@@ -101,7 +102,7 @@ class Training:
             self.generator.manual_seed(1000 * self.step + self.rank)
 
     def run(self, minutes: float, lr: float, loss_of_batch: Callable[[torch.Generator], Tensor],
-            warm_up: int = 200, decay: bool = False) -> Iterator[int]:
+            decay: bool = False) -> Iterator[int]:
         """Trains for `minutes`, yielding the step count after each step; saves every few minutes and at the
         end. `lr` is AdamW's. Steps with non-finite gradients are skipped. Raises InputError, without saving,
         after MAX_SKIPPED of them in a row."""
@@ -111,7 +112,7 @@ class Training:
                   bar_format="{desc} |{bar}| {elapsed} of {total_fmt} s") as bar:
             while (elapsed := self._agreed(time.monotonic() - start)) < minutes * 60:
                 fall = 1 - elapsed / (minutes * 60) if decay else 1.0
-                rate = lr * fall * min(1.0, (self.step - first + 1) / warm_up)
+                rate = lr * fall * min(1.0, (self.step - first + 1) / WARM_UP)
                 for name, optimizer in self.optimizers.items():
                     for group in optimizer.param_groups:
                         group["lr"] = rate * (MUON_RATE if name == "muon" else 1)

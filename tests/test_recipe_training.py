@@ -17,6 +17,12 @@ from recipe.training import Averaged, Training, averaged_weights
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """The rate does not warm up."""
+    monkeypatch.setattr(training, "WARM_UP", 1)
+
+
 def network():
     """One matrix for Muon; the rest for AdamW."""
     torch.manual_seed(0)
@@ -30,7 +36,7 @@ def run(one, steps, minutes=5.0, **options):
         return (one.module(x)[:, 0].float() - x[:, 0] + x[:, 1]).square().mean()
 
     rates = []
-    for _ in one.run(minutes, 0.01, loss_of_batch, **{"warm_up": 1} | options):
+    for _ in one.run(minutes, 0.01, loss_of_batch, **options):
         rates.append({name: optimizer.param_groups[0]["lr"] for name, optimizer in one.optimizers.items()})
         if len(rates) == steps:
             break
@@ -91,7 +97,8 @@ def clock(monkeypatch, tick):
 
 def test_the_rate_warms_up_and_stays(tmp_path, monkeypatch):
     clock(monkeypatch, 1.0)                     # three ticks per step
-    rates = run(Training(network(), tmp_path / "x.pt"), None, minutes=2, warm_up=4)
+    monkeypatch.setattr(training, "WARM_UP", 4)
+    rates = run(Training(network(), tmp_path / "x.pt"), None, minutes=2)
     adamw = [rate["adamw"] for rate in rates]
     assert len(rates) == 40 and adamw[:4] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
     assert set(adamw[4:]) == {0.01}
@@ -127,7 +134,7 @@ def test_a_step_without_finite_gradients_is_left_out(tmp_path):
         seen.append(torch.cat([p.detach().flatten() for p in one.module.parameters()]))
         return factors[len(seen) - 1] * noise_loss(one.module, generator)
 
-    steps = one.run(5, 0.01, loss_of_batch, warm_up=1)
+    steps = one.run(5, 0.01, loss_of_batch)
     assert [next(steps) for _ in range(3)] == [1, 2, 3] and one.averaged.steps == 3
     assert len(seen) == 21 and len({tuple(some.tolist()) for some in seen}) == 3
     assert all(tensor.isfinite().all() for tensor in [*seen, *one.module.parameters()])
@@ -213,15 +220,17 @@ import time
 from pathlib import Path
 import torch
 from torch import nn
-from recipe.training import Training
+from recipe import training
 
 {functions}
 
-one = Training(network(), Path("together.pt"), muon=False)
-for step in one.run(5, 0.01, lambda generator: noise_loss(one.module, generator), warm_up=1):
+training.WARM_UP = 1
+module = network()
+one = training.Training(module, Path("together.pt"), outer=[module])            # without Muon
+for step in one.run(5, 0.01, lambda generator: noise_loss(module, generator)):
     if step == 4:
         break
-torch.save([(p.detach(), p.grad) for p in one.module.parameters()], f"rank{{one.rank}}.pt")
+torch.save([(p.detach(), p.grad) for p in module.parameters()], f"rank{{one.rank}}.pt")
 save = one.save
 if not one.rank:                            # as if the disk were slow
     one.save = lambda: (time.sleep(0.5), save())
@@ -239,16 +248,17 @@ def test_two_processes_step_with_the_mean_of_their_gradients(tmp_path):
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert same(first, second)
 
-    alone = Training(network(), tmp_path / "alone.pt", muon=False)
+    module = network()
+    alone = Training(module, tmp_path / "alone.pt", outer=[module])
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]   # rank 1 samples its own batches
 
     def mean_loss(_):
-        return sum(noise_loss(alone.module, generator) for generator in generators) / 2
+        return sum(noise_loss(module, generator) for generator in generators) / 2
 
-    for step in alone.run(5, 0.01, mean_loss, warm_up=1):
+    for step in alone.run(5, 0.01, mean_loss):
         if step == 4:
             break
-    assert sum(p.grad.square().sum() for p in alone.module.parameters()) < 1
-    for p, (weights, gradient) in zip(alone.module.parameters(), first, strict=True):
+    assert sum(p.grad.square().sum() for p in module.parameters()) < 1
+    for p, (weights, gradient) in zip(module.parameters(), first, strict=True):
         torch.testing.assert_close(weights, p.detach(), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
