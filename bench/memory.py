@@ -14,6 +14,7 @@ import torch
 from bench.models import SIZES, random_model
 from bench.timing import machine
 from ldm import LatentDiffusion
+from recipe.stopwatch import peak_bytes
 
 GIB = 2 ** 30
 
@@ -63,9 +64,12 @@ def peak(run: Callable[[], object], device: str) -> int:
     """Peak memory in bytes while `run` executes."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device)
-    Path("/proc/self/clear_refs").write_text("5")                   # resets the high-water mark
+    else:
+        Path("/proc/self/clear_refs").write_text("5")               # resets the high-water mark
     run()
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024
+    return peak_so_far(device)
+
+
+def peak_so_far(device: str) -> int:
+    """This process's peak memory in bytes, since it started or since the peak was reset."""
+    return torch.cuda.max_memory_allocated(device) if torch.device(device).type == "cuda" else peak_bytes()

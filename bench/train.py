@@ -7,15 +7,14 @@ AdamW over the whole embedding table, the other rows restored after each step.
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import sys
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 import weights
+from bench.memory import GIB, peak_so_far
 from bench.models import SIZES, diffusers_pipeline, has_diffusers, random_model
 from bench.timing import compare, machine, seconds
 from ldm import InputError, LatentDiffusion
@@ -69,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     own = statistics.median(1 - a / b for a, b in zip(results[core], results[ours], strict=True))
     print(f"  {1 / step:.2f} steps per second; 5,000 steps would take {5000 * step / 60:.1f} minutes")
     print(f"  the loop's own share {100 * own:.1f} % of a step")
-    print(f"  peak memory of this process {peak_memory(args.device) / 2 ** 30:.2f} GiB")
+    print(f"  peak memory of this process {peak_so_far(args.device) / GIB:.2f} GiB")
 
 
 def load(args: argparse.Namespace, dtype: torch.dtype) -> LatentDiffusion:
@@ -143,11 +142,3 @@ def diffusers_loop(model: LatentDiffusion, x: torch.Tensor, ids: torch.Tensor,
             with torch.no_grad():
                 table.weight[frozen] = original[frozen]
     return run
-
-
-def peak_memory(device: str) -> int:
-    """The process's peak memory so far, in bytes."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024        # bytes on macOS, KiB on Linux

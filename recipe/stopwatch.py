@@ -25,6 +25,7 @@ from textinv.commands import command
 
 COMMAND = "python -m recipe.stopwatch"
 CORES, IMAGES, STEPS, GUIDANCE = 2, 8, 50, 5.0
+STATUS = Path("/proc/self/status")
 
 
 def measure(source: str) -> dict[str, float]:
@@ -35,14 +36,13 @@ def measure(source: str) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def peak_gb() -> float:
-    """This process's peak resident memory in GB. Linux's ru_maxrss includes the parent process's memory at
+def peak_bytes() -> int:
+    """This process's peak resident memory in bytes. Linux's ru_maxrss includes the parent process's memory at
     the time it started this one, so VmHWM is preferred."""
-    status = Path("/proc/self/status")
-    if status.is_file() and (high := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
-        return int(high[1]) * 1024 / 1e9
+    if STATUS.is_file() and (high := re.search(r"VmHWM:\s+(\d+) kB", STATUS.read_text(encoding="utf-8"))):
+        return int(high[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @command
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     loaded = time.perf_counter()
     model.generate(["a photo of a cat on the beach"] * IMAGES, steps=STEPS, guidance=GUIDANCE)
     print(json.dumps({"load_seconds": loaded - start, "images_seconds": time.perf_counter() - loaded,
-                      "peak_gb": peak_gb()}))
+                      "peak_gb": peak_bytes() / 1e9}))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the embedded default costs, measured in a process of its own."""
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +21,17 @@ def usual_threads(monkeypatch):
     monkeypatch.setattr(stopwatch, "CORES", torch.get_num_threads())
 
 
-def test_peak_memory_is_in_gigabytes():
+def test_peak_memory_is_in_bytes():
     ballast = np.ones(50_000_000)               # 0.4 GB
-    assert ballast.nbytes / 1e9 <= stopwatch.peak_gb() < 32
+    assert ballast.nbytes <= stopwatch.peak_bytes() < 32e9
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_where_the_system_does_not_list_it(platform, unit, monkeypatch):
+    monkeypatch.setattr(stopwatch, "STATUS", Path("nowhere"))
+    monkeypatch.setattr(stopwatch, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(stopwatch.resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=7))
+    assert stopwatch.peak_bytes() == 7 * unit
 
 
 def test_stopwatch(tmp_path, monkeypatch, capsys):
