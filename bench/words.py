@@ -1,6 +1,6 @@
 """`python -m bench words`: compare the methods of learning a word.
-Each method learns each object of examples/ from several seeds with train.py, and textinv.evaluate measures
-every word; the table goes into RESULTS.md.
+Each method learns each of some objects of examples/ from several seeds with train.py, and textinv.evaluate
+measures every word; the table goes into RESULTS.md.
 
 It takes hours on a CPU and can be stopped at any time: finished results are not computed again.
 """
@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 import train
 from bench.timing import machine
 from ldm import InputError
 from recipe.objects import HELD_OUT
+from recipe.recognize import bootstrap
 from recipe.shots import THINGS
 from textinv.commands import evaluate
 from textinv.running.folder import read_metrics
@@ -132,8 +131,7 @@ def interval(words: Sequence[Metrics], values: Sequence[float]) -> str:
     for word, value in zip(words, values, strict=True):
         of_objects.setdefault(word.name, []).append(value)
     objects = [statistics.mean(some) for some in of_objects.values()]
-    means = np.random.default_rng(0).choice(objects, (RESAMPLES, len(objects))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
+    low, high = bootstrap(objects, RESAMPLES)
     return f"{statistics.mean(values):.3f} ({low:.3f} to {high:.3f})"
 
 
