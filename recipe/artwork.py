@@ -86,6 +86,11 @@ class Artwork:
                              f"Delete it and run {COMMAND}.") from error
 
 
+def add_artwork_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the folder of `Artwork`."""
+    parser.add_argument("--artwork", type=Path, default=FOLDER, help="sprite folder (default: %(default)s)")
+
+
 def codes(style: str) -> list[str]:
     """The codepoints of a style's sprites. Nameless sprites are needed only for training."""
     return [thing.code for thing in OBJECTS.values()] + (NAMELESS if style != HELD_OUT_STYLE else [])

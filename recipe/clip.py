@@ -29,8 +29,7 @@ from torch import Tensor, nn
 
 from ldm import InputError
 from recipe import diffusion, filters, judge, vocabulary
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.augment import augment, jpeg
 from recipe.autoencoder import pixels_to_x
 from recipe.backdrops import BACKDROPS, COLORS
@@ -198,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)

@@ -27,8 +27,7 @@ from torch import Tensor
 
 from ldm import InputError
 from recipe import filters, sprites
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.filters import Filter, pick
 from recipe.objects import NAMELESS, SEEN, SEEN_STYLES
 from textinv.commands import command
@@ -159,7 +158,7 @@ def name_codes(artwork: Artwork) -> dict[str, Tensor]:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     options = parser.parse_args(argv)
     if FILE.exists():
         raise InputError(f"{FILE} already exists. Move it away to fit new codes; they are rotated "

@@ -26,8 +26,7 @@ from tqdm import tqdm
 
 from ldm import InputError
 from recipe import codes, filters
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.captions import NAMELESS, SLOTS, wording
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
 from recipe.scenery import SIZE
@@ -143,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--images", type=int, default=200_000,
                         help="images in the training set (default: %(default)s)")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sets go (default: %(default)s)")
     options = parser.parse_args(argv)

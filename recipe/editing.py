@@ -29,8 +29,7 @@ import textinv
 import weights
 from ldm import InputError, LatentDiffusion
 from recipe import evaluate, resnet, sheets, shots
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
 from recipe.filters import pick
@@ -221,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("experiment", choices=list(EXPERIMENTS))
     parser.add_argument("--weights", default="tiny", help="passed to weights.load (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="two things, a quarter of the images")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)

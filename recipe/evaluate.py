@@ -26,8 +26,7 @@ from PIL import Image
 import weights
 from ldm import InputError, LatentDiffusion
 from recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, plain_caption
 from recipe.filters import pick
@@ -193,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="model to measure (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=len(SEEN),
                         help="images to generate (default: %(default)s, one of each seen object)")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--out", type=Path, default=OUT, help="where the results go (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)

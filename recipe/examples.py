@@ -25,7 +25,7 @@ from PIL import Image, ImageFilter
 
 from ldm import InputError
 from recipe import filters, scenery, sheets, sprites
-from recipe.artwork import FOLDER, Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS
 from recipe.filters import Filter
 from recipe.objects import HELD_OUT, article
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("examples"),
                         help="where the folders go (default: %(default)s)")
-    parser.add_argument("--artwork", type=Path, default=FOLDER, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     options = parser.parse_args(argv)
     write(make(Artwork(options.artwork)), options.out)
 

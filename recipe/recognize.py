@@ -28,8 +28,7 @@ import textinv
 import weights
 from ldm import InputError
 from recipe import diffusion, evaluate, filters, resnet, sheets, shots
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.captions import fill
 from recipe.objects import SEEN, SEEN_STYLES
 from recipe.parts import Parts, Shares
@@ -166,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                         "(default: 16; quick: 3)")
     parser.add_argument("--rows", nargs="+", metavar="NAME", default=[],
                         help='rows of the table, such as "word, held-out" (default: all)')
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--out", type=Path, default=OUT, help="folder to write to (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     add_fields(parser, "learning the words (--init: of all objects, instead of their own init words; --steps "

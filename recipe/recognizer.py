@@ -15,7 +15,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,8 +24,7 @@ from torch import Tensor
 import weights
 from ldm import Autoencoder, InputError
 from recipe import autoencoder
-from recipe.artwork import FOLDER as ARTWORK
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.augment import augment
 from recipe.autoencoder import pixels_to_x
 from recipe.captions import Scene
@@ -182,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_dtype_option(parser)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--images", type=int, default=4000, help="images to test on (default: %(default)s)")
-    parser.add_argument("--artwork", type=Path, default=ARTWORK, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     check_options(options, CHECKPOINT)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from ldm import InputError
 from recipe import filters, looks, sheets, sprites
-from recipe.artwork import FOLDER, Artwork
+from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS, Backdrop
 from recipe.captions import NAMELESS, Scene, wording
 from recipe.filters import Filter, pick
@@ -257,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--catalog", type=Path, help="PNG of every object in every style")
     parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
     parser.add_argument("--held-out", action="store_true", help="--sheet of held-out objects, in all styles")
-    parser.add_argument("--artwork", type=Path, default=FOLDER, help="sprite folder (default: %(default)s)")
+    add_artwork_option(parser)
     parser.add_argument("--count", type=int, default=96, help="images on the sheet (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
