@@ -45,12 +45,7 @@ CHANGED, STYLES = 4000, 4000            # changed sprites and styles that the co
 
 def sprite_pixels(sprite: Image.Image) -> np.ndarray:
     """RGBA sprite -> float32 (4096), centered in a square, color premultiplied by alpha."""
-    scale = SIDE / max(sprite.size)
-    size = [max(1, round(length * scale)) for length in sprite.size]
-    square = Image.new("RGBA", (SIDE, SIDE))
-    corner = ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2)
-    square.paste(sprite.resize(size, Image.Resampling.BILINEAR), corner)
-    pixels = np.asarray(square, np.float32) / 255
+    pixels = np.asarray(sprites.squared(sprite, SIDE, Image.Resampling.BILINEAR), np.float32) / 255
     return np.concatenate([pixels[..., :3] * pixels[..., 3:], pixels[..., 3:]], axis=2).reshape(-1)
 
 

@@ -225,12 +225,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(argv)
     experiment = EXPERIMENTS[options.experiment]
+    evaluate.make_folder(options.out)
     bench = Bench(weights.load(options.weights, options.device), resnet.load(device=options.device),
                   artwork=None if experiment is baselines else Artwork(options.artwork),
                   evaluator=load_clip(SMALL_CLIP, options.device) if experiment is baselines else None)
     if options.quick:
         bench = replace(bench, images=8, things=THINGS[:2])
-    options.out.mkdir(parents=True, exist_ok=True)
     lines, page = experiment(bench)
     evaluate.write("".join(f"- {line}\n" for line in lines), options.out / f"{options.experiment}.md")
     sheets.save(page, options.out / f"{options.experiment}.png")

@@ -157,6 +157,14 @@ def table(figures: dict[str, float]) -> str:
     return "\n".join(["| metric | measured | target | reached |", "|---|--:|--:|---|", *rows, ""])
 
 
+def make_folder(out: Path) -> None:
+    """Make the folder for results, unless it exists. Raises InputError if it cannot be made."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be created ({error.strerror}). Choose another --out.") from error
+
+
 def write(text: str, path: Path) -> None:
     """Writes the file atomically. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
@@ -167,11 +175,7 @@ def write(text: str, path: Path) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     if options.prompts < 1:
         raise InputError(f"--prompts is {options.prompts}. Give 1 or more.")
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{options.out} cannot be created ({error.strerror}). "
-                         "Choose another --out.") from error
+    make_folder(options.out)
     artwork, evaluator = Artwork(options.artwork), judge.read(CLIPS[options.weights], options.device)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load("tiny", options.device))

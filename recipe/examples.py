@@ -86,7 +86,7 @@ def _backdrop(rng: np.random.Generator, name: str, size: tuple[int, int]) -> Ima
 def _posed(rng: np.random.Generator, sprite: Image.Image, view: View, upright: bool) -> Image.Image:
     """The sprite mirrored at random, tilted (only a little if it stands) and scaled."""
     if rng.random() < 0.5:
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        sprite = sprites.mirrored(sprite)
     tilt = rng.uniform(-3, 3) if upright else rng.choice((-1, 1)) * rng.uniform(4, 13)
     # rotated at four times its size, which costs no sharpness
     sprite = sprite.resize([4 * side for side in sprite.size], Image.Resampling.LANCZOS)

@@ -184,11 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not learns:
         del method["steps"]
     textinv.InversionConfig(**method)           # a bad one is known now, not after the rows without words
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{options.out} cannot be created ({error.strerror}). "
-                         "Choose another --out.") from error
+    evaluate.make_folder(options.out)
     judge = resnet.load(device=options.device)
     artwork = None if options.quick else Artwork(options.artwork)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else

@@ -84,7 +84,7 @@ def stretched(rng: np.random.Generator, sprite: Image.Image) -> Image.Image:
 def combine(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -> Image.Image:
     """The left or upper half of one and the rest of the other; or one with the other, small, on top of it."""
     side = max(sprite.size)
-    first, second = (_square(one, side) for one in (sprite, other))
+    first, second = (squared(one, side) for one in (sprite, other))
     if rng.random() < 0.3:
         small = second.resize((side // 2, side // 2), Image.Resampling.BICUBIC)
         x, y = (int(value) for value in rng.uniform(0, side / 2, 2))
@@ -101,13 +101,14 @@ def mirrored(sprite: Image.Image) -> Image.Image:
     return sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def _square(sprite: Image.Image, side: int) -> Image.Image:
+def squared(sprite: Image.Image, side: int,
+            resample: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
     """The sprite centered in a transparent square, as large as fits."""
     scale = side / max(sprite.size)
     size = [max(1, round(length * scale)) for length in sprite.size]
     square = Image.new("RGBA", (side, side))
     corner = ((side - size[0]) // 2, (side - size[1]) // 2)
-    square.paste(sprite.resize(size, Image.Resampling.BICUBIC), corner)
+    square.paste(sprite.resize(size, resample), corner)
     return square
 
 

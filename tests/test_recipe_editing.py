@@ -194,5 +194,10 @@ def test_the_command(taught, judge, blobs, tmp_path, monkeypatch, capsys):
     with Image.open(tmp_path / "new/compositions.png") as page:
         assert np.asarray(page).any()
     assert "all 1 prompts" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
     for experiment in ("compositions", "styles", "bias"):
         assert editing.main([experiment, "--artwork", str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "file").touch()
+    assert editing.main(["bias", "--artwork", str(blobs.folder), "--out", "file/below"]) == 2
+    assert capsys.readouterr().err.endswith("file/below cannot be created (Not a directory). Choose another "
+                                            "--out.\n")
