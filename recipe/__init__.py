@@ -24,7 +24,8 @@ templates, and the models trained on it. The modules in order of use; each stage
     recognizer   trains the judge (stage)
     recognize    measures what the judge recognizes in a model's images, made in sources, and keeps it in
                  parts; editing measures what words can do (stages)
-    clip         trains the small CLIP that evaluates; judge loads it, augment augments its images (stage)
+    clip         trains the small CLIP that evaluates, on images that augment changes; small_clip loads it
+                 (stage)
     evaluate     measures the finished model; stopwatch, its time and memory (stage)
     examples     makes the images of examples/, planned in shots: held-out things as a user might have
                  photographed them (stage)

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ldm import InputError
-from recipe import diffusion, filters, judge, vocabulary
+from recipe import diffusion, filters, small_clip, vocabulary
 from recipe.artwork import Artwork, add_artwork_option
 from recipe.augment import augment, jpeg
 from recipe.autoencoder import pixels_to_x
@@ -130,7 +130,7 @@ def own_figure(clip: Clip, artwork: Artwork) -> float:
     images = unseen(np.random.default_rng(UNSEEN_SEED), artwork, RIVALS)
     similarity = clip.images(list(images.values())) @ clip.texts(list(images)).T
     right = torch.arange(len(similarity), device=similarity.device)
-    return judge.right_first(similarity, right).float().mean().item()
+    return small_clip.right_first(similarity, right).float().mean().item()
 
 
 def new_model() -> nn.Module:
@@ -181,18 +181,18 @@ def train(options: argparse.Namespace) -> None:
         pass
     if training.rank:
         return
-    weights, minutes = averaged_weights(CHECKPOINT, judge.COMMAND)
+    weights, minutes = averaged_weights(CHECKPOINT, small_clip.COMMAND)
     model.load_state_dict(weights)
-    save(model, judge.FOLDER)
-    share = own_figure(judge.read(judge.FOLDER, device), artwork)
+    save(model, small_clip.FOLDER)
+    share = own_figure(small_clip.read(small_clip.FOLDER, device), artwork)
     print(f"after {minutes:.0f} minutes, {training.step} steps: the right caption ranks first for "
           f"{share:.1%} of {RIVALS} unseen images; "
-          f"{model.num_parameters():,} parameters in {judge.FOLDER}")
+          f"{model.num_parameters():,} parameters in {small_clip.FOLDER}")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=judge.COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=small_clip.COMMAND, description=__doc__.split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=30, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     add_dtype_option(parser)

@@ -41,7 +41,8 @@ from recipe.world import draw
 from textinv.commands import command
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
 from textinv.editing.bias import Classifier, Distribution, bias_sheet, distribution
-from textinv.editing.compositions import Composition, Judge, compose, compositions_sheet, share
+from textinv.editing.compositions import Composition, compose, compositions_sheet, share
+from textinv.editing.compositions import Judge as Test
 from textinv.evaluation.evaluate import SMALL_CLIP
 from textinv.images import read_images
 from weights.clip import Clip
@@ -67,16 +68,16 @@ class Bench:
     artwork: Artwork | None = None  # for balanced sets and real images
     evaluator: Clip | None = None   # for the baselines
 
-    def found(self, head: str, name: str, rank: int | None = None) -> Judge:
-        """A test of whether the judge gives a name p >= 0.5 or, given a rank, has it in its top `rank`."""
+    def found(self, head: str, name: str, rank: int | None = None) -> Test:
+        """A test that the judge gives a name p >= 0.5 or, given a rank, has it in its top `rank`."""
         def find(images: Sequence[Image.Image]) -> Tensor:
             p = self.judge.probabilities(images_to_x(images))[head]
             own = p[:, INDEX[head][name], None]
             return own[:, 0] >= 0.5 if rank is None else (p > own).sum(dim=1) < rank
         return find
 
-    def found_in_a_part(self, thing: str) -> Judge:
-        """A test of whether the judge gives an object p >= 0.5 in one of the PARTS of an image."""
+    def found_in_a_part(self, thing: str) -> Test:
+        """A test that the judge gives an object p >= 0.5 in one of the PARTS of an image."""
         whole = self.found("object", thing)
 
         def find(images: Sequence[Image.Image]) -> Tensor:
@@ -115,12 +116,12 @@ def compositions(bench: Bench) -> Result:
     rng, found, real = np.random.default_rng(0), [], []
     with bench.taught_things():
         for one, other in tqdm(list(combinations(bench.things, 2)), unit="pair"):
-            judges = {thing: bench.found_in_a_part(thing) for thing in (one, other)}
+            tests = {thing: bench.found_in_a_part(thing) for thing in (one, other)}
             prompt = f"a photo of a <{one}> next to a <{other}>"
             scenes = [Scene((one, other), pick(rng, SEEN_STYLES), pick(rng, tuple(BACKDROPS)),
                             relation="next to") for _ in range(bench.images)]
-            real.append(judged(prompt, judges, [bench.composed(rng, scene) for scene in scenes]))
-            found.append(compose(bench.model, prompt, judges, n=bench.images))
+            real.append(judged(prompt, tests, [bench.composed(rng, scene) for scene in scenes]))
+            found.append(compose(bench.model, prompt, tests, n=bench.images))
     return counted(found, real), compositions_sheet(found)
 
 
@@ -133,21 +134,21 @@ def styles(bench: Bench) -> Result:
         for style, about in tqdm(list(shots.STYLES.items()), unit="style"):
             with bench.taught("<style>", EXAMPLES / f"{style}-style", about.init, style=True):
                 for thing in bench.things:
-                    judges = {thing: bench.found("object", thing, RANK), style: bench.found("style", style)}
+                    tests = {thing: bench.found("object", thing, RANK), style: bench.found("style", style)}
                     prompt = f"a painting of a <{thing}> in the style of <style>"
                     scenes = [ordinary(rng, {"object": thing, "style": style}) for _ in range(bench.images)]
-                    real.append(judged(prompt, judges, [bench.composed(rng, scene) for scene in scenes]))
-                    found.append(compose(bench.model, prompt, judges, n=bench.images))
+                    real.append(judged(prompt, tests, [bench.composed(rng, scene) for scene in scenes]))
+                    found.append(compose(bench.model, prompt, tests, n=bench.images))
     return counted(found, real), compositions_sheet(found)
 
 
-def judged(prompt: str, judges: Mapping[str, Judge], images: list[Image.Image]) -> Composition:
-    """What the judges find in existing images."""
-    return Composition(prompt, images, {name: judge(images) for name, judge in judges.items()})
+def judged(prompt: str, tests: Mapping[str, Test], images: list[Image.Image]) -> Composition:
+    """What the tests find in existing images."""
+    return Composition(prompt, images, {name: test(images) for name, test in tests.items()})
 
 
 def counted(found: Sequence[Composition], real: Sequence[Composition]) -> list[str]:
-    """A line for each prompt, and one for all prompts: the shares that pass each judge, and all judges, among
+    """A line for each prompt, and one for all prompts: the shares that pass each test, and all tests, among
     the model's images and among real ones."""
     lines = [f"{one.prompt}: {told(one)}; real: {told(same)}" for one, same in zip(found, real, strict=True)]
     total = [share(torch.cat([torch.stack(list(one.found.values())).all(dim=0) for one in some]))
@@ -156,7 +157,7 @@ def counted(found: Sequence[Composition], real: Sequence[Composition]) -> list[s
 
 
 def told(one: Composition) -> str:
-    """The shares of a prompt's images that pass each judge, and all judges."""
+    """The shares of a prompt's images that pass each test, and all tests."""
     return ", ".join(f"{name} {part}" for name, part in one.shares().items())
 
 
@@ -197,13 +198,13 @@ def baselines(bench: Bench) -> Result:
         images = [image.shown for image in read_images(EXAMPLES / thing, bench.model.image_size)]
         subject = Subject.learn(bench.model, bench.evaluator, images, HELD_OUT[thing].init)
         with bench.taught("*", EXAMPLES / thing, HELD_OUT[thing].init):
-            for template, judges in (
+            for template, tests in (
                     ("a photo of a {}", {thing: bench.found("object", thing)}),
                     ("a photo of a {} on the beach", {thing: bench.found("object", thing),
                                                       "beach": bench.found("background", "beach")})):
                 made = {"textual inversion": bench.model.generate([fill(template, "*")] * bench.images)}
                 made |= {name: baseline_images(subject, name, template, n=bench.images) for name in BASELINES}
-                found += [judged(f"{method}: {fill(template, thing)}", judges, some)
+                found += [judged(f"{method}: {fill(template, thing)}", tests, some)
                           for method, some in made.items()]
     return ([*(f"{one.prompt}: {told(one)}" for one in found),
              *(f"{name}: {why}" for name, why in CLOSED.items())], compositions_sheet(found))

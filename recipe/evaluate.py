@@ -25,7 +25,7 @@ from PIL import Image
 
 import weights
 from ldm import InputError, LatentDiffusion
-from recipe import autoencoder, clip, data, diffusion, judge, sheets, stopwatch
+from recipe import autoencoder, clip, data, diffusion, sheets, small_clip, stopwatch
 from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, plain_caption
@@ -38,7 +38,7 @@ from weights.files import atomic_write
 
 COMMAND = "python -m recipe.evaluate"
 OUT = Path("recipe-work/figures")
-CLIPS = {"recipe": judge.FOLDER, "tiny": weights.TINY.parent / "clip"}
+CLIPS = {"recipe": small_clip.FOLDER, "tiny": weights.TINY.parent / "clip"}
 STEPS, GUIDANCE, SEED = 50, 5.0, 4
 OBJECT_RIVALS, BACKGROUND_RIVALS = 20, 10
 SAMPLES = 48                    # on the sheet
@@ -115,7 +115,7 @@ def share_right(evaluator: Clip, images: Sequence[Image.Image],
     texts = torch.stack([evaluator.texts(some) for some in captions])               # n k d
     similarity = torch.einsum("nd,nkd->nk", evaluator.images(images), texts)
     right = torch.zeros(len(similarity), dtype=torch.int64, device=similarity.device)
-    return judge.right_first(similarity, right).float().mean().item()
+    return small_clip.right_first(similarity, right).float().mean().item()
 
 
 def autoencoder_figures(model: LatentDiffusion) -> dict[str, float]:
@@ -176,7 +176,7 @@ def evaluate(options: argparse.Namespace) -> None:
     if options.prompts < 1:
         raise InputError(f"--prompts is {options.prompts}. Give 1 or more.")
     make_folder(options.out)
-    artwork, evaluator = Artwork(options.artwork), judge.read(CLIPS[options.weights], options.device)
+    artwork, evaluator = Artwork(options.artwork), small_clip.read(CLIPS[options.weights], options.device)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load("tiny", options.device))
     figures = cost_figures(model, options.weights) | autoencoder_figures(model)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 import weights
 from ldm import InputError
 from ldm.text_encoder import SelfAttention, TextEncoder
-from recipe import codes, diffusion, encoder, judge, resnet, vocabulary
+from recipe import codes, diffusion, encoder, resnet, small_clip, vocabulary
 from textinv.commands import command
 from textinv.encoder import FILE as ENCODER
 from weights.files import atomic_write
@@ -62,8 +62,8 @@ def ship(folder: Path, own: Path) -> list[Path]:
         for place in (folder, own):
             place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(vocabulary.OUT, folder / "vocab.txt")
-        if judge.FOLDER.is_dir():
-            shutil.copytree(judge.FOLDER, folder / "clip", dirs_exist_ok=True)
+        if small_clip.FOLDER.is_dir():
+            shutil.copytree(small_clip.FOLDER, folder / "clip", dirs_exist_ok=True)
         if resnet.WEIGHTS.exists():
             shutil.copyfile(resnet.WEIGHTS, own / resnet.SHIPPED.name)
         if reader is None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import ldm
-from recipe import clip, filters, judge, vocabulary
+from recipe import clip, filters, small_clip, vocabulary
 from recipe.autoencoder import pixels_to_x
 from recipe.backdrops import BACKDROPS
 from recipe.captions import MEDIUMS, NAMELESS, SLOTS, Scene
@@ -77,7 +77,7 @@ def test_its_captions_name_it_all(scenes):
 
 
 def test_categories_are_said_of_all_their_members_alike(scenes):
-    """The judge must not share the bias that a fairer word is meant to fix."""
+    """The CLIP must not share the bias that a fairer word is meant to fix."""
     rng = np.random.default_rng(1)
     said = {category: Counter() for category in CATEGORIES}
     for scene in scenes * 6:
@@ -182,12 +182,12 @@ def test_one_of_several_processes_saves_and_measures(workshop, monkeypatch, blob
         rank=1, run=lambda *args: iter(())))
     monkeypatch.setattr(clip, "averaged_weights", None)         # not called
     assert clip.main(["--minutes", "1", "--artwork", str(blobs.folder)]) == 0
-    assert not judge.FOLDER.exists()
+    assert not small_clip.FOLDER.exists()
 
 
 def test_out_of_order(workshop, capsys, blobs):
     with pytest.raises(ldm.InputError, match="Run python -m recipe.clip first"):
-        judge.read()
+        small_clip.read()
     vocabulary.OUT.unlink()
     for argv, said in ((["--artwork", "nowhere"], "recipe.artwork"), ([], "recipe.vocabulary"),
                        (["--batch", "1"], "--batch is 1")):

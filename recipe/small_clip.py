@@ -1,5 +1,5 @@
-"""The small CLIP (Radford et al. 2021) as a judge of images of the small world: which of several captions
-fits an image best.
+"""The small CLIP (Radford et al. 2021), and which of several captions it finds most similar to an image.
+`python -m recipe.clip` trains it.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path("recipe-work/clip")
 
 
 def right_first(similarity: Tensor, right: Tensor) -> Tensor:
-    """n booleans: whether the candidate with index right (n) is more similar (n k) than all others. A tie
+    """n booleans, True where the candidate with index right (n) is more similar (n k) than all others. A tie
     does not count as first."""
     others = similarity.scatter(1, right[:, None], -torch.inf).amax(dim=1)
     return similarity.gather(1, right[:, None])[:, 0] > others
