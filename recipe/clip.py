@@ -125,7 +125,7 @@ def unseen(rng: np.random.Generator, artwork: Artwork, count: int) -> dict[str, 
     return images
 
 
-def own_figure(clip: Clip, artwork: Artwork) -> float:
+def accuracy(clip: Clip, artwork: Artwork) -> float:
     """The share of RIVALS unseen images whose own caption ranks first among the captions of all of them."""
     images = unseen(np.random.default_rng(UNSEEN_SEED), artwork, RIVALS)
     similarity = clip.images(list(images.values())) @ clip.texts(list(images)).T
@@ -184,7 +184,7 @@ def train(options: argparse.Namespace) -> None:
     weights, minutes = averaged_weights(CHECKPOINT, small_clip.COMMAND)
     model.load_state_dict(weights)
     save(model, small_clip.FOLDER)
-    share = own_figure(small_clip.read(small_clip.FOLDER, device), artwork)
+    share = accuracy(small_clip.read(small_clip.FOLDER, device), artwork)
     print(f"after {minutes:.0f} minutes, {training.step} steps: the right caption ranks first for "
           f"{share:.1%} of {RIVALS} unseen images; "
           f"{model.num_parameters():,} parameters in {small_clip.FOLDER}")

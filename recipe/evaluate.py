@@ -6,7 +6,7 @@ It measures the autoencoder's PSNR on unseen images, of seen and held-out object
 often the small CLIP ranks the right object first among 20, and the right background first among 10, in images
 generated from plain captions and in real ones of the same scenes; how far the CLIP itself can be trusted; and
 time and memory, for which nothing else should be running. `recipe` means the checkpoints of the earlier
-stages, `tiny` the shipped weights. Results go to recipe-work/figures: figures.json, figures.md, samples.png.
+stages, `tiny` the shipped weights. Results go to recipe-work/results: results.json, results.md, samples.png.
 """
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from weights.clip import Clip
 from weights.files import atomic_write
 
 COMMAND = "python -m recipe.evaluate"
-OUT = Path("recipe-work/figures")
+OUT = Path("recipe-work/results")
 CLIPS = {"recipe": small_clip.FOLDER, "tiny": weights.TINY.parent / "clip"}
 STEPS, GUIDANCE, SEED = 50, 5.0, 4
 OBJECT_RIVALS, BACKGROUND_RIVALS = 20, 10
@@ -45,7 +45,7 @@ SAMPLES = 48                    # on the sheet
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     words: str
     form: str                       # the number's format
     at_least: float | None = None   # the target; without either bound, for comparison only
@@ -66,22 +66,22 @@ def _yes(reached: bool) -> str:
 
 
 PERCENT = "{:.1%}"
-FIGURES = {
-    "psnr_seen": Figure("autoencoder, PSNR on new images of seen objects", "{:.2f} dB", at_least=31),
-    "psnr_held_out": Figure("the same on held-out objects", "{:.2f} dB", at_least=30),
-    "psnr_style": Figure("the same in the held-out style", "{:.2f} dB", at_least=26),
-    "psnr_filters": Figure("the same under held-out filters", "{:.2f} dB", at_least=26),
-    "generated_object": Figure(f"generated images: right object first among {OBJECT_RIVALS}", PERCENT, 0.85),
-    "generated_background": Figure(f"generated images: right background first among {BACKGROUND_RIVALS}",
+METRICS = {
+    "psnr_seen": Metric("autoencoder, PSNR on new images of seen objects", "{:.2f} dB", at_least=31),
+    "psnr_held_out": Metric("the same on held-out objects", "{:.2f} dB", at_least=30),
+    "psnr_style": Metric("the same in the held-out style", "{:.2f} dB", at_least=26),
+    "psnr_filters": Metric("the same under held-out filters", "{:.2f} dB", at_least=26),
+    "generated_object": Metric(f"generated images: right object first among {OBJECT_RIVALS}", PERCENT, 0.85),
+    "generated_background": Metric(f"generated images: right background first among {BACKGROUND_RIVALS}",
                                    PERCENT, 0.85),
-    "real_object": Figure("real images of the same scenes: right object first", PERCENT),
-    "real_background": Figure("real images of the same scenes: right background first", PERCENT),
-    "clip_caption": Figure(f"small CLIP, unseen images: right caption first among {clip.RIVALS}",
+    "real_object": Metric("real images of the same scenes: right object first", PERCENT),
+    "real_background": Metric("real images of the same scenes: right background first", PERCENT),
+    "clip_caption": Metric(f"small CLIP, unseen images: right caption first among {clip.RIVALS}",
                            PERCENT, 0.9),
-    "load_seconds": Figure("weights.load", "{:.2f} s", at_most=1.5),
-    "images_seconds": Figure(f"{stopwatch.IMAGES} images, {stopwatch.STEPS} steps, guidance, "
+    "load_seconds": Metric("weights.load", "{:.2f} s", at_most=1.5),
+    "images_seconds": Metric(f"{stopwatch.IMAGES} images, {stopwatch.STEPS} steps, guidance, "
                                f"{stopwatch.CORES} cores", "{:.1f} s", at_most=8),
-    "peak_gb": Figure("peak memory of loading and generating these", "{:.2f} GB", at_most=1),
+    "peak_gb": Metric("peak memory of loading and generating these", "{:.2f} GB", at_most=1),
 }
 
 
@@ -118,14 +118,14 @@ def share_right(evaluator: Clip, images: Sequence[Image.Image],
     return small_clip.right_first(similarity, right).float().mean().item()
 
 
-def autoencoder_figures(model: LatentDiffusion) -> dict[str, float]:
+def autoencoder_metrics(model: LatentDiffusion) -> dict[str, float]:
     sets = {"psnr_seen": "seen", "psnr_held_out": "held-out", "psnr_style": "held-out-style",
             "psnr_filters": "held-out-filters"}
-    return {figure: autoencoder.psnr(model.autoencoder, data.read(name).pixels, str(model.device))
-            for figure, name in sets.items()}
+    return {metric: autoencoder.psnr(model.autoencoder, data.read(name).pixels, str(model.device))
+            for metric, name in sets.items()}
 
 
-def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
+def ranking_metrics(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
                     prompts: int) -> tuple[dict[str, float], Image.Image]:
     """How often object and background rank first, in generated and in real images; and a sheet of samples."""
     rng = np.random.default_rng(SEED)
@@ -135,13 +135,13 @@ def ranking_figures(model: LatentDiffusion, evaluator: Clip, artwork: Artwork,
     texts = [plain_caption(scene) for scene in some]
     images = {"generated": model.generate(texts, steps=STEPS, guidance=GUIDANCE, seed=SEED, batch=20),
               "real": [Image.fromarray(draw(rng, scene, artwork)) for scene in some]}
-    figures = {f"{kind}_{what}": share_right(evaluator, images[kind], rivals[what])
+    results = {f"{kind}_{what}": share_right(evaluator, images[kind], rivals[what])
                for kind in images for what in rivals}
     samples = [(np.asarray(image), text) for image, text in zip(images["generated"], texts, strict=True)]
-    return figures, sheets.contact_sheet(samples[:SAMPLES])
+    return results, sheets.contact_sheet(samples[:SAMPLES])
 
 
-def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
+def cost_metrics(model: LatentDiffusion, source: str) -> dict[str, float]:
     """Time and memory. The recipe's model is first saved as it will be shipped, in half precision."""
     if source == "tiny":
         return stopwatch.measure(source)
@@ -151,9 +151,9 @@ def cost_figures(model: LatentDiffusion, source: str) -> dict[str, float]:
         return stopwatch.measure(str(path))
 
 
-def table(figures: dict[str, float]) -> str:
+def table(results: dict[str, float]) -> str:
     """The metrics in Markdown, each with its target and whether it was reached."""
-    rows = [figure.row(figures[name]) for name, figure in FIGURES.items()]
+    rows = [metric.row(results[name]) for name, metric in METRICS.items()]
     return "\n".join(["| metric | measured | target | reached |", "|---|--:|--:|---|", *rows, ""])
 
 
@@ -179,14 +179,14 @@ def evaluate(options: argparse.Namespace) -> None:
     artwork, evaluator = Artwork(options.artwork), small_clip.read(CLIPS[options.weights], options.device)
     model = (diffusion.load(options.device)[0] if options.weights == "recipe" else
              weights.load("tiny", options.device))
-    figures = cost_figures(model, options.weights) | autoencoder_figures(model)
-    figures["clip_caption"] = clip.own_figure(evaluator, artwork)
-    ranked, sheet = ranking_figures(model, evaluator, artwork, options.prompts)
-    figures |= ranked
-    write(json.dumps(figures, indent=2) + "\n", options.out / "figures.json")
-    write(table(figures), options.out / "figures.md")
+    results = cost_metrics(model, options.weights) | autoencoder_metrics(model)
+    results["clip_caption"] = clip.accuracy(evaluator, artwork)
+    ranked, sheet = ranking_metrics(model, evaluator, artwork, options.prompts)
+    results |= ranked
+    write(json.dumps(results, indent=2) + "\n", options.out / "results.json")
+    write(table(results), options.out / "results.md")
     sheets.save(sheet, options.out / "samples.png")
-    print(table(figures), end="")
+    print(table(results), end="")
 
 
 @command

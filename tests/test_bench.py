@@ -110,8 +110,8 @@ def test_why_loading_failed_is_said(monkeypatch, capsys):
 
 def test_ratios_are_of_the_pairs(capsys):
     values = {"ours": iter([1.0, 3.0, 2.0]), "theirs": iter([2.0, 3.0, 8.0])}
-    figures = compare({name: lambda one=one: next(one) for name, one in values.items()}, pairs=3)
-    assert figures["ours"] == [1.0, 3.0, 2.0]
+    results = compare({name: lambda one=one: next(one) for name, one in values.items()}, pairs=3)
+    assert results["ours"] == [1.0, 3.0, 2.0]
     assert "0.50 x theirs (0.25 to 1.00)" in capsys.readouterr().out
 
 

@@ -156,7 +156,7 @@ class Fake:
 
 def test_the_metric_is_the_share_of_right_captions_that_come_first_of_all(blobs, monkeypatch):
     monkeypatch.setattr(clip, "RIVALS", 25)
-    assert clip.own_figure(Fake(25), blobs) == 1 and clip.own_figure(Fake(10), blobs) == pytest.approx(0.4)
+    assert clip.accuracy(Fake(25), blobs) == 1 and clip.accuracy(Fake(10), blobs) == pytest.approx(0.4)
 
 
 def test_sizes_fit_the_vocabulary():

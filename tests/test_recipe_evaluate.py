@@ -57,13 +57,13 @@ def test_share_right():
 
 
 def test_table_says_what_is_reached():
-    figures = {name: figure.at_least or figure.at_most or 0.5 for name, figure in evaluate.FIGURES.items()}
-    figures |= {"generated_object": 0.8496, "load_seconds": 1.51}
-    rows = evaluate.table(figures).splitlines()
-    assert len(rows) == 2 + len(evaluate.FIGURES)
+    results = {name: metric.at_least or metric.at_most or 0.5 for name, metric in evaluate.METRICS.items()}
+    results |= {"generated_object": 0.8496, "load_seconds": 1.51}
+    rows = evaluate.table(results).splitlines()
+    assert len(rows) == 2 + len(evaluate.METRICS)
     assert "| 31.00 dB | ≥ 31.00 dB | yes |" in rows[2]
     assert [row.endswith("| no |") for row in rows[2:]] == [name in ("generated_object", "load_seconds")
-                                                           for name in evaluate.FIGURES]
+                                                           for name in evaluate.METRICS]
     assert sum(row.endswith("| 50.0% |  |  |") for row in rows) == 2
 
 
@@ -72,9 +72,9 @@ def test_the_autoencoder_is_measured_on_every_set(monkeypatch):
     monkeypatch.setattr(evaluate.data, "read", lambda name: type("Set", (), {"pixels": name}))
     monkeypatch.setattr(evaluate.autoencoder, "psnr", lambda _, pixels, device: values[pixels])
     model = type("Model", (), {"autoencoder": None, "device": "cpu"})
-    figures = evaluate.autoencoder_figures(model)
-    assert figures == {"psnr_seen": 31.5, "psnr_held_out": 30.5, "psnr_style": 22, "psnr_filters": 27}
-    assert [evaluate.FIGURES[name].row(value).endswith("| yes |") for name, value in figures.items()] == [
+    results = evaluate.autoencoder_metrics(model)
+    assert results == {"psnr_seen": 31.5, "psnr_held_out": 30.5, "psnr_style": 22, "psnr_filters": 27}
+    assert [evaluate.METRICS[name].row(value).endswith("| yes |") for name, value in results.items()] == [
         True, True, False, True]
 
 
