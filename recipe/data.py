@@ -61,8 +61,8 @@ def read(name: str, folder: Path = FOLDER) -> ImageSet:
 def image_codes(image: Composed) -> np.ndarray:
     """The codes of an image's objects and style, float16 (slots d); zeros where there is none."""
     known, found = codes.read(), torch.zeros(len(SLOTS), codes.WIDTH)
-    figures = np.stack([codes.sprite_pixels(sprite) for sprite in image.sprites])
-    found[:len(figures)] = known["object"](figures)
+    pixels = np.stack([codes.sprite_pixels(sprite) for sprite in image.sprites])
+    found[:len(pixels)] = known["object"](pixels)
     if image.filter:
         found[2] = known["style"](codes.style_pixels(image.filter))
     return found.numpy().astype(np.float16)

@@ -36,9 +36,9 @@ from recipe.training import (
     add_dtype_option,
     autocast,
     averaged_weights,
+    barrier,
     check_options,
     join,
-    meet,
 )
 from textinv.commands import command
 from weights.vocabularies import read_vocabulary
@@ -71,7 +71,7 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str, dtype: str
         try:
             if rank == 0:
                 data.write_zeros(partial, np.float16, shape)
-            meet()
+            barrier()
             latents = np.load(partial, mmap_mode="r+")
             shares = np.array_split(np.arange(len(pixels)), len(pixels) // 100 + 1)[rank::world_size]
             with torch.no_grad(), autocast(device, dtype):
@@ -80,12 +80,12 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str, dtype: str
                     both = torch.stack([posterior.mean.float(), posterior.std.float()], dim=1)
                     latents[rows] = both.half().cpu().numpy()
             latents.flush()
-            meet()
+            barrier()
             if rank == 0:
                 DIGEST.unlink(missing_ok=True)      # must never be next to latents from another source
                 partial.replace(LATENTS)
                 DIGEST.write_text(digest, encoding="utf-8")
-            meet()
+            barrier()
         except OSError as error:
             raise InputError(f"{LATENTS} cannot be written ({error.strerror}). "
                              "Check the free space.") from error

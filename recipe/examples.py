@@ -29,7 +29,7 @@ from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS
 from recipe.filters import Filter
 from recipe.objects import HELD_OUT, article
-from recipe.shots import MANY, STYLES, THINGS, Shot, View, shots
+from recipe.shots import LARGE_FOLDERS, STYLES, THINGS, Shot, View, shots
 from textinv.commands import command
 from textinv.decoding import ORIENTATION
 
@@ -134,7 +134,7 @@ def readme() -> str:
         things = ", ".join(thing for thing, _ in style.things)
         rows.append(f"| `{name}-style` | the style {name} on five things ({things}) | `{style.init}` "
                     f"| {_LICENSES[style.artwork]} |")
-    for folder, row in MANY.items():
+    for folder, row in LARGE_FOLDERS.items():
         thing, style, *_ = row.split()
         rows.append(f"| `{folder}` | {article(thing)}, {style}, in 25 images | `{HELD_OUT[thing].init}` "
                     f"| {_LICENSES[style]} |")

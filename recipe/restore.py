@@ -28,7 +28,7 @@ from textinv.encoder import load_encoder
 from textinv.initialization import vocabulary_norm
 
 COMMAND = "python -m recipe.restore"
-SETTLED = 10_000        # step count of an average that has long forgotten its start
+CONVERGED_STEPS = 10_000            # step count of an average that has long forgotten its start
 CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT, resnet.CHECKPOINT)
 
 
@@ -101,7 +101,7 @@ def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder, norm: f
 
 def _save(module: nn.Module, path: Path, outer: Iterable[nn.Module]) -> None:
     training = Training(module.requires_grad_(), path, outer=outer)
-    training.averaged.steps = SETTLED
+    training.averaged.steps = CONVERGED_STEPS
     training.save()
 
 

@@ -29,7 +29,7 @@ THINGS = {
 
 # Folder with many images, for experiments with the number of images: thing, style, and the backgrounds of the
 # first four views, five times over.
-MANY = {
+LARGE_FOLDERS = {
     "backpack-25": "backpack cartoon forest yellow mountains blue snow green beach pink city white room "
                    "purple desert grey grass black moon brown night sea",
 }
@@ -96,7 +96,7 @@ def shots() -> list[Shot]:
         plan += [Shot(f"{name}-style", thing, thing, style.artwork, background, view,
                       name if name in filters.ALL else "")
                  for (thing, background), view in zip(style.things, VIEWS, strict=True)]
-    for folder, row in MANY.items():
+    for folder, row in LARGE_FOLDERS.items():
         thing, style, *backgrounds = row.split()
         rounds = [(background, view) for i in range(0, len(backgrounds), 4)
                   for background, view in zip((*backgrounds[i:i + 4], ""), VIEWS, strict=True)]

@@ -31,7 +31,8 @@ from textinv.running.words import first_words
 
 EXAMPLES = Path("examples")
 # The held-out objects with examples, each with its folder if that has another name.
-FOLDERS = dict.fromkeys(shots.THINGS) | {row.split()[0]: folder for folder, row in shots.MANY.items()}
+FOLDERS = dict.fromkeys(shots.THINGS) | {
+    row.split()[0]: folder for folder, row in shots.LARGE_FOLDERS.items()}
 STEPS, GUIDANCE, BATCH = 25, 5.0, 32                    # of sampling
 
 # For objects and for styles: the prompts, with {} for a name or the word, and what else the images must show.

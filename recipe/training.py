@@ -142,8 +142,7 @@ class Training:
                     last_save = time.monotonic()
                 yield self.step
         self.save()
-        if self.world_size > 1:             # no process continues before rank 0 has saved
-            dist.barrier()
+        barrier()           # no process continues before rank 0 has saved
 
     def save(self) -> None:
         """Writes the checkpoint atomically. Raises InputError if it cannot be written."""
@@ -197,7 +196,7 @@ def join() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def meet() -> None:
+def barrier() -> None:
     """Wait for all processes."""
     if dist.is_initialized():
         dist.barrier()

@@ -102,11 +102,11 @@ class Composed:
 def compose(rng: np.random.Generator, artwork: Artwork, choices: Choices = Choices()) -> Composed:
     """A random image with a random caption that is true of it."""
     scene = random_scene(rng, choices)
-    figures = scene_sprites(rng, scene, artwork)
+    object_sprites = scene_sprites(rng, scene, artwork)
     effect = scene_filter(rng, scene)
-    pixels = draw(rng, scene, artwork, figures, effect)
+    pixels = draw(rng, scene, artwork, object_sprites, effect)
     caption = wording(rng, scene, not scene.named, scene.effect == NAMELESS)
-    return Composed(pixels, caption, scene, figures, effect)
+    return Composed(pixels, caption, scene, object_sprites, effect)
 
 
 def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
@@ -147,13 +147,14 @@ def _of_category(rng: np.random.Generator, category: str, choices: Choices) -> s
 
 def scene_sprites(rng: np.random.Generator, scene: Scene, artwork: Artwork) -> list[Image.Image]:
     """The sprites of the scene's objects: tinted or changed where the scene says so."""
-    figures = [artwork.sprite(scene.style, name) for name in scene.objects]
+    object_sprites = [artwork.sprite(scene.style, name) for name in scene.objects]
     if scene.tint:
-        return [sprites.tinted(figure, scene.tint) for figure in figures]
+        return [sprites.tinted(sprite, scene.tint) for sprite in object_sprites]
     if scene.changed:
-        others = [artwork.sprite(scene.style, pick(rng, (*SEEN, *NAMELESS_OBJECTS))) for _ in figures]
-        return [sprites.changed(rng, figure, other) for figure, other in zip(figures, others, strict=True)]
-    return figures
+        others = [artwork.sprite(scene.style, pick(rng, (*SEEN, *NAMELESS_OBJECTS))) for _ in object_sprites]
+        return [sprites.changed(rng, sprite, other)
+                for sprite, other in zip(object_sprites, others, strict=True)]
+    return object_sprites
 
 
 def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
@@ -163,18 +164,18 @@ def scene_filter(rng: np.random.Generator, scene: Scene) -> Filter | None:
     return (filters.nameless if scene.effect == NAMELESS else filters.ALL[scene.effect])(rng)
 
 
-def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork, figures: list[Image.Image] | None = None,
-         effect: Filter | None = None) -> np.ndarray:
+def draw(rng: np.random.Generator, scene: Scene, artwork: Artwork,
+         object_sprites: list[Image.Image] | None = None, effect: Filter | None = None) -> np.ndarray:
     """The scene's image, y x rgb, uint8. By default sprites and filter are sampled anew."""
-    figures = scene_sprites(rng, scene, artwork) if figures is None else figures
+    object_sprites = scene_sprites(rng, scene, artwork) if object_sprites is None else object_sprites
     effect = effect or scene_filter(rng, scene)
     backdrop = BACKDROPS[scene.background]
     image = backdrop.paint(rng)
     if scene.relation:
-        placed = _pair(rng, scene, backdrop, figures)
+        placed = _pair(rng, scene, backdrop, object_sprites)
     else:
         longest = rng.uniform(*looks.SIZES.get(scene.look, looks.SIZES[""]))
-        sprite = _sprite(rng, scene, figures[0], longest)
+        sprite = _sprite(rng, scene, object_sprites[0], longest)
         placed = [(sprite, *_corner(rng, scene.look, sprite.size, backdrop))]
     for sprite, x, y in placed:
         if scene.look not in ("close-up", "cropped"):
@@ -227,10 +228,10 @@ def _standing(rng: np.random.Generator, height: int, backdrop: Backdrop) -> int:
 
 
 def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
-          figures: list[Image.Image]) -> list[tuple[Image.Image, int, int]]:
+          object_sprites: list[Image.Image]) -> list[tuple[Image.Image, int, int]]:
     """Both objects with their corners, in the order of painting."""
-    first, second = (_sprite(rng, scene, figure, rng.uniform(*longest))
-                     for figure, longest in zip(figures, _PAIR_SIZES[scene.relation], strict=True))
+    first, second = (_sprite(rng, scene, sprite, rng.uniform(*longest))
+                     for sprite, longest in zip(object_sprites, _PAIR_SIZES[scene.relation], strict=True))
     if scene.relation == "next to":
         height = max(first.height, second.height)
         bottom = _standing(rng, height, backdrop) + height

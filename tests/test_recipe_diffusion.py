@@ -198,7 +198,7 @@ def test_each_process_encodes_its_share(workshop, monkeypatch):
     pixels = np.random.default_rng(1).integers(0, 256, (350, 64, 64, 3), np.uint8)
     barrier, rank, encoded = threading.Barrier(2), threading.local(), {0: 0, 1: 0}
     monkeypatch.setattr(diffusion, "join", lambda: (rank.value, 2))
-    monkeypatch.setattr(diffusion, "meet", barrier.wait)
+    monkeypatch.setattr(diffusion, "barrier", barrier.wait)
 
     class Counting(Halves):
         def encode(self, x):

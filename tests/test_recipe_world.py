@@ -235,9 +235,9 @@ def test_a_filter_lies_over_the_whole_image(blobs):
     plain = drawn(blobs, scene, 3)
     for effect in filters.ALL:
         rng = np.random.default_rng(3)
-        figures = world.scene_sprites(rng, scene, blobs)
+        object_sprites = world.scene_sprites(rng, scene, blobs)
         applied = filters.ALL[effect](np.random.default_rng(7))
-        image = world.draw(rng, dataclasses.replace(scene, effect=effect), blobs, figures, applied)
+        image = world.draw(rng, dataclasses.replace(scene, effect=effect), blobs, object_sprites, applied)
         expected = (applied(plain.astype(np.float32) / 255).clip(0, 1) * 255 + 0.5).astype(np.uint8)
         assert np.array_equal(image, expected), effect
 
