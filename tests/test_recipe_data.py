@@ -1,6 +1,5 @@
 """The sets of images: the same on any number of processes, with the codes of what they show and captions that
 have slots where there is no name."""
-import json
 import os
 import resource
 from collections import Counter
@@ -52,6 +51,7 @@ def test_a_set_is_what_compose_draws(small):
     assert np.array_equal(data.read("some").pixels, np.stack([image.pixels for image in images]))
     expected = np.stack([data.image_codes(image) for image in images])
     assert np.array_equal(data.read("some").codes, expected)
+    assert data.read("some").captions == [data.image_captions(rng, image) for image in images]
 
 
 def test_codes_are_those_of_what_is_pictured(small, blobs):
@@ -163,7 +163,3 @@ def test_bad_input_is_one_line(small, capsys):
     codes.FILE.unlink()
     codes.read.cache_clear()
     assert "recipe.codes" in refused()
-
-
-def test_captions_are_json(small):
-    assert json.loads(write(count=8)["some.json"]) == data.read("some").captions

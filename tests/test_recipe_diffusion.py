@@ -80,7 +80,7 @@ def test_captions_become_ids_with_slots_as_the_first_private_ones(workshop):
     assert torch.equal(ids[0, 1].long(), diffusion.tokenizer()(["a cat"])[0])
 
 
-def test_names_are_set_where_they_are_one_token(workshop, denoiser):
+def test_names_are_set_where_they_are_one_token(workshop):
     encoder = diffusion.Denoiser(0.5).text_encoder
     before = encoder.token_emb.weight.detach().clone()
     diffusion.set_names(encoder, {"cat": torch.full((192,), 3.0), "teapot": torch.full((192,), 4.0)})

@@ -200,7 +200,7 @@ def test_a_word_is_forgotten_if_generating_fails(taught):
 def test_words_of_seen_objects_come_from_five_new_images_and_another_name(taught, blobs):
     model = Model()
     source = Source(model, images=1, seeds=1, artwork=blobs)
-    for thing in ("cat", "hot dog" if "hot dog" in SEEN else "apple"):
+    for thing in ("cat", "apple"):
         list(source.word_seen("object", thing))
         sizes, config = taught[-1]
         assert len(sizes) == len(shots.VIEWS) and set(sizes) > {(128, 128)}
@@ -300,7 +300,7 @@ def test_an_interrupted_run_continues(judge, taught, tmp_path, monkeypatch, caps
     assert f"{parts[3]}: damaged" in error and error.endswith("Delete it.")
 
 
-def test_words_that_learn_nothing_are_their_start(judge, taught, tmp_path):
+def test_words_that_learn_nothing_are_their_start(taught):
     """0 steps: the embedding of the init word itself, without any training."""
     model = weights.load("tiny")
     source = Source(model, 1, 1, {}, learns=False)

@@ -270,5 +270,5 @@ def test_trained_calibrated_written_and_measured(blobs, work, capsys):
     assert "Give 1 or more" in capsys.readouterr().err
 
 
-def test_index_is_of_names():
-    assert all(NAMES[head][i] == name for head in NAMES for name, i in INDEX[head].items())
+def test_every_name_has_an_index_of_its_own():
+    assert all(len(set(names)) == len(names) == len(INDEX[head]) for head, names in NAMES.items())

@@ -266,4 +266,4 @@ def test_sheets_are_written_whole_or_not_at_all(blobs, tmp_path, capsys):
 
 
 def test_objects_that_take_part_in_pairs_exist():
-    assert world._STANDS <= set(OBJECTS) and world._HOLDERS <= set(OBJECTS) and world._HELD <= set(OBJECTS)
+    assert world._STANDS <= set(OBJECTS) and world._HOLDERS <= set(OBJECTS)
