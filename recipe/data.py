@@ -1,6 +1,6 @@
 """Composes, once, the training images and the images that training never sees.
 
-    python -m recipe.data [--images 200000]
+    python -m recipe.data [--images 130000]
 
 Each set is written to recipe-work/data: NAME.npy, uint8 (n 64 64 3); NAME.codes.npy, float16 (n 3 d), the
 codes (codes.py) of first object, second object and style; and NAME.json, CAPTIONS captions per image, some
@@ -140,7 +140,7 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, fol
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
-    parser.add_argument("--images", type=int, default=200_000,
+    parser.add_argument("--images", type=int, default=130_000,
                         help="images in the training set (default: %(default)s)")
     add_artwork_option(parser)
     parser.add_argument("--folder", type=Path, default=FOLDER,
