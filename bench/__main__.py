@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises InputError."""
+        """Raise InputError."""
         raise InputError(f"{message}. See {self.prog} --help.")
 
 

@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _write(folder: Path, args: argparse.Namespace) -> dict[str, list[str]]:
-    """Write the same random weights in every layout; returns the loader and the path for each."""
+    """Write the same random weights in every layout; return the loader and the path for each."""
     model = random_model(args.size, "cpu", getattr(torch, args.file_dtype))
     weights.save(model, folder / "model.safetensors")
     torch.save({"state_dict": {compvis.file_key(key, model.config): value

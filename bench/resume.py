@@ -83,7 +83,7 @@ def finish(process: subprocess.Popen) -> None:
 
 
 def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.Random) -> int:
-    """Runs train.py to the end with up to `most` kills on the way, and returns the number of kills."""
+    """Run train.py to the end with up to `most` kills on the way, and return the number of kills."""
     shutil.rmtree(out, ignore_errors=True)
     kills, metrics = 0, out / "metrics.jsonl"
     while True:
@@ -104,7 +104,7 @@ def one_killed_run(args: argparse.Namespace, out: Path, most: int, rng: random.R
 
 
 def compare_runs(whole: Path, killed: Path, after: str) -> None:
-    """Raises InputError if any of a run's results differs in a single bit."""
+    """Raise InputError if any of a run's results differs in a single bit."""
     for name in ("concept.safetensors", "best.safetensors"):
         if not torch.equal(Concept.load(whole / name).vectors, Concept.load(killed / name).vectors):
             raise InputError(f"{name} differs after {after}")

@@ -38,8 +38,8 @@ def _synchronize(device: str) -> None:
 
 
 def compare(runs: dict[str, Callable[[], float]], pairs: int, unit: str = "s") -> dict[str, list[float]]:
-    """Takes each measurement `pairs` times, alternately; prints a table with ratios to the last one named,
-    and returns the measurements."""
+    """Take each measurement `pairs` times, alternately; print a table with ratios to the last one named,
+    and return the measurements."""
     measured: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(pairs):
         for name, run in runs.items():

@@ -107,7 +107,7 @@ def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> M
 
 
 def learn(folder: Path, method: str, name: str, seed: int) -> None:
-    """Runs train.py from start to end without interruption, since its time is one of the results."""
+    """Run train.py from start to end without interruption, since its time is one of the results."""
     if (folder / "seconds.json").exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +119,7 @@ def learn(folder: Path, method: str, name: str, seed: int) -> None:
 
 
 def succeed(status: int) -> None:
-    """Raises InputError unless the status of a command is 0."""
+    """Raise InputError unless the status of a command is 0."""
     if status:
         raise InputError(f"a command that this one needs exited with status {status}. See above.")
 

@@ -97,7 +97,7 @@ def codes(style: str) -> list[str]:
 
 
 def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None:
-    """Fills the folder, style by style; complete styles are left alone.
+    """Fill the folder, style by style; leave complete styles alone.
 
     Raises InputError without npm or a network, and if a package is not the pinned one or lacks an image.
     """

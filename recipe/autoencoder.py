@@ -87,7 +87,7 @@ def sheet(autoencoder: Autoencoder, pixels: np.ndarray, path: Path, device: str 
 
 
 def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
-    """Trains on images (n y x 3), only the decoder if options.decoder_only; returns the training's state."""
+    """Train on images (n y x 3), only the decoder if options.decoder_only; return the training's state."""
     torch.manual_seed(0)
     autoencoder = Autoencoder(CONFIG.autoencoder).to(options.device)
     if options.decoder_only:

@@ -145,8 +145,8 @@ def outer_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def save(model: nn.Module, folder: Path) -> None:
-    """Writes model, vocabulary and processors in transformers' layout and half precision, all or nothing;
-    converts `model` in place. Raises InputError if writing fails."""
+    """Write model, vocabulary and processors in transformers' layout and half precision, all or nothing;
+    convert `model` in place. Raises InputError if writing fails."""
     partial = folder.with_name(folder.name + ".partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -98,14 +98,14 @@ def _artwork(folder: Path) -> Artwork:
 
 
 def start_array(file: BinaryIO, dtype: type, shape: tuple[int, ...]) -> None:
-    """Writes the header of a .npy file, after which the caller writes the values. Not memory-mapped: on a
+    """Write the header of a .npy file, after which the caller writes the values. Not memory-mapped: on a
     full disk, writing to a mapped file kills the process, while writing to this one raises OSError."""
     np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
                                                 "fortran_order": False, "shape": shape})
 
 
 def write_zeros(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
-    """Writes a .npy file of zeros, allocating its disk space now, so that it can be mapped and filled."""
+    """Write a .npy file of zeros, allocating its disk space now, so that it can be mapped and filled."""
     rows = np.zeros((1, *shape[1:]), dtype).tobytes() * 1000
     with path.open("wb") as file:
         start_array(file, dtype, shape)
@@ -114,7 +114,7 @@ def write_zeros(path: Path, dtype: type, shape: tuple[int, ...]) -> None:
 
 
 def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, folder: Path) -> None:
-    """Composes a set. The captions are written last, so a set without them was interrupted."""
+    """Compose a set. The captions are written last, so a set without them was interrupted."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.json").unlink(missing_ok=True)

@@ -166,7 +166,7 @@ def make_folder(out: Path) -> None:
 
 
 def write(text: str, path: Path) -> None:
-    """Writes the file atomically. Raises InputError if it cannot be written."""
+    """Write the file atomically. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")
     print(f"wrote {path}")

@@ -194,8 +194,8 @@ def make(artwork: Artwork) -> dict[str, bytes]:
 
 
 def write(files: dict[str, bytes], out: Path) -> None:
-    """Raises InputError if a folder contains anything else, which training would take for an image of the
-    same thing, or if the files cannot be written."""
+    """Write the files. Raises InputError if a folder contains anything else, which training would take for
+    an image of the same thing, or if they cannot be written."""
     try:
         for folder in {(out / name).parent for name in files} - {out}:
             folder.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ class Row:
     samples: dict[str, dict[str, Image.Image]] = field(default_factory=dict)
 
     def add(self, judge: Recognizer, thing: str, drawn: Sequence[Drawn]) -> None:
-        """Judges a thing's images, those of all seeds together."""
+        """Judge a thing's images, those of all seeds together."""
         self.samples[thing] = {prompt: images[0] for prompt, images in drawn[0].items()}
         self.shares[thing] = {
             prompt: shares(judge, sum((some[prompt] for some in drawn), []), {self.head: thing, **asked})

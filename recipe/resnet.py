@@ -89,7 +89,7 @@ def images_to_x(images: Sequence[Image.Image]) -> Tensor:
 
 
 def save(recognizer: Recognizer, path: Path) -> None:
-    """Writes the weights in half precision, with the names. Raises InputError if writing fails."""
+    """Write the weights in half precision, with the names. Raises InputError if writing fails."""
     with atomic_write(path) as partial:
         save_file({name: tensor.half().cpu() for name, tensor in recognizer.state_dict().items()}, partial,
                   {head: json.dumps(names) for head, names in NAMES.items()})

@@ -34,7 +34,7 @@ CHECKPOINTS = (autoencoder.CHECKPOINT, diffusion.CHECKPOINT, encoder.CHECKPOINT,
 
 def restore(folder: Path) -> list[Path]:
     """Write the checkpoints of the autoencoder and the diffusion model, of the encoder if the folder has one,
-    and of the judge if it was shipped, and the codes unless they exist; returns the checkpoints. The small
+    and of the judge if it was shipped, and the codes unless they exist; return the checkpoints. The small
     CLIP has none: it trains from scratch. Raises InputError if a checkpoint exists (it would be lost), if
     different codes exist, or if the model has other sizes."""
     for path in CHECKPOINTS:
@@ -67,7 +67,7 @@ def restore(folder: Path) -> list[Path]:
 
 
 def _restore_codes() -> None:
-    """Copies the shipped codes, unless the codes they were made from exist here. Raises InputError if
+    """Copy the shipped codes, unless the codes they were made from exist here. Raises InputError if
     different ones do."""
     if not codes.SHIPPED.exists():
         return
@@ -83,7 +83,7 @@ def _restore_codes() -> None:
 
 @torch.no_grad()
 def carry_over(old: TextEncoder, rows: dict[str, int], new: TextEncoder, norm: float = codes.NORM) -> None:
-    """Copies the text encoder of a model whose vocabulary may differ: layers unchanged, embeddings by token
+    """Copy the text encoder of a model whose vocabulary may differ: layers unchanged, embeddings by token
     (`rows`: token -> id; words, pieces, punctuation), rescaled to the mean norm `norm`. Names that it does
     not have start at their codes."""
     set_vocabulary_norm(old, norm)

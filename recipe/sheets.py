@@ -81,7 +81,7 @@ def _checkers(size: tuple[int, int], tile: int = 8) -> Image.Image:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Writes a PNG atomically. Raises InputError if it cannot be written."""
+    """Write a PNG atomically. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
         image.save(partial, format="PNG")
     print(f"wrote {path}")

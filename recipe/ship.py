@@ -28,8 +28,8 @@ NORM = 1.4              # mean norm of the shipped vocabulary's embeddings
 
 @torch.no_grad()
 def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
-    """Rescales the vocabulary's embeddings to a mean norm without changing what the encoder computes: every
-    block reads the residual stream through a layer norm, so the stream's scale is free. Returns the old norm.
+    """Rescale the vocabulary's embeddings to a mean norm without changing what the encoder computes: every
+    block reads the residual stream through a layer norm, so the stream's scale is free. Return the old norm.
     Training leaves a norm of 12. The paper's learning rate moves each component of v by about 0.02 per step,
     whatever the gradient, so at that norm a word needs several times as many steps to get anywhere."""
     before = text_encoder.token_emb.weight.norm(dim=1).mean().item()
@@ -46,7 +46,7 @@ def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
 def ship(folder: Path, own: Path) -> list[Path]:
     """Write model.safetensors, vocab.txt and samples.png, and the encoder and the CLIP if they have been
     trained; the codes, and the judge if it has been trained, go to the folder `own`. An earlier model's
-    encoder does not stay: it would predict words of another model. Returns the files. Raises InputError if an
+    encoder does not stay: it would predict words of another model. Return the files. Raises InputError if an
     earlier stage has not run, or if a weight overflows half precision; then nothing is written."""
     model, _ = diffusion.load("cpu")
     scale = NORM / set_vocabulary_norm(model.text_encoder, NORM)

@@ -33,7 +33,7 @@ WEIGHT_DECAY = 0.01
 
 
 def add_dtype_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option for `Training`'s dtype."""
+    """Add the option for `Training`'s dtype."""
     parser.add_argument("--dtype", choices=["auto", "bfloat16", "float32"], default="auto",
                         help="dtype of matrix products and convolutions; auto picks the faster one "
                         "here (default: %(default)s)")
@@ -47,7 +47,7 @@ def autocast(device: str, dtype: str) -> torch.autocast:
 
 
 def check_options(options: argparse.Namespace, checkpoint: Path) -> None:
-    """Raises InputError if batches are empty, or if there is nothing to train or to measure."""
+    """Raise InputError if batches are empty, or if there is nothing to train or to measure."""
     if options.batch < 1:
         raise InputError(f"`batch` is {options.batch}. Give 1 or more.")
     if options.minutes <= 0 and not checkpoint.exists():
@@ -103,7 +103,7 @@ class Training:
 
     def run(self, minutes: float, lr: float, loss_of_batch: Callable[[torch.Generator], Tensor],
             decay: bool = False) -> Iterator[int]:
-        """Trains for `minutes`, yielding the step count after each step; saves every few minutes and at the
+        """Train for `minutes`, yielding the step count after each step; save every few minutes and at the
         end. `lr` is AdamW's. Steps with non-finite gradients are skipped. Raises InputError, without saving,
         after MAX_SKIPPED of them in a row."""
         start = last_save = time.monotonic()
@@ -145,7 +145,7 @@ class Training:
         barrier()           # no process continues before rank 0 has saved
 
     def save(self) -> None:
-        """Writes the checkpoint atomically. Raises InputError if it cannot be written."""
+        """Write the checkpoint atomically. Raises InputError if it cannot be written."""
         if self.rank:
             return
         state = {"module": self.module.state_dict(),
@@ -187,7 +187,7 @@ class Training:
 
 
 def join() -> tuple[int, int]:
-    """Join the processes that torchrun started; returns rank and world size, (0, 1) without torchrun."""
+    """Join the processes that torchrun started; return rank and world size, (0, 1) without torchrun."""
     if not dist.is_initialized():
         processes = init_processes("cpu")
         if processes.world_size == 1:

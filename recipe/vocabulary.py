@@ -49,7 +49,7 @@ def tokens() -> list[str]:
 
 
 def write(path: Path) -> int:
-    """Writes vocab.txt atomically and returns its number of tokens."""
+    """Write vocab.txt atomically and return its number of tokens."""
     vocabulary = tokens()
     with atomic_write(path) as partial:
         path.parent.mkdir(parents=True, exist_ok=True)
