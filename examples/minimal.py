@@ -75,4 +75,6 @@ def main(folder: str, init: str, out: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4 or not Path(sys.argv[1]).is_dir():
+        sys.exit("usage: minimal.py FOLDER_OF_IMAGES INIT_WORD OUTPUT.png")
     main(*sys.argv[1:])

@@ -14,6 +14,12 @@ from textinv.concept import at_strength, model_hash
 from textinv.grids import read_recipe, save_png
 
 
+def test_a_path_that_ends_in_a_slash_is_a_folder(learned, tmp_path):
+    assert generate("a photo of *", "--concept", learned, "-n", 1, "--out", f"{tmp_path}/new/") == 0
+    [path] = (tmp_path / "new").iterdir()
+    assert path.name == "a-photo-of.png"
+
+
 def test_sample_draws_grid_and_single_files(learned, tmp_path, capsys):
     out = tmp_path / "new/beach.png"
     assert generate("a photo of * on the beach", "a dog", "--concept", learned, "-n", 2, "--out", out) == 0

@@ -55,6 +55,14 @@ def test_one_line_before_anything_is_computed(argv, message, image_dir, tmp_path
     assert sorted(tmp_path.iterdir()) == [image_dir]
 
 
+def test_a_run_is_not_written_among_the_images(image_dir, capsys):
+    files = sorted(image_dir.iterdir())
+    out = f"{image_dir}/../{image_dir.name}/"
+    assert train_word("--images", image_dir, "--init", "cat", "--out", out) == 2
+    assert "where the images are. Choose another folder for the run." in capsys.readouterr().err
+    assert sorted(image_dir.iterdir()) == files
+
+
 def test_the_first_line_of_help_is_an_example(capsys):
     assert train.main([]) == 2
     assert capsys.readouterr().err == (

@@ -314,7 +314,8 @@ def mask_at(path, size, **options):
 def test_no_mask(tmp_path):
     path = save(tmp_path / "a.png", SQUARE)
     assert read_one(path, 6).views[0].mask is None
-    assert read_one(path, 6, alpha_mask=True).views[0].mask is None
+    [image] = read_images(path, 6, alpha_mask=True, warn=[].append)
+    assert image.views[0].mask is None
 
 
 @pytest.mark.parametrize("orientation, painted_on",
@@ -499,6 +500,27 @@ def test_bad_file_is_skipped_by_name(tmp_path, name):
     assert str(tmp_path / name) in error(tmp_path / name)
 
 
+def test_captions_and_masks_of_no_image_are_named(tmp_path):
+    for name in ("a.png", "a.mask.png", "aa.mask.png"):
+        save(tmp_path / name, SQUARE)
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("a photo of a *")
+    lines = []
+    assert len(read_images(tmp_path, 6, warn=lines.append)) == 1
+    assert lines == [f"{tmp_path / name}: ignored, since no image has this name"
+                     for name in ("aa.mask.png", "b.txt")]
+
+
+def test_an_alpha_mask_needs_alpha(tmp_path):
+    save(tmp_path / "a.png", SQUARE)
+    lines = []
+    read_images(tmp_path, 6, alpha_mask=True, warn=lines.append)
+    assert lines == [f"{tmp_path}: no image has an alpha channel, so `alpha_mask` changes nothing"]
+    save(tmp_path / "b.png", np.dstack([SQUARE, SQUARE[..., :1]]))
+    read_images(tmp_path, 6, alpha_mask=True, warn=lines.append)
+    assert len(lines) == 1
+
+
 def test_what_is_not_a_file_is_skipped_by_name(tmp_path):
     (tmp_path / "old").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
@@ -506,7 +528,7 @@ def test_what_is_not_a_file_is_skipped_by_name(tmp_path):
     save(tmp_path / "good.png", SQUARE)
     lines = []
     assert len(read_images(tmp_path, 6, warn=lines.append)) == 1
-    assert lines == [f"{tmp_path / 'gone.png'}: skipped, not a regular file",
+    assert lines == [f"{tmp_path / 'gone.png'}: skipped, no such file",
                      f"{tmp_path / 'old'}: skipped, a subfolder",
                      f"{tmp_path / 'pipe.png'}: skipped, not a regular file"]
 

@@ -25,6 +25,13 @@ def test_it_is_one_page():
     assert len(PATH.read_text().splitlines()) <= 80
 
 
+@pytest.mark.parametrize("argv", [[], ["nowhere", "cat", "x.png"]])
+def test_wrong_arguments_are_one_line(argv):
+    done = subprocess.run([sys.executable, PATH, *argv], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "usage: minimal.py FOLDER_OF_IMAGES INIT_WORD OUTPUT.png\n"
+
+
 def test_it_needs_no_textinv():
     code = f"import runpy, sys; runpy.run_path({str(PATH)!r}); print('textinv' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

@@ -24,6 +24,12 @@ def test_the_default_preset():
     assert (InversionConfig.steps, InversionConfig().steps, InversionConfig().decay) == (200, 200, 0.0)
 
 
+def test_the_effective_learning_rate_is_bounded_too():
+    with pytest.raises(InputError, match=r"`accumulate`, is 1024\. Keep it at 1000 or below"):
+        InversionConfig(lr=1.0, batch=256, accumulate=4)
+    InversionConfig(lr=1.0, batch=250, accumulate=4)
+
+
 def test_effective_learning_rate():
     assert InversionConfig(batch=2, accumulate=3).effective_lr() == pytest.approx(0.03)
     assert InversionConfig(batch=2).effective_lr(world_size=4) == pytest.approx(0.04)

@@ -11,6 +11,7 @@ import textinv
 from helpers.runs import MODEL
 from ldm import InputError
 from textinv import Concept, InversionConfig
+from textinv.play.shelf import Shelf
 from textinv.play.studio import Sampling, Studio
 
 BLANK = Image.new("RGB", (130, 130))
@@ -48,6 +49,12 @@ def sample(studio, prompts, **options):
 def added(studio, word="*", value=1.0, info=None):
     width = studio.model.words.width
     studio.shelf.add(Concept(word, torch.full((1, width), value), info or {}))
+
+
+def test_the_words_need_a_folder(own_model, tmp_path):
+    (tmp_path / "words").write_text("x")
+    with pytest.raises(InputError, match="which is not a folder"):
+        Shelf(own_model, tmp_path / "words")
 
 
 def test_a_word_is_learned_shown_saved_and_known_after_a_restart(studio, image_dir, tmp_path):

@@ -43,7 +43,7 @@ from weights.pickles import LazyTensor
                                                        "HTML page.*Download the file itself"),
     (b"\xef\xbb\xbf\r\n <html>", "HTML page"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
                                                 "git lfs pull"),
-    (b"\x80\x02}q\x00.", "save it again"), (b"Access denied\n", "Download it again"),
+    (b"\x80\x02}q\x00.", "as a .safetensors file"), (b"Access denied\n", "Download it again"),
     (bytes(4096), "Download it again"),
     (b"\xff" * 7 + b"\x7f{", "Download it again"), (struct.pack("<Q", 2) + b"{}",
                                                     "lacks.*Use a complete checkpoint"),

@@ -38,7 +38,8 @@ def decode(path: Path) -> tuple[Image.Image, int]:
     """The first frame, upright, in the file's own mode; and the EXIF orientation that it had.
     If it cannot be read, raises whatever the decoder raises."""
     if not path.is_file():                  # opening a pipe would block forever
-        raise ValueError("a subfolder" if path.is_dir() else "not a regular file")
+        raise ValueError("a subfolder" if path.is_dir() else "not a regular file" if path.exists() else
+                         "no such file")
     if path.stat().st_size == 0:
         raise ValueError("an empty file")
     with warnings.catch_warnings(), path.open("rb") as file:

@@ -108,6 +108,10 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
             where = f' in the part that crop "{crop}" keeps' if mask and mask.getbbox() else " everywhere"
             raise InputError(f"{mask_path}: this mask is black{where}. White marks what is learned.")
         images.append(TrainingImage(path, views, _read_caption(path, warn), sha256))
+    for path in _stray(files):
+        warn(f"{path}: ignored, since no image has this name")
+    if alpha_mask and images and not any(view.mask is not None for image in images for view in image.views):
+        warn(f"{name}: no image has an alpha channel, so `alpha_mask` changes nothing")
     if not images:
         found = ", ".join(path.name for path in files[:5]) or "nothing"
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""
@@ -131,7 +135,7 @@ def _list_files(source: str | Path | Sequence[str | Path]) -> list[Path]:
             raise InputError(f"{name} is a URL. Download the images first, and give their folder.")
         path = Path(os.path.expanduser(name))
         if not os.path.exists(path):        # unlike Path.exists, False for names that no file can have
-            raise InputError(f"{path}: no such file or folder")
+            raise InputError(f"{path}: no such file or folder. Give a folder of images, or one image.")
         try:
             files += sorted(path.iterdir(), key=lambda file: file.name) if path.is_dir() else [path]
         except OSError as error:
@@ -153,6 +157,14 @@ def _oddities(image: Image.Image, rgb: Image.Image, size: int) -> list[str]:
 
 def _companion(path: Path, ending: str) -> Path:
     return path.with_name(path.stem + ending)
+
+
+def _stray(files: Sequence[Path]) -> list[Path]:
+    """The captions and masks that belong to none of the other files."""
+    companions = [path for path in files if path.name.endswith((".txt", ".mask.png"))]
+    others = [path for path in files if path not in companions]
+    known = {_companion(path, ending) for path in others for ending in (".txt", ".mask.png")}
+    return [path for path in companions if path not in known]
 
 
 def _read_caption(path: Path, warn: Callable[[str], None]) -> str | None:

@@ -138,6 +138,9 @@ class InversionConfig:
         check(self)
         if not 0 < self.lr <= MAX_LR:
             raise InputError(f"`lr` is {self.lr}. Use a number above 0 and up to {MAX_LR:g}.")
+        if self.effective_lr() > MAX_LR:
+            raise InputError(f"the effective learning rate, `lr` x `batch` x `accumulate`, is "
+                             f"{self.effective_lr():g}. Keep it at {MAX_LR:g} or below.")
         if self.stop == "dvar" and not self.eval_every:
             raise InputError("`stop` is dvar, which needs the evaluation loss. Set `eval_every` above 0.")
         if self.progressive and self.vectors != 1:

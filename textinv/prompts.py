@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ldm import InputError
 from ldm.tokenizer import BaseTokenizer
+from textinv.decoding import reason
 
 PUNCTUATION = ".,;:!?'\"()[]<>/&-_"
 _PLACEHOLDER = re.compile(r"(?<!\S)(?:\*|<[^\s<>]+>)")      # looks like a learned word, learned or not
@@ -73,8 +74,8 @@ def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]
     try:
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{kind} {path}: cannot be read ({error}). Give a text file with one per line."
-                         ) from error
+        raise InputError(f"{kind} {path}: cannot be read, {reason(error)}. Give a text file with one per "
+                         "line.") from error
     for number, line in enumerate(lines, 1):
         if line.strip() and line.count("{}") != 1:
             raise InputError(f"{kind} {path}, line {number}: {line.strip()!r} contains {{}} "

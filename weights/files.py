@@ -42,8 +42,8 @@ def open_tensors(path: Path) -> TensorFile:
     if head[8:9] == b"{":
         return _open_safetensors(path)
     if head.startswith(b"\x80"):
-        raise InputError(f"{path}: a pickle in torch's pre-1.6 format, which is not supported. "
-                         "Load it with torch and save it again.")
+        raise InputError(f"{path}: a plain pickle, as torch wrote before 1.6. It is not read, because "
+                         "loading one can run code. Get the model or word as a .safetensors file.")
     raise InputError(f"{path}: neither a torch checkpoint nor a safetensors file, or damaged at its "
                      f"beginning ({path.stat().st_size:,} bytes). Download it again.")
 

@@ -14,6 +14,7 @@ from ldm import InputError, LatentDiffusion
 from ldm.samplers import SAMPLERS
 from textinv.commands.arguments import SamplingOptions, model_of, value
 from textinv.concept import Concept, find_words, fingerprint, model_hash
+from textinv.decoding import reason
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
 from textinv.options import option
@@ -173,6 +174,6 @@ def read_prompts(path: str) -> list[str]:
     try:
         lines = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"prompts {path}: cannot be read ({error}). Give a text file, one prompt per "
+        raise InputError(f"prompts {path}: cannot be read, {reason(error)}. Give a text file, one prompt per "
                          "line.") from error
     return [line.strip() for line in lines if line.strip()]

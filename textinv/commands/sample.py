@@ -221,7 +221,7 @@ def path_of(out: str | None, recipe: Recipe) -> Path:
     """Where to write the grid, or the only image. Raises InputError if that is not a PNG, or if one of the
     existing files there was not written by this command."""
     folder = os.path.expanduser(out or "samples")
-    if out is None or os.path.isdir(folder):
+    if out is None or os.path.isdir(folder) or out.endswith(("/", os.sep)):
         return png_path(str(next_free_path(Path(folder), recipe.prompts[0])))
     path = png_path(out)
     singles = path.parent.glob(f"{glob.escape(path.stem)}-[0-9][0-9][0-9]*.png")

@@ -3,6 +3,7 @@
 """
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,11 @@ from textinv.images import print_warning
 
 class Shelf:
     """The learned words of a model, read from a folder. Files that cannot be read or do not fit the model are
-    skipped with a warning."""
+    skipped with a warning. Raises InputError if the folder is a file."""
 
     def __init__(self, model: LatentDiffusion, folder: Path):
+        if os.path.exists(folder) and not folder.is_dir():
+            raise InputError(f"`words` is {folder}, which is not a folder. Give one for the learned words.")
         self.model, self.folder = model, folder
         self.words: dict[str, Concept] = {}
         self.notes: list[str] = []              # what the user should know about the last action
