@@ -65,6 +65,15 @@ def test_native_file_of_one_word_is_a_diffusers_file(tmp_path):
     assert json.loads(metadata["textinv.info"]) == {"<cat>": {"init": "cup", "steps": 5}}
 
 
+def test_the_same_word_gives_the_same_file(tmp_path):
+    """The order of a safetensors file's metadata changes from write to write."""
+    word = Concept("<caf\u00e9>", vectors(2), {"init": "cup", "model": "\u732b"})
+    for i in range(8):
+        word.save(tmp_path / f"{i}.safetensors")
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert dict(Concept.load(tmp_path / "0.safetensors").info) == dict(word.info)
+
+
 def test_official_file_has_the_official_structure(tmp_path):
     """What the official code's `load` and `forward` use: tokens that are tensors, parameters that move."""
     cat = Concept("<cat>", vectors(1), {"token": 4937})

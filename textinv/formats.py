@@ -184,6 +184,15 @@ def _kohya(words: Sequence[Word], path: Path) -> dict[str, Tensor]:
     return {"emb_params": words[0].vectors}
 
 
+def _with_sorted_header(data: bytes) -> bytes:
+    """The safetensors file with its header sorted: the library writes metadata in random order, but the same
+    word should give the same file."""
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:8 + size]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)                                     # the format aligns the tensors
+    return len(header).to_bytes(8, "little") + header + data[8 + size:]
+
+
 FORMATS = {"native": Format((".safetensors",), True, _by_placeholder),
            "official": Format((".pt",), True, _official),
            "a1111": Format((".pt",), False, _a1111),
@@ -224,7 +233,7 @@ def write(path: str | Path, words: Sequence[Word], format: str) -> None:
         metadata = {"format": "pt"}
         if format == "native":
             metadata[_INFO] = json.dumps({word.placeholder: dict(word.info) for word in words})
-        data.write(safetensors.torch.save(content, metadata))
+        data.write(_with_sorted_header(safetensors.torch.save(content, metadata)))
     else:
         torch.save(content, data)
     with atomic_write(path) as partial, partial.open("wb") as file:
