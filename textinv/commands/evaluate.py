@@ -28,8 +28,9 @@ from textinv.commands.arguments import (
 from textinv.commands.study import add_study_options, count_answers, write_questionnaire
 from textinv.commands.suites import IMAGES_PER_PROMPT, add_suite_options, run_suite
 from textinv.commands.words import teach
-from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, model_hash, unpatch
+from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, unpatch
 from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
+from textinv.evaluation.identity import model_id
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.images import read_images
 from textinv.initialization import has_init_words
@@ -107,7 +108,7 @@ def measure_word(options: argparse.Namespace) -> None:
     hashes: dict[str, str | None] = {concept.placeholder: fingerprint(concept)}
     if options.baseline:
         hashes[plain_words(model, concept)] = None
-    results, hash_of_model = {}, model_hash(model)
+    results, hash_of_model = {}, model_id(model)
     sheet: dict[str, Sequence[Image.Image]] = {"training images": training[:SHOWN]}
     for word, word_hash in hashes.items():
         spec = SampleSpec("", word_hash, hash_of_model, str(model.dtype).removeprefix("torch."),

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from ldm.samplers import ddim_timesteps
 from textinv.commands.arguments import load_clip, load_model, value
-from textinv.concept import model_hash
 from textinv.evaluation import points, suites
 from textinv.evaluation.cells import Bench, Cell, Plan, Result
+from textinv.evaluation.identity import clip_id, model_id
 from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, Suite, pick, read_things
 from textinv.inside.figures import Mark, cross_chart
 from textinv.inversion import Progress
@@ -68,8 +68,8 @@ def run_suite(options: argparse.Namespace) -> None:
     model = load_model(source, options.vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     ddim_timesteps(model.schedule.timesteps, options.steps)     # raises on too many before a word is learned
-    plan = Plan(options.suite, model_hash(model), str(model.dtype).removeprefix("torch."),
-                suites.clip_hash(evaluator), train_steps=options.train_steps, n=options.n,
+    plan = Plan(options.suite, model_id(model), str(model.dtype).removeprefix("torch."),
+                clip_id(evaluator), train_steps=options.train_steps, n=options.n,
                 batch=options.batch, steps=options.steps, guidance=options.guidance)
     sizes = suites.Sizes(len(things), options.seeds, options.train_steps, n=options.n, steps=options.steps)
     with suites.locked(folder):

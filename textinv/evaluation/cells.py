@@ -28,9 +28,9 @@ from weights.files import atomic_write
 class Plan:
     """What every cell of a suite depends on."""
     suite: str
-    model: str                          # hash
+    model: str                          # its `model_id`
     dtype: str
-    clip: str                           # hash
+    clip: str                           # its `clip_id`
     train_steps: int
     n: int                              # images per prompt
     batch: int                          # for sampling

@@ -34,7 +34,7 @@ class SampleSpec:
     """Everything that the images of one prompt depend on, except their individual seeds."""
     prompt: str
     concept: str | None                 # fingerprint of its vectors
-    model: str                          # hash of the model
+    model: str                          # its `model_id`
     dtype: str
     steps: int
     guidance: float

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,6 @@ from textinv.evaluation.setups import IMAGES, PROMPT, WORD, Suite, Thing
 from textinv.inversion import Progress
 from textinv.options import InversionConfig
 from textinv.running.run import invert
-from weights.clip import Clip
 from weights.files import atomic_write
 
 PROMPTS = 1 + len(EDITS)
@@ -104,14 +102,6 @@ def spoken(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def clip_hash(evaluator: Clip) -> str:
-    """A hash of the evaluator's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(evaluator.model.state_dict().items()):
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def read_sizes(folder: Path) -> Sizes | None:
