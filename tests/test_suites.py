@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,11 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from helpers import ROOT
 from helpers.runs import MODEL
-from helpers.weight_files import error_of
+from helpers.weight_files import edit_json, error_of
 from textinv import Concept, InversionConfig
 from textinv.commands import evaluate
-from textinv.evaluation import points, suites
-from textinv.evaluation.cells import Bench, Cell, Result
+from textinv.evaluation import cells, points, suites
+from textinv.evaluation.cells import Bench, Cell, Plan, Result
 from textinv.evaluation.evaluate import EDITS
 from textinv.evaluation.scores import mean_pairwise_similarity
 from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, WORD, Setup, Thing, read_things
@@ -63,6 +64,44 @@ def test_the_default_preset_keeps_its_own_steps(most, steps):
     default, ours = (Bench.config(bench, cell) for cell in cells)
     assert default == InversionConfig(init=THINGS[0].init, seed=3, eval_every=0, steps=steps)
     assert ours == InversionConfig(preset="paper", init=THINGS[0].init, seed=3, eval_every=0, steps=most)
+
+
+def test_a_result_depends_on_everything_about_its_cell(examples):
+    """One change each: a setup's options, number of images, kind and caption; a thing's init word, captions
+    and images; the seed; the model; CLIP."""
+    fox, plan = read_things(examples, ("fox",))[0], Plan("", "", "", "", 1, 1, 1, 1, guidance=1.0)
+    ours = Setup({"regularize": 1e-3, "lr": 5e-3})
+
+    def key(setup=ours, thing=fox, seed=0, plan=plan):
+        return Bench(SimpleNamespace(image_size=64), None, plan, folder=None, source="").key(
+            Cell("ours", setup, thing, seed))
+
+    keys = [key(), key(Setup({"regularize": 1e-4, "lr": 5e-3})), key(Setup({"regularize": 1e-3, "lr": 2e-2})),
+            key(replace(ours, images=1)), key(replace(ours, kind=PROMPT)), key(replace(ours, caption="long")),
+            key(thing=replace(fox, init="dog")), key(thing=replace(fox, captions={"short": "a cat"})),
+            key(thing=replace(fox, folder=fox.folder.with_name("teapot"))), key(seed=1),
+            key(plan=replace(plan, model="x")), key(plan=replace(plan, clip="x"))]
+    assert key() == keys[0] and len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("change", [{"reconstruction": None}, {"samples": []}, {"seed": "0"}, {"key": ...}])
+def test_a_damaged_result_is_one_line_or_measured_again(tmp_path, change):
+    path = tmp_path / "cells/ours-x-0.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(asdict(result("ours", "x", 0, 0.5))))
+    edit_json(path, **change)
+    assert "ours-x-0.json: damaged (TypeError" in error_of(cells.read_results, tmp_path)
+    assert Bench(None, None, None, folder=tmp_path, source="").finished(
+        Cell("ours", FIGURE_10.setups["ours"], THINGS[0], 0)) is None
+
+
+@pytest.mark.parametrize("part, change", [("sizes", {"seeds": "x"}), ("plan", {"n": None}),
+                                          ("plan", {"clip": 5})])
+def test_a_damaged_suite_is_one_line(tmp_path, part, change):
+    suites.begin(tmp_path, Plan("", "", "", "", 1, 1, 1, 1, guidance=1.0), QUICK[0])
+    content = json.loads((tmp_path / "suite.json").read_text())
+    edit_json(tmp_path / "suite.json", **{part: {**content[part], **change}})
+    assert "suite.json: damaged (TypeError" in error_of(suites.read_sizes, tmp_path)
 
 
 def result(setup, thing, seed, reconstruction, editability=0.0):
@@ -221,7 +260,8 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
                          "short-captions": "a photo of a red dog on the moon"}.items():
         samples = json.loads((out / f"cells/{name}-fox-1.json").read_text())["samples"]
         folder = out / "samples" / samples["a photo of {} on the moon"]
-        assert recipe(folder / "0000.png")["prompt"] == prompt
+        first = recipe(folder / "0000.png")
+        assert (first["prompt"], first["seed"]) == (prompt, 2), "after the two images of seed 0"
 
 
 def recipe(path):
@@ -261,13 +301,18 @@ def test_a_killed_suite_is_the_undisturbed_one(command, tmp_path, capsys):
 
 
 def test_a_learned_word_is_not_learned_again(command, tmp_path, monkeypatch):
-    """Of a suite that was killed while it generated images."""
+    """Of a suite that was killed while it generated images; unless the word's file is damaged."""
     assert main(*command, "--setups", "ours") == 0
-    (tmp_path / "suite/cells/ours-fox-0.json").unlink()
-    learned = []
-    monkeypatch.setattr("textinv.evaluation.cells.invert", lambda *args, **_: learned.append(args))
-    assert main(*command, "--setups", "ours") == 0
-    assert learned == []
+    cell, word = tmp_path / "suite/cells/ours-fox-0.json", tmp_path / "suite/words/ours-fox-0.safetensors"
+    before, learned, invert = cell.read_bytes(), [], cells.invert
+    monkeypatch.setattr(cells, "invert", lambda *args, **options: learned.append(args) or invert(
+        *args, **options))
+    for damaged in (False, True):
+        cell.unlink()
+        if damaged:
+            word.write_bytes(word.read_bytes()[:-1])
+        assert main(*command, "--setups", "ours") == 0
+        assert len(learned) == damaged and cell.read_bytes() == before
 
 
 def test_results_of_something_else_are_refused(command, tmp_path, capsys, examples):
@@ -302,8 +347,7 @@ def test_what_is_mistyped_leaves_the_folder_free(command, tmp_path, capsys):
     few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
     assert "--steps is 5000" in refused(capsys, *few, "--steps", 5000)
     assert not (tmp_path / "suite/words").exists()
-    plan = suites.Plan("figure10", "model", "float32", "clip", train_steps=9, n=9, batch=9, steps=9,
-                       guidance=9.0)
+    plan = Plan("figure10", "model", "float32", "clip", train_steps=9, n=9, batch=9, steps=9, guidance=9.0)
     suites.begin(tmp_path / "suite", plan, QUICK[0])
     assert main(*few) == 0
 

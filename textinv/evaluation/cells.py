@@ -3,11 +3,13 @@ with a hash of everything it depends on, so a suite can be killed at any moment 
 """
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -22,6 +24,10 @@ from textinv.options import InversionConfig
 from textinv.running.run import invert
 from weights.clip import Clip
 from weights.files import atomic_write
+
+T = TypeVar("T")
+DAMAGED = (OSError, ValueError, TypeError, KeyError, RecursionError)   # what reading a damaged file may raise
+_JSON_TYPES = {"str": str, "int": int, "float": (int, float), "dict[str, str]": dict}
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,26 @@ class Result:
     samples: dict[str, str]             # prompt -> name of its image folder; empty for image only
 
 
+def from_json(cls: type[T], values: Any) -> T:
+    """A dataclass from a JSON object. Raises TypeError if a field is missing, unknown or of another type."""
+    made = cls(**values)
+    for field in fields(made):
+        if not isinstance(value := getattr(made, field.name), _JSON_TYPES[str(field.type)]):
+            raise TypeError(f"{field.name} is {value!r:.50}")
+    return made
+
+
+def _read_result(path: Path) -> Result:
+    return from_json(Result, json.loads(path.read_text(encoding="utf-8")))
+
+
 def read_results(folder: Path) -> list[Result]:
     """All results in a suite's folder. Raises InputError if one is damaged."""
     results = []
     for path in sorted((folder / "cells").glob("*.json")):
         try:
-            results.append(Result(**json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            results.append(_read_result(path))
+        except DAMAGED as error:
             raise InputError(f"{path}: damaged ({error!r:.100}). Delete it, and run the suite again."
                              ) from error
     return results
@@ -106,8 +125,8 @@ class Bench:
         """A cell's saved result, or None. Raises InputError if it is for other weights or settings."""
         path = self.path(cell)
         try:
-            result = Result(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):        # missing or incomplete
+            result = _read_result(path)
+        except DAMAGED:                 # or missing: measure it again
             return None
         if result.key != self.key(cell):
             raise InputError(f"{path}: was measured with a different model, images or settings. Choose "
@@ -152,7 +171,7 @@ class Bench:
             spec = SampleSpec("", None if concept is None else fingerprint(concept), plan.model, plan.dtype,
                               steps=plan.steps, guidance=plan.guidance, seed=plan.n * cell.seed)
             scores, _ = evaluate(self.model, self.evaluator, word, spec=spec, training=shown,
-                                     sampling=Sampling(plan.n, plan.batch, self.folder / "samples"))
+                                 sampling=Sampling(plan.n, plan.batch, self.folder / "samples"))
         finally:
             if concept is not None:
                 unpatch(self.model, concept.placeholder)
@@ -162,7 +181,7 @@ class Bench:
     def _word(self, cell: Cell, key: str, on_step: Callable[[Progress], object]) -> Concept:
         """The cell's word: newly learned, or loaded if an interrupted suite had already saved it."""
         path = self.folder / "words" / f"{cell.file}.safetensors"
-        if path.exists():
+        with contextlib.suppress(InputError):           # missing or damaged: learn it again
             known = Concept.load(path)
             if known.info.get("cell") == key:
                 return known

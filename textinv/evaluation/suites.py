@@ -19,7 +19,7 @@ import filelock
 import torch
 
 from ldm import InputError, LatentDiffusion
-from textinv.evaluation.cells import Bench, Cell, Plan, Result
+from textinv.evaluation.cells import DAMAGED, Bench, Cell, Plan, Result, from_json
 from textinv.evaluation.evaluate import EDITS
 from textinv.evaluation.setups import IMAGES, PROMPT, WORD, Suite, Thing
 from textinv.inversion import Progress
@@ -143,8 +143,8 @@ def _read_suite(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        known["plan"], known["sizes"] = Plan(**known["plan"]), Sizes(**known["sizes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        known["plan"], known["sizes"] = from_json(Plan, known["plan"]), from_json(Sizes, known["sizes"])
+    except DAMAGED as error:
         raise InputError(f"{path}: damaged ({error!r:.100}). Choose another folder as `out`.") from error
     return known
 
