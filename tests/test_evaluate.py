@@ -100,7 +100,8 @@ def test_a_word_alone_needs_its_images(learned, small_clip, tmp_path, image_dir,
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["-n", "0"], "-n is 0"), (["--steps", "0"], "--steps is 0"), (["--clip", "nowhere"], "no such folder"),
+    (["-n", "0"], "-n is 0"), (["--seed", str(2 ** 63 - 2)], f"--seed is {2 ** 63 - 2}. Use 0 or more"),
+    (["--steps", "0"], "--steps is 0"), (["--clip", "nowhere"], "no such folder"),
     (["--prompts", "nowhere.txt"], "cannot be read"), (["--images", "nowhere"], "nowhere")])
 def test_bad_input_is_one_line(learned, small_clip, argv, message, capsys):
     assert measure(learned, small_clip, *argv) == 2

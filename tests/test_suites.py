@@ -270,8 +270,8 @@ def recipe(path):
 
 
 def test_images_alone_are_what_a_copy_would_reach(command, tmp_path, examples, small_clip):
-    assert main(*command, "--setups", "image only") == 0
-    result = json.loads((tmp_path / "suite/cells/image-only-fox-0.json").read_text())
+    assert main(*command, "--setups", "image only", "--seed", 5) == 0
+    result = json.loads((tmp_path / "suite/cells/image-only-fox-5.json").read_text())
     evaluator = clip.load(small_clip)
     embedded = evaluator.images([Image.open(path) for path in sorted((examples / "fox").iterdir())])
     texts = evaluator.texts([template.replace("{} ", "").replace(" {}", "") for template in EDITS])
@@ -343,9 +343,12 @@ def test_results_of_something_else_are_refused(command, tmp_path, capsys, exampl
 
 
 def test_what_is_mistyped_leaves_the_folder_free(command, tmp_path, capsys):
-    """Too many sampling steps, for which no word is learned; and a plan by which nothing was measured."""
+    """Too many sampling steps or too large a seed, for which no word is learned; and a plan by which nothing
+    was measured."""
     few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
     assert "--steps is 5000" in refused(capsys, *few, "--steps", 5000)
+    error = refused(capsys, *few, "--seed", 2 ** 62)
+    assert f"--seed is {2 ** 62}. Use at most {2 ** 62 - 1}, since each seed" in error
     assert not (tmp_path / "suite/words").exists()
     plan = Plan("figure10", "model", "float32", "clip", train_steps=9, n=9, batch=9, steps=9, guidance=9.0)
     suites.begin(tmp_path / "suite", plan, QUICK[0])
@@ -370,6 +373,16 @@ def test_quick_keeps_its_sizes(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suites, "QUICK", (Sizes(2, 2, 9, 9, 9),))
     assert main(*argv) == 0             # as after a kill: another measurement would choose others
     assert "4 of 4 are already measured" in capsys.readouterr().out
+
+
+def test_quick_keeps_its_promise_or_refuses(command, tmp_path, monkeypatch, capsys):
+    """Sizes chosen for the training images alone, which take no time, are too large for a word."""
+    monkeypatch.setattr(suites, "QUICK", (Sizes(1, 1, 700, 2, 1), QUICK[-1]))
+    monkeypatch.setattr(suites, "measure_seconds", lambda *_: Seconds(1.0, 0.0, 0.0))
+    assert main(*command, "--quick", "--setups", "image only") == 0
+    assert "would take 12 min at its sizes" in refused(capsys, *command, "--quick", "--setups", "ours")
+    assert not (tmp_path / "suite/words").exists()
+    suites.check_quick(tmp_path, QUICK[-1], 1e6)        # nothing smaller could be chosen
 
 
 @pytest.mark.parametrize("argv, message", [

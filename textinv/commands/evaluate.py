@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from ldm import InputError, LatentDiffusion
+from ldm.model import check_seeds
 from textinv.commands import command
 from textinv.commands.arguments import (
     Parser,
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def measure_word(options: argparse.Namespace) -> None:
     """Measure one word. Raises InputError."""
+    check_seeds(options.seed, options.n)
     path, words = find_words(options.concept)
     if len(words) > 1:
         raise InputError(f"{path}: contains {len(words)} words "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ldm import InputError
 from ldm.samplers import ddim_timesteps
 from textinv.commands.arguments import load_clip, load_model, value
 from textinv.evaluation import points, suites
@@ -17,7 +18,7 @@ from textinv.evaluation.identity import clip_id, model_id
 from textinv.evaluation.setups import IMAGES, PROMPT, SUITES, Suite, pick, read_things
 from textinv.inside.figures import Mark, cross_chart
 from textinv.inversion import Progress
-from textinv.options import InversionConfig, check
+from textinv.options import MAX_SEED, InversionConfig, check
 
 IMAGES_PER_PROMPT = 8           # by default; the paper uses 64, but a suite has hundreds of cells
 
@@ -77,6 +78,7 @@ def run_suite(options: argparse.Namespace) -> None:
         if options.quick:
             sizes = suites.read_sizes(folder) or suites.quick_sizes(suite, names, things, seconds)
             things, plan = things[:sizes.things], suites.with_sizes(plan, sizes)
+        check_seed(options.seed, plan.n, sizes.seeds)
         suites.begin(folder, plan, sizes)
         bench = Bench(model, evaluator, plan, folder=folder, source=source)
         seeds = range(options.seed, options.seed + sizes.seeds)
@@ -84,6 +86,8 @@ def run_suite(options: argparse.Namespace) -> None:
         left = [cell for cell in cells if bench.finished(cell) is None]
         notes = described(suite, cells, sizes, plan)
         expected = suites.expected_seconds(left, sizes, seconds)
+        if options.quick:
+            suites.check_quick(folder, sizes, expected)
         print(*notes, f"expected time: {suites.spoken(expected)} for {len(left)} of {len(cells)} cells (a "
               f"training step takes {seconds.train_step:.3f} s, an image "
               f"{sizes.steps * seconds.sample_step + seconds.image:.2f} s)", sep="\n", flush=True)
@@ -92,6 +96,13 @@ def run_suite(options: argparse.Namespace) -> None:
     print(points.write(folder, results, notes=notes, figure=drawn(suite, results, sizes),
                        about={"plan": asdict(plan), "sizes": asdict(sizes)}), end="")
     print(folder / "figure.svg")
+
+
+def check_seed(seed: int, n: int, seeds: int) -> None:
+    """Raise InputError if there are no seeds for the images of all words: n per prompt, from n * seed up."""
+    if seed > (most := (MAX_SEED + 1) // n - seeds):
+        raise InputError(f"`seed` is {seed}. Use at most {most}, since each seed of a suite needs {n} for "
+                         "its images.")
 
 
 def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Plan) -> list[str]:

@@ -72,7 +72,7 @@ class Result:
 
 def from_json(cls: type[T], values: Any) -> T:
     """A dataclass from a JSON object. Raises TypeError if a field is missing, unknown or of another type."""
-    made = cls(**values)
+    made: Any = cls(**values)
     for field in fields(made):
         if not isinstance(value := getattr(made, field.name), _JSON_TYPES[str(field.type)]):
             raise TypeError(f"{field.name} is {value!r:.50}")

@@ -28,7 +28,8 @@ from textinv.running.run import invert
 from weights.files import atomic_write
 
 PROMPTS = 1 + len(EDITS)
-QUICK_SECONDS = 8 * 60          # what --quick plans for; it promises ten minutes
+QUICK_SECONDS = 8 * 60          # what --quick plans for
+QUICK_PROMISE = 10 * 60
 SUITE_FILE = "suite.json"
 
 
@@ -79,6 +80,14 @@ def quick_sizes(suite: Suite, names: Sequence[str], things: Sequence[Thing], sec
         if expected_seconds(cells, sizes, seconds) <= QUICK_SECONDS:
             return sizes
     return QUICK[-1]
+
+
+def check_quick(folder: Path, sizes: Sizes, expected: float) -> None:
+    """Raise InputError if the rest of a quick suite is expected to take longer than promised: its sizes were
+    chosen for fewer setups or a faster machine. There are none smaller than the smallest."""
+    if expected > QUICK_PROMISE and sizes != QUICK[-1]:
+        raise InputError(f"{folder}: has a suite whose remaining cells would take {spoken(expected)} at its "
+                         "sizes, not the ten minutes of `quick`. Choose another folder as `out`.")
 
 
 def measure_seconds(model: LatentDiffusion, thing: Thing, batch: int) -> Seconds:
