@@ -1,6 +1,7 @@
 """The suites of the paper's figures: their setups, arithmetic done by hand, and the command on a model with
 random weights, which may be killed and refuses to mix results."""
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from helpers import ROOT
+from helpers.charts import read_chart
 from helpers.runs import MODEL
 from helpers.weight_files import edit_json, error_of
 from textinv import Concept, InversionConfig
 from textinv.commands import evaluate
+from textinv.commands.suites import described, drawn
 from textinv.evaluation import cells, points, suites
 from textinv.evaluation.cells import Bench, Cell, Plan, Result
 from textinv.evaluation.evaluate import EDITS
@@ -142,6 +145,26 @@ def test_images_of_one_thing_count_for_each_seed():
     assert other_way.value == pytest.approx(-0.1)
 
 
+def test_the_figure_is_reconstruction_over_editability():
+    results = [result(*one) for one in (("ours", "x", 0, 0.3, 0.1), ("2-word", "x", 0, 0.7, 0.2),
+                                        ("low-lr", "x", 0, 0.4, 0.5))]
+    for suite in SUITES.values():
+        names, places = read_chart(drawn(replace(suite, setups=FIGURE_10.setups), results, QUICK[0]))
+        assert names.startswith("reconstruction (CLIP) over editability (CLIP)")
+        assert places["ours"] == pytest.approx((0, 0), abs=0.01)
+        assert places["2-word"] == pytest.approx((0.25, 1), abs=0.01)
+        assert places["low-lr"] == pytest.approx((1, 0.25), abs=0.01)
+
+
+def test_bare_prompts_vary_by_seed_alone():
+    """So of one thing, whose seeds are resampled, they have an interval."""
+    plan = Plan("", "", "", "", 1, 1, 1, 1, guidance=1.0)
+    for things in (1, 2):
+        cells = cells_of(FIGURE_10, ["ours", "prompt only"], THINGS[:things], range(2))
+        notes = described(FIGURE_10, cells, QUICK[0], plan)
+        assert any(note.startswith("prompt only: no interval") for note in notes) == (things == 2)
+
+
 def test_no_interval_where_there_is_none_to_tell():
     for values in ([0.5], [0.5] * 9):
         assert str(points.interval(torch.tensor(values))) == "0.500"
@@ -249,6 +272,8 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
     text = (out / "results.md").read_text()
     assert "| setup | reconstruction | editability | things |" in text
     assert "| minus ours, thing by thing |" in text
+    assert re.search(r"\n\| prompt only \| -?0\.\d+ \([^|]+\) \| -?0\.\d+ \| 2 \|\n", text)
+    assert "prompt only: no interval of editability, since its images are the same for all things" in text
     figure = (out / "figure.svg").read_text()
     assert figure.startswith("<svg xmlns=") and figure.count("<circle") == 6 and ">per-image</text>" in figure
     assert "2 steps per word" in figure and "reconstruction (CLIP)" in figure
