@@ -30,7 +30,7 @@ def test_the_command_writes_table_figures_and_images(learned, small_clip, capsys
         assert sheet.size == (3 * 66 - 2, 15 * 88)                  # training, 7 prompts, 7 of the init word
     assert content["sheet"] == ["training images", *(prompt.format(word) for word in ("*", "cat")
                                                      for prompt in (PLAIN, *EDITS))]
-    assert len(drawn(learned)) == 2 * 7 * 3
+    assert len({path.read_bytes() for path in drawn(learned)}) == 2 * 7 * 3, "no image twice"
     page = (learned / "report.html").read_text()
     assert one_cell(content) in page and "Not measured yet" not in page and "report.html" in said
 
@@ -64,14 +64,20 @@ def test_the_figures_are_those_of_the_images(learned, small_clip, image_dir):
 def test_images_are_drawn_once_and_gaps_are_filled(learned, small_clip, capsys):
     assert measure(learned, small_clip) == 0
     first, said = drawn(learned), capsys.readouterr().out
-    gone = sorted(first)[4]
-    before = gone.read_bytes()
+    gone, cut, broken, changed = damaged = sorted(first)[4:8]
+    before = [path.read_bytes() for path in damaged]
     gone.unlink()
-    sorted(first)[5].write_bytes(b"cut off")
+    cut.write_bytes(b"cut off")
+    length = before[2].index(b"IDAT") - 4
+    broken.write_bytes(before[2][:length] + (100).to_bytes(4, "big") + before[2][length + 4:])
+    with pytest.raises(SyntaxError), Image.open(broken) as image:
+        image.load()
+    with Image.open(changed) as image:          # as Pillow reads a file whose end is zeros
+        save_png(image.transpose(Image.Transpose.ROTATE_180), changed, json.loads(image.info["textinv"]))
     assert measure(learned, small_clip) == 0
     again = drawn(learned)
-    assert capsys.readouterr().out == said and gone.read_bytes() == before
-    assert {path for path in first if first[path] != again[path]} == {gone, sorted(first)[5]}
+    assert capsys.readouterr().out == said and [path.read_bytes() for path in damaged] == before
+    assert {path for path in first if first[path] != again[path]} == {*damaged}
     assert measure(learned, small_clip, "--seed", 9) == 0 and len(drawn(learned)) == 2 * len(first)
 
 

@@ -78,21 +78,30 @@ def generate(model: LatentDiffusion, spec: SampleSpec, sampling: Sampling, bar: 
                                  seed=spec.seed + start, batch=batch)
             for i in missing:
                 images[i] = new[i - start]
-                save_png(images[i], folder / f"{i:04d}.png", asdict(spec))
+                recipe = {**asdict(spec), "pixels": _pixel_hash(images[i])}
+                save_png(images[i], folder / f"{i:04d}.png", recipe)
             bar.update(len(missing))
     return [images[i] for i in range(n)]
 
 
+def _pixel_hash(image: Image.Image) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+
+
 def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
+    """A saved image, or None if it is missing or damaged. Pillow reads some damaged files without an error,
+    but with other pixels."""
     try:
         with Image.open(path) as file:
             image = file.convert("RGB")
-    except OSError:                     # missing or truncated: generate it again
+    except (OSError, SyntaxError):      # Pillow's for a broken chunk
         return None
-    if read_recipe(path) != asdict(spec):
+    recipe = read_recipe(path)
+    pixels = recipe.pop("pixels", None)
+    if recipe != asdict(spec):
         raise InputError(f"{path}: was generated with a different model, word or setting. Delete it, "
                          "or choose another `out`.")
-    return image
+    return image if pixels == _pixel_hash(image) else None
 
 
 def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: SampleSpec, sampling: Sampling,
