@@ -1,5 +1,6 @@
 """The user study: the page and its key, what a browser saves from it, and the figure of answers. All answers
 here are generated, and say so."""
+import hashlib
 import html.parser
 import json
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.runs import contents
 from helpers.weight_files import edit_json
 from textinv.commands import evaluate
 from textinv.evaluation import questionnaire as study
@@ -27,7 +29,8 @@ CHROMIUM = shutil.which("chromium")
 def suite(tmp_path):
     """A finished suite of three setups, two things and two seeds, with images of one color each; and the
     examples."""
-    rng, folder, examples = np.random.default_rng(0), tmp_path / "suite", tmp_path / "things"
+    rng, folder = np.random.default_rng(0), tmp_path / "suite"
+    training = write_examples(tmp_path / "things", rng)
     begin(folder, Plan("figure10", "m", "float32", "c", 2, 2, 2, 1, 5.0), Sizes(2, 2, 2, 2, 1))
     (folder / "cells").mkdir()
     for setup in (*SETUPS, "image only"):
@@ -42,7 +45,12 @@ def suite(tmp_path):
                             folder / "samples" / name / f"{i:04d}.png")
                 (folder / "cells" / f"{setup}-{thing}-{seed}.json".replace(" ", "-")).write_text(json.dumps(
                     {"setup": setup, "thing": thing, "seed": seed, "reconstruction": 0.5, "editability": 0.5,
-                     "key": "k", "samples": samples}))
+                     "key": "k", "training": training[thing], "samples": samples}))
+    return tmp_path
+
+
+def write_examples(examples, rng):
+    """The examples of two things with five images each; returns the hashes of the images by thing."""
     (examples / "captions").mkdir(parents=True)
     (examples / "captions/objects.json").write_text(json.dumps(
         {name: {"init": "cat", "short": "a dog", "long": "a red dog"} for name in ("fox", "teapot")}))
@@ -51,11 +59,22 @@ def suite(tmp_path):
         for i in range(5):
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
                 examples / name / f"{i}.png")
-    return tmp_path
+    return {name: [hashlib.sha256((examples / name / f"{i}.png").read_bytes()).hexdigest() for i in range(5)]
+            for name in ("fox", "teapot")}
 
 
 def main(suite, *argv, page="study.html"):
     return evaluate.main(["--questionnaire", str(suite / page), *map(str, argv)])
+
+
+def refused(capsys, suite, *argv, page="study.html"):
+    """The one line that the command ends with; no file changes."""
+    capsys.readouterr()
+    before = contents(suite)
+    assert main(suite, *argv, page=page) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and contents(suite) == before
+    return error
 
 
 @pytest.fixture
@@ -101,6 +120,7 @@ def test_the_page_asks_both_questions_and_tells_nothing(page):
     assert not [name for name in (*SETUPS, "fox", "samples/") if name in re.sub(r'base64,[^"]*', "", text)]
     assert all(source.startswith("data:image/png;base64,") for source in tags.sources)
     assert len({one.setups for one in made.questions}) > 1, "the order says nothing"
+    assert {path[-8:] for path in made.sha256} == {"0000.png", "0001.png"}, "of both images per prompt"
 
 
 def test_the_same_suite_gives_the_same_questionnaire(page, suite):
@@ -108,6 +128,30 @@ def test_the_same_suite_gives_the_same_questionnaire(page, suite):
     assert main(suite, "--out", suite / "suite", "--examples", suite / "things", "--setups",
                 ",".join(SETUPS)) == 0
     assert page.read_bytes() == before
+
+
+def test_another_page_or_key_is_not_overwritten(page, suite, capsys):
+    """Answers to it may have been collected."""
+    error = refused(capsys, suite, "--out", suite / "suite", "--examples", suite / "things", "--setups",
+                    "ours,2-word")
+    assert "study.key.json: already exists, and is different. Give another name" in error
+    page.write_bytes(page.read_bytes() + b"\xff")
+    error = refused(capsys, suite, "--out", suite / "suite", "--examples", suite / "things", "--setups",
+                    ",".join(SETUPS))
+    assert "study.html: already exists" in error
+
+
+def test_a_page_is_html(suite, capsys):
+    error = refused(capsys, suite, "--out", suite / "suite", page="suite/suite.json")
+    assert "suite/suite.json, but it is written as HTML. Give a name that ends in .html." in error
+
+
+def test_words_of_other_images_are_refused(suite, capsys):
+    """As after a training image was replaced."""
+    Image.new("RGB", (32, 32)).save(suite / "things/teapot/4.png")
+    error = refused(capsys, suite, "--out", suite / "suite", "--examples", suite / "things", "--setups",
+                    ",".join(SETUPS))
+    assert "things/teapot: has other images than those measured in" in error
 
 
 CLICKS = """<script>
@@ -195,15 +239,6 @@ def test_the_pages_folder_is_made(suite):
     assert study.read_key(suite / "new/study.html").questions
 
 
-def refused(capsys, suite, *argv):
-    capsys.readouterr()
-    before = {path for path in suite.rglob("*")}
-    assert main(suite, *argv) == 2
-    *_, error = capsys.readouterr().err.splitlines()
-    assert error.startswith("error: ") and {path for path in suite.rglob("*")} == before
-    return error
-
-
 def test_answers_of_another_questionnaire_are_refused(page, suite, tmp_path, capsys):
     path = generated_answers(tmp_path / "a.json", study.read_key(page), SETUPS, questionnaire="another")
     error = refused(capsys, suite, "--answers", path)
@@ -248,9 +283,20 @@ def test_without_a_suite_there_is_nothing_to_ask(suite, capsys):
     assert "contains no suite" in refused(capsys, suite, "--out", suite / "none")
 
 
-def test_images_that_are_gone_are_one_line(suite, capsys):
+def test_a_result_without_some_prompts_is_left_out(suite, capsys):
+    for path in (suite / "suite/cells").glob("ours-*.json"):
+        edit_json(path, samples={PLAIN: "x"})
+    assert "no thing has images from all of ours" in refused(capsys, suite, "--out", suite / "suite",
+                                                             "--setups", ",".join(SETUPS))
+
+
+def test_images_that_are_damaged_or_gone_are_one_line(suite, capsys):
+    argv = ("--out", suite / "suite", "--examples", suite / "things", "--setups", ",".join(SETUPS))
+    for path in (suite / "suite/samples").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:50])
+    assert "cannot be read as an image" in refused(capsys, suite, *argv)
     shutil.rmtree(suite / "suite/samples")
-    assert "cannot be read" in refused(capsys, suite, "--out", suite / "suite", "--setups", ",".join(SETUPS))
+    assert "cannot be read (No such file" in refused(capsys, suite, *argv)
 
 
 def test_answers_need_their_page(capsys):

@@ -108,7 +108,7 @@ def test_a_damaged_suite_is_one_line(tmp_path, part, change):
 
 
 def result(setup, thing, seed, reconstruction, editability=0.0):
-    return Result(setup, thing, seed, reconstruction, editability, "", {})
+    return Result(setup, thing, seed, reconstruction, editability, "", [], {})
 
 
 RESULTS = [result("a", "x", 0, 0.2, 0.5), result("a", "x", 1, 0.4, 0.5), result("a", "y", 0, 0.8, 0.7),

@@ -6,11 +6,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from PIL import Image
 
+from ldm import InputError
 from textinv.commands.suites import suite_folder
 from textinv.evaluation import questionnaire as study
 from textinv.evaluation.cells import read_results
@@ -38,22 +40,49 @@ def add_study_options(parser: argparse.ArgumentParser) -> None:
 
 def write_questionnaire(options: argparse.Namespace) -> None:
     """Write the page and its key. Raises InputError."""
+    if not options.questionnaire.lower().endswith(".html"):
+        raise InputError(f"`questionnaire` is {options.questionnaire}, but it is written as HTML. Give a "
+                         "name that ends in .html.")
     page, folder = Path(os.path.expanduser(options.questionnaire)), suite_folder(options, "figure10")
     known = tuple(SUITES["figure10"].setups)
     setups = pick(options.setups, known, "setups") if options.setups else study.STUDY
     plan, results = read_plan(folder), read_results(folder)
     made = study.make(folder, results, setups, count=plan.n)
     names = tuple(dict.fromkeys(question.thing for question in made.questions))
-    training = {thing.name: [image.shown for image in read_images(thing.folder, TRAINING_SIZE)[:study.SHOWN]]
-                for thing in read_things(options.examples, names)}
-    candidates = {}
-    for path in made.sha256:
-        with Image.open(folder / path) as file:
-            candidates[path] = file.convert("RGB")
-    study.write_key(page, made)
-    write_page(page, questionnaire_page(made, candidates, training))
+    training = {}
+    for thing in read_things(options.examples, names):
+        images = read_images(thing.folder, TRAINING_SIZE)
+        hashes = [image.sha256 for image in images]
+        if any(one.thing == thing.name and one.training != hashes for one in results):
+            raise InputError(f"{thing.folder}: has other images than those measured in {folder}. Restore "
+                             "them, or run the suite again in another folder.")
+        training[thing.name] = [image.shown for image in images[:study.SHOWN]]
+    candidates = {path: read_candidate(folder / path) for path in made.sha256}
+    write_new({study.key_path(page): study.key_text(made),
+               page: questionnaire_page(made, candidates, training)})
     print(f"{page}: {len(made.questions)} questions about {', '.join(setups)}\n"
           f"{study.key_path(page)}: its key, not for the participants")
+
+
+def read_candidate(path: Path) -> Image.Image:
+    """A generated image. Raises InputError if it is damaged."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, SyntaxError) as error:         # Pillow's for a broken chunk
+        raise InputError(f"{path}: cannot be read as an image. Delete that setup's cells, and run the suite "
+                         "again.") from error
+
+
+def write_new(files: Mapping[Path, str]) -> None:
+    """Write files. Raises InputError, before writing any, if one exists with another content: there may be
+    answers to that page, which need its key."""
+    for path, text in files.items():
+        if path.is_file() and path.read_bytes() != text.encode():
+            raise InputError(f"{path}: already exists, and is different. Give another name as "
+                             "`questionnaire`, or move it away.")
+    for path, text in files.items():
+        write_page(path, text)
 
 
 def count_answers(options: argparse.Namespace) -> None:

@@ -27,7 +27,8 @@ from weights.files import atomic_write
 
 T = TypeVar("T")
 DAMAGED = (OSError, ValueError, TypeError, KeyError, RecursionError)   # what reading a damaged file may raise
-_JSON_TYPES = {"str": str, "int": int, "float": (int, float), "dict[str, str]": dict}
+_JSON_TYPES = {"str": str, "int": int, "float": (int, float), "list[str]": list,
+               "dict[str, str]": dict}
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Result:
     reconstruction: float
     editability: float
     key: str
+    training: list[str]                 # hashes of the training images
     samples: dict[str, str]             # prompt -> name of its image folder; empty for image only
 
 
@@ -142,7 +144,8 @@ class Bench:
         else:
             reconstruction, edit, samples = self._generated(cell, key, shown, on_step)
         result = Result(cell.name, cell.thing.name, cell.seed, reconstruction=reconstruction,
-                        editability=edit, key=key, samples=samples)
+                        editability=edit, key=key, training=[image.sha256 for image in training],
+                        samples=samples)
         path = self.path(cell)
         with atomic_write(path) as partial:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,6 @@ from textinv.evaluation.cells import Result
 from textinv.evaluation.evaluate import EDITS, PLAIN
 from textinv.evaluation.points import interval
 from textinv.evaluation.scores import Score, markdown
-from weights.files import atomic_write
 
 LIKENESS, AGREEMENT = "likeness", "agreement"
 KINDS = (LIKENESS, AGREEMENT)
@@ -60,7 +59,7 @@ def make(folder: Path, results: Sequence[Result], setups: Sequence[str], *, coun
 
     count: number of images of each prompt.
     Raises InputError if the suite does not have all of these setups, or an image is missing."""
-    found = {(one.setup, one.thing, one.seed): one for one in results if one.samples}
+    found = {(one.setup, one.thing, one.seed): one for one in results if {PLAIN, *EDITS} <= {*one.samples}}
     places = sorted({(one.thing, one.seed) for one in results
                      if all((name, one.thing, one.seed) in found for name in setups)})
     if len(setups) < 2 or not places:
@@ -93,12 +92,9 @@ def key_path(page: Path) -> Path:
     return page.with_name(page.stem + ".key.json")
 
 
-def write_key(page: Path, questionnaire: Questionnaire) -> None:
-    """Write the key next to the page. Raises InputError."""
-    with atomic_write(key_path(page)) as partial:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps({"hash": questionnaire.hash, **asdict(questionnaire)}, indent=2) + "\n",
-                           encoding="utf-8")
+def key_text(questionnaire: Questionnaire) -> str:
+    """The content of the key."""
+    return json.dumps({"hash": questionnaire.hash, **asdict(questionnaire)}, indent=2) + "\n"
 
 
 def read_key(page: Path) -> Questionnaire:
