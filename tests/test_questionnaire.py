@@ -7,18 +7,22 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from dataclasses import replace
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.charts import read_chart
 from helpers.runs import contents
 from helpers.weight_files import edit_json
 from textinv.commands import evaluate
 from textinv.evaluation import questionnaire as study
 from textinv.evaluation.cells import Plan
 from textinv.evaluation.evaluate import EDITS, PLAIN
-from textinv.evaluation.questionnaire import AGREEMENT, LIKENESS, Answers, Question, Questionnaire
+from textinv.evaluation.questionnaire import AGREEMENT, KINDS, LIKENESS, Answers, Question, Questionnaire
+from textinv.evaluation.scores import Score
 from textinv.evaluation.suites import Sizes, begin
 
 SETUPS = ("ours", "2-word", "low-lr")
@@ -178,17 +182,42 @@ def test_a_browser_ranks_takes_back_and_saves(page, suite, tmp_path):
                           capture_output=True, text=True, timeout=120)
     answers = json.loads(html.unescape(re.search(r'<pre id="out">(.*?)</pre>', done.stdout, re.S)[1]))
     made = study.read_key(page)
+    assert re.fullmatch(r"([0-9a-f]{1,8}-){3}[0-9a-f]{1,8}", answers.pop("participant"))
     assert answers == {"questionnaire": made.hash, "generated": False, "answers": {
         made.questions[0].id: [2, 0, 1], made.questions[1].id: [1, 2, 0]}}
     assert "2 of 8 answered" in done.stdout and 'id="save" disabled' not in done.stdout
-    (tmp_path / "saved.json").write_text(json.dumps(answers))
-    assert study.read_answers(tmp_path / "saved.json", made).rankings == answers["answers"]
+
+
+def test_answers_are_kept_until_they_are_saved(page, browser):
+    """A reload changes nothing; after saving, it starts anew for another person."""
+    tab, made = browser.new_context().new_page(), study.read_key(page)
+
+    def open_page():
+        tab.goto(page.as_uri())
+        return tab.locator("#done").text_content(), tab.evaluate("participant")
+
+    def save():
+        with tab.expect_download() as download:
+            tab.locator("#save").click()
+        return study.read_answers(download.value.path(), made)
+
+    _, first = open_page()
+    for place in (2, 0, 1):
+        tab.locator("section").first.locator(".candidate").nth(place).click()
+    assert open_page() == ("1 of 8 answered", first)
+    saved = save()
+    assert (saved.participant, saved.rankings) == (first, {made.questions[0].id: [2, 0, 1]})
+    assert save() == replace(saved, path=ANY)
+    done, second = open_page()
+    assert done == "0 of 8 answered" and second != first
+    tab.context.close()
 
 
 def generated_answers(path, made, best_first, **more):
     """A file of answers that rank setups in an order, marked as made up."""
     answers = {one.id: [one.setups.index(name) for name in best_first] for one in made.questions}
-    path.write_text(json.dumps({"questionnaire": made.hash, "generated": True, "answers": answers, **more}))
+    path.write_text(json.dumps({"questionnaire": made.hash, "participant": path.stem, "generated": True,
+                                "answers": answers, **more}))
     return path
 
 
@@ -196,8 +225,8 @@ def test_preferences_are_normalized_ranks():
     """Three candidates: 1 for the first, 1/2, 0. One person ranks as shown, another has a and c exchanged."""
     made = Questionnaire((Question("likeness-1", LIKENESS, "fox", "", ("a", "b", "c"), ("", "", "")),
                           Question("agreement-1", AGREEMENT, "fox", "x", ("c", "a", "b"), ("", "", ""))), {})
-    people = [Answers(None, {"likeness-1": [0, 1, 2], "agreement-1": [0, 1, 2]}, True),
-              Answers(None, {"likeness-1": [2, 1, 0]}, True)]
+    people = [Answers(None, "p", {"likeness-1": [0, 1, 2], "agreement-1": [0, 1, 2]}, True),
+              Answers(None, "q", {"likeness-1": [2, 1, 0]}, True)]
     a, b, c = study.preferences(made, people)
     assert [one.setup for one in (a, b, c)] == ["a", "b", "c"]
     assert [one.scores[LIKENESS].value for one in (a, b, c)] == pytest.approx([0.5, 0.5, 0.5])
@@ -205,6 +234,16 @@ def test_preferences_are_normalized_ranks():
     assert [one.firsts[LIKENESS] for one in (a, b, c)] == [0.5, 0.0, 0.5]
     assert (a.scores[LIKENESS].low, a.scores[LIKENESS].high) == (0.0, 1.0), "of two people"
     assert (b.scores[LIKENESS].low, b.scores[LIKENESS].high) == (0.5, 0.5)
+
+
+def test_people_are_resampled_not_their_answers():
+    """Each ranks a first once and last once, so people do not differ, though answers do."""
+    made = Questionnaire(tuple(Question(f"{kind}-{i}", kind, "fox", "", ("a", "b"), ("", ""))
+                               for kind in KINDS for i in range(2)), {})
+    people = [Answers(None, name, {f"{kind}-{i}": [i, 1 - i] for kind in KINDS for i in range(2)}, True)
+              for name in "pqr"]
+    a, b = study.preferences(made, people)
+    assert a.scores[LIKENESS] == b.scores[AGREEMENT] == Score(0.5, 0.5, 0.5)
 
 
 def test_answers_become_the_figure(page, suite, tmp_path, capsys):
@@ -225,12 +264,25 @@ def test_answers_become_the_figure(page, suite, tmp_path, capsys):
 
 
 def test_one_persons_file_counts_once(page, suite, tmp_path, capsys):
-    """As when a browser has saved it twice."""
+    """As when a browser has saved it twice. Two people who agree are two."""
     made = study.read_key(page)
-    files = [generated_answers(tmp_path / name, made, SETUPS) for name in ("a.json", "a (1).json")]
+    files = [generated_answers(tmp_path / f"{name}.json", made, SETUPS, participant=name[0])
+             for name in ("a", "a (1)", "b")]
     assert main(suite, "--answers", *files) == 0
     said = capsys.readouterr()
-    assert "answer files: 1," in said.out and "a (1).json: the same answers as" in said.err
+    assert "answer files: 2," in said.out and said.err.count("by the same participant as") == 1
+    assert "a (1).json: by the same participant as" in said.err
+
+
+def test_the_figure_is_likeness_over_agreement(page, suite, tmp_path):
+    made = study.read_key(page)
+    order = {LIKENESS: ("ours", "2-word", "low-lr"), AGREEMENT: ("2-word", "ours", "low-lr")}
+    path = generated_answers(tmp_path / "a.json", made, SETUPS, answers={
+        one.id: [one.setups.index(name) for name in order[one.kind]] for one in made.questions})
+    assert main(suite, "--answers", path) == 0
+    names, places = read_chart((suite / "study.answers.svg").read_text())
+    assert names.startswith("likeness over agreement with the text")
+    assert places == {"ours": (0.5, 1), "2-word": (1, 0.5), "low-lr": (0, 0)}
 
 
 def test_the_pages_folder_is_made(suite):
@@ -247,6 +299,7 @@ def test_answers_of_another_questionnaire_are_refused(page, suite, tmp_path, cap
 
 @pytest.mark.parametrize("content, message", [
     ("{", "not a file of answers"), ("[]", "not a file of answers"), ("{}", "not a file of answers"),
+    ('{"questionnaire": "x", "answers": {}}', "not a file of answers (KeyError('participant'))"),
     ({"likeness-1": [0, 1]}, "the answer to 'likeness-1' is not a ranking of its images"),
     ({"likeness-1": [0, 1, 1]}, "is not a ranking"), ({"likeness-1": [0, 1, 3]}, "is not a ranking"),
     ({"likeness-1": "012"}, "is not a ranking"),
@@ -255,7 +308,7 @@ def test_answers_of_another_questionnaire_are_refused(page, suite, tmp_path, cap
 def test_answers_that_are_none_are_one_line(page, suite, tmp_path, capsys, content, message):
     path, made = tmp_path / "a.json", study.read_key(page)
     path.write_text(content if isinstance(content, str) else json.dumps(
-        {"questionnaire": made.hash, "answers": content}))
+        {"questionnaire": made.hash, "participant": "p", "answers": content}))
     assert message in refused(capsys, suite, "--answers", path)
 
 

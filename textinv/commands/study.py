@@ -92,8 +92,8 @@ def count_answers(options: argparse.Namespace) -> None:
     answers: list[study.Answers] = []
     for path in options.answers:
         one = study.read_answers(Path(os.path.expanduser(path)), made)
-        if twice := [known.path for known in answers if known.rankings == one.rankings]:
-            print_warning(f"{path}: the same answers as {twice[0]}, so it is not counted")
+        if twice := [known.path for known in answers if known.participant == one.participant]:
+            print_warning(f"{path}: by the same participant as {twice[0]}, so it is not counted")
         else:
             answers.append(one)
     found = study.preferences(made, answers)

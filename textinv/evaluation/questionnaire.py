@@ -120,6 +120,7 @@ def read_key(page: Path) -> Questionnaire:
 class Answers:
     """One person's answers: question -> positions of the candidates, best first."""
     path: Path
+    participant: str                    # a random id
     rankings: Mapping[str, Sequence[int]]
     generated: bool                     # produced by a program, as for a test
 
@@ -129,6 +130,7 @@ def read_answers(path: Path, questionnaire: Questionnaire) -> Answers:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         own, rankings = content["questionnaire"], dict(content["answers"])
+        participant = str(content["participant"])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Give a file that the page saved."
                          ) from error
@@ -143,7 +145,7 @@ def read_answers(path: Path, questionnaire: Questionnaire) -> Answers:
         if name not in known or not isinstance(ranking, list) or sorted(map(str, ranking)) != known[name]:
             raise InputError(f"{path}: the answer to {ascii(name)[:40]} is not a ranking of its images. The "
                              "file was edited, so drop it.")
-    return Answers(path, rankings, bool(content.get("generated")))
+    return Answers(path, participant, rankings, bool(content.get("generated")))
 
 
 @dataclass(frozen=True)

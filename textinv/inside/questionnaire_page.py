@@ -29,10 +29,12 @@ section h2 { margin-top: .2rem; }
 """
 
 SCRIPT = """
-const HASH = document.body.dataset.questionnaire, KEY = "questionnaire-" + HASH;
+const HASH = document.body.dataset.questionnaire, KEY = "participant-" + HASH;
 const sections = [...document.querySelectorAll("section[data-id]")];
+// of a new participant, or of one who has not saved yet
+let participant = [...crypto.getRandomValues(new Uint32Array(4))].map(part => part.toString(16)).join("-");
 let rankings = {};
-try { rankings = JSON.parse(localStorage.getItem(KEY)) || {}; } catch (error) { rankings = {}; }
+try { ({participant, rankings} = JSON.parse(localStorage.getItem(KEY))); } catch (error) { /* none stored */ }
 
 function isDone(section) {
   return (rankings[section.dataset.id] || []).length === section.querySelectorAll(".candidate").length;
@@ -41,7 +43,7 @@ function answersText() {
   const answers = {};
   for (const section of sections)
     if (isDone(section)) answers[section.dataset.id] = rankings[section.dataset.id];
-  return JSON.stringify({questionnaire: HASH, generated: false, answers: answers}, null, 2) + "\\n";
+  return JSON.stringify({questionnaire: HASH, participant, generated: false, answers}, null, 2) + "\\n";
 }
 function show() {
   for (const section of sections)
@@ -53,7 +55,8 @@ function show() {
   const done = sections.filter(isDone).length;
   document.getElementById("done").textContent = done + " of " + sections.length + " answered";
   document.getElementById("save").disabled = done === 0;
-  try { localStorage.setItem(KEY, JSON.stringify(rankings)); } catch (error) { /* kept in this page alone */ }
+  try { localStorage.setItem(KEY, JSON.stringify({participant, rankings})); }
+  catch (error) { /* kept in this page alone */ }
 }
 document.addEventListener("click", event => {
   const button = event.target.closest(".candidate");
@@ -69,6 +72,8 @@ document.getElementById("save").addEventListener("click", () => {
   link.href = URL.createObjectURL(new Blob([answersText()], {type: "application/json"}));
   link.download = "answers-" + HASH + ".json";
   link.click();
+  try { localStorage.removeItem(KEY); } catch (error) { /* nothing was stored */ }
+  document.getElementById("done").textContent = "Saved. For another person, reload this page.";
 });
 show();
 """
