@@ -8,6 +8,7 @@ from PIL import Image
 import textinv
 from helpers.runs import MODEL, measure, train_word
 from textinv.evaluation.evaluate import EDITS, PLAIN
+from textinv.evaluation.identity import model_id
 from textinv.grids import save_png
 from weights import clip
 
@@ -81,12 +82,13 @@ def test_images_are_drawn_once_and_gaps_are_filled(learned, small_clip, capsys):
     assert measure(learned, small_clip, "--seed", 9) == 0 and len(drawn(learned)) == 2 * len(first)
 
 
-def test_samples_of_another_model_or_word_are_refused(learned, small_clip, capsys):
+def test_samples_of_another_model_or_word_are_refused(learned, small_clip, own_model, capsys):
     assert measure(learned, small_clip) == 0
     path = sorted(drawn(learned))[0]
     with Image.open(path) as image:
         recipe_of_it = json.loads(image.info["textinv"])
         save_png(image.convert("RGB"), path, {**recipe_of_it, "model": "another"})
+    assert recipe_of_it["model"] == model_id(own_model)
     assert measure(learned, small_clip) == 2
     assert f"{path}: was generated with a different model" in capsys.readouterr().err
     concept = textinv.Concept.load(learned)

@@ -1,5 +1,6 @@
 """The suites of the paper's figures: their setups, arithmetic done by hand, and the command on a model with
 random weights, which may be killed and refuses to mix results."""
+import hashlib
 import json
 import re
 import shutil
@@ -258,7 +259,7 @@ def refused(capsys, *argv):
     return error
 
 
-def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
+def test_a_suite_writes_results_table_and_figure(command, tmp_path, examples, capsys):
     assert main(*command, "--setups", FEW + ",progressive,per-image") == 0
     said, out = capsys.readouterr().out, tmp_path / "suite"
     assert said.index("expected time: ") < said.index("[1/22] ours, fox, seed 0: reconstruction ")
@@ -279,6 +280,8 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, capsys):
     assert len(word.vectors) == 3 and word.info["seed"] == 1 and word.info["model"] == MODEL
     one = json.loads((out / "cells/ours-fox-0.json").read_text())
     assert set(one["samples"]) == {"a photo of {}", *EDITS}
+    assert one["training"] == [hashlib.sha256((examples / f"fox/{i}.png").read_bytes()).hexdigest()
+                               for i in range(3)]
     for name, prompt in {"ours": "a photo of * on the moon", "prompt-only": "a photo of on the moon",
                          "short-captions": "a photo of a red dog on the moon"}.items():
         samples = json.loads((out / f"cells/{name}-fox-1.json").read_text())["samples"]
@@ -338,7 +341,7 @@ def test_a_learned_word_is_not_learned_again(command, tmp_path, monkeypatch):
         assert len(learned) == damaged and cell.read_bytes() == before
 
 
-def test_results_of_something_else_are_refused(command, tmp_path, capsys, examples):
+def test_results_of_something_else_are_refused(command, tmp_path, capsys, examples, small_clip):
     few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
     assert main(*few) == 0
     before = {path: path.read_bytes() for path in (tmp_path / "suite/cells").iterdir()}
@@ -352,6 +355,9 @@ def test_results_of_something_else_are_refused(command, tmp_path, capsys, exampl
     tensors = load_file(path)
     save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, path, {"format": "pt"})
     assert "(model was " in refused(capsys, *few, "--weights", other)
+    shutil.copytree(small_clip, tmp_path / "clip")
+    edit_json(tmp_path / "clip/preprocessor_config.json", image_mean=[0.4, 0.5, 0.5])
+    assert "(clip was " in refused(capsys, *few, "--clip", tmp_path / "clip")
     assert "(n was 2, not 8)" in refused(capsys, *[text for i, text in enumerate(few)
                                                    if "-n" not in (text, few[i - 1])])
     for name, content in (("fox/0.txt", b"my *"), ("fox/0.mask.png", mask)):
