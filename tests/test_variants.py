@@ -164,6 +164,14 @@ def test_a_progressive_run_saves_and_shows_what_it_has(own_model, image_dir, mon
         assert len(run.evaluation.losses) == 0 and run.best() is None
 
 
+def test_a_progressive_words_vectors_start_where_a_single_one_would(own_model, image_dir):
+    """Even from a phrase of several tokens: each at their mean."""
+    with Run(own_model, image_dir, config(init="small cats")) as run:
+        [single] = run.inversion.v0
+    with Run(own_model, image_dir, config(init="small cats", progressive=True)) as run:
+        assert torch.equal(run.inversion.v0, single.expand(3, -1)) and run.init_note.startswith("the mean of")
+
+
 def prompts_of(model, run):
     """The texts of each view's prompts, with <1> for the word and <2>, ... for those of the images."""
     first = model.words.vocab_size

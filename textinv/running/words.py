@@ -28,8 +28,10 @@ def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config:
     if config.style and config.init == "auto":
         raise InputError("`init` is auto, but the encoder recognizes things, not styles. Give a word for "
                          "the style, such as 'mosaic'.")
-    v0, note = initial_vectors(model, config.init, most, generator=generator, cross_init=config.cross_init,
-                               images=images)
+    v0, note = initial_vectors(model, config.init, config.vectors, generator=generator,
+                               cross_init=config.cross_init, images=images)
+    if config.progressive:              # each vector starts where a word of one vector would
+        v0 = v0.repeat(most, 1)
     v0 = constrained_start(model, v0, config)
     info = {**source, "model_hash": model_hash(model),
             "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
