@@ -84,6 +84,19 @@ def test_bias_counts_each_prompt(learned, small_clip, tmp_path, capsys):
     assert len(list((tmp_path / "a").iterdir())) == 7
 
 
+@pytest.mark.parametrize("argv, texts", [
+    (["compose", "*", "--find", "a fox", "--among", "a fox"], "'a fox'"),
+    (["compose", "*", "--find", "a fox", "--among", "a car", "a car"], "'a fox', 'a car', 'a car'"),
+    (["bias", "*", "--classes", "car", "car"], "'a photo of a car', 'a photo of a car'"),
+    (["bias", "*", "--classes", "car"], "'a photo of a car'")])
+def test_images_are_counted_only_if_they_may_show_several_things(argv, texts, learned, small_clip, tmp_path,
+                                                                 capsys):
+    assert run(*argv, "--concept", learned, "--clip", small_clip, "--out", tmp_path / "a") == 2
+    error = capsys.readouterr().err
+    assert f"error: CLIP chooses between texts, but was given {texts}. Give" in error
+    assert not (tmp_path / "a").exists()
+
+
 def test_baselines_are_one_table(learned, small_clip, tmp_path, capsys, monkeypatch):
     names = ["text from an image, guided diffusion", "images and text, optimized latents"]
     monkeypatch.setattr("textinv.commands.edits.baselines.BASELINES", names)

@@ -73,7 +73,12 @@ def test_a_zero_shot_judge_wants_no_other_text_nearer():
     images = gray(5, 40, 80)
     assert clip_judge(HandMade(), "0", ["60", "90"])(images).tolist() == [True, False, False]
     assert clip_judge(HandMade(), "0", ["90"])(images).tolist() == [True, True, False]
-    assert clip_judge(HandMade(), "0", [])(images).tolist() == [True, True, True]
+
+
+@pytest.mark.parametrize("others", [[], ["0"], ["60", "60"]])
+def test_clip_has_something_to_choose_from(others):
+    with pytest.raises(InputError, match="Give two or more, all different"):
+        clip_judge(HandMade(), "0", others)
 
 
 @pytest.mark.parametrize("hits, n, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775),
