@@ -166,6 +166,7 @@ def test_a_word_that_does_not_fit_is_named_by_its_file(scene, tmp_path, capsys):
     (["blend", "scene.png", "small.png", "*"], "the mask is 9 x 9 pixels, but the image is 90 x 70"),
     (["blend", "scene.png", "mask.png", "*", "-n", "0"], "-n is 0"),
     (["blend", "scene.png", "mask.png", "*", "--tuned", "scene.png"], "scene.png"),
+    (["blend", "scene.png", "mask.png", "*", "--tuned", "~no-one/x"], "~no-one/x: there is no such file"),
     (["invert", "scene.png", "--eta", "0.5"], "eta is 0.5, but inversion"),
     (["invert", "scene.png", "--steps", "0"], "steps is 0"),
     (["invert", "scene.png", "a", "--guidance", "nan"], "--guidance is nan. Use -1000 to 1000"),

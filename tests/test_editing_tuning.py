@@ -1,4 +1,6 @@
 """Pivotal tuning: the images are learned, the model stays as it was, and a delta knows its model."""
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +169,22 @@ def test_files_that_are_no_delta(tmp_path):
         with pytest.raises(InputError, match=message) as error:
             Delta.load(path)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [
+    {"down": torch.zeros(2, 5).half()}, {"down": torch.zeros(5).half()}, {"up": torch.zeros(7).half()},
+    {"down": torch.zeros(3, 5)}, {"up": torch.zeros(7, 3, dtype=torch.int8)},
+    {"up": torch.full((7, 3), float("nan")).half()}, {"down": torch.full((3, 5), float("inf")).half()}])
+def test_a_damaged_delta_is_refused(changes, tmp_path):
+    """Ranks, shapes, types and values: none of them is left to where the delta is applied."""
+    good = {"down": torch.zeros(3, 5).half(), "up": torch.zeros(7, 3).half()}
+    about = {"textinv.delta": json.dumps({"model": "0123", "info": {}})}
+    for factors in (good, {**good, **changes}):
+        save_file({f"w.{which}": factor for which, factor in factors.items()}, tmp_path / "x", about)
+        if factors is good:
+            assert Delta.load(tmp_path / "x").up["w"].shape == (7, 3)
+    with pytest.raises(InputError, match="x: not the delta of a tuned model, or damaged. Give a file"):
+        Delta.load(tmp_path / "x")
 
 
 @pytest.mark.parametrize("values, message", [({"steps": 0}, "`steps` is 0"), ({"rank": 0}, "`rank` is 0"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,13 +67,18 @@ class Delta:
     @classmethod
     def load(cls, path: str | Path) -> Delta:
         """Read a file. Raises InputError if it is missing or damaged, or was not written by `save`."""
-        file = open_tensors(Path(path).expanduser())
+        file = open_tensors(Path(os.path.expanduser(path)))
         try:
             about = json.loads(file.metadata[_KEY])
             tensors = {name: tensor.read() for name, tensor in file.tensors.items()}
-            return cls(*({name.removesuffix(f".{which}"): tensor for name, tensor in tensors.items()
-                          if name.endswith(f".{which}")} for which in ("down", "up")),
-                       model=about["model"], info=about["info"])
+            down, up = ({name.removesuffix(f".{which}"): tensor for name, tensor in tensors.items()
+                         if name.endswith(f".{which}")} for which in ("down", "up"))
+            if not all(tensor.ndim == 2 and tensor.dtype == torch.float16 and tensor.isfinite().all()
+                       for tensor in tensors.values()):
+                raise ValueError("not finite matrices in float16")
+            if not all(len(down[name]) == up[name].shape[1] for name in down):
+                raise ValueError("factors of different ranks")
+            return cls(down, up, model=about["model"], info=about["info"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise InputError(f"{path}: not the delta of a tuned model, or damaged. Give a file written by "
                              "`textinv edit tune`.") from error
