@@ -13,6 +13,7 @@ from helpers.runs import MODEL, config, pixels, train_word
 from textinv.concept import model_hash
 from textinv.grids import grid
 from textinv.running import options
+from textinv.running.options import RunOptions
 from textinv.running.run import Run
 
 
@@ -92,6 +93,20 @@ def test_the_autoencoder_is_on_the_device_for_previews_alone(image_dir, own_mode
         run.previews(1)
         assert moves == ["cpu", own_model.device, "generate", "generate", "cpu"]
     assert moves[5:] == [own_model.device]
+
+
+@pytest.mark.parametrize("where", ["textinv.running.run.reconstruction_psnr",
+                                   "ldm.autoencoder.Autoencoder.to"])
+def test_a_run_interrupted_while_it_is_set_up_leaves_no_word(where, image_dir, own_model, monkeypatch):
+    """Even by Ctrl-C in its last lines."""
+    def interrupt(*_):
+        assert list(own_model.words) == ["*"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Run(own_model, image_dir, config(), options=RunOptions())
+    assert not own_model.words
 
 
 def test_without_mirrored_images(image_dir, tmp_path, capsys):

@@ -84,17 +84,16 @@ class Run:
             self.evaluation = EvaluationLoss(self.inversion) if config.eval_every else None
             self.facts = collect_facts(self.inversion, self.images)
             self.identity = identity(config, self.options, self.facts)
-            self._forget = undo.pop_all()
-        self.psnr = reconstruction_psnr(model, self.images) if options else None      # for `notes`
-        model.autoencoder.to("cpu")             # until a preview needs it
+            self.psnr = reconstruction_psnr(model, self.images) if options else None        # for `notes`
+            undo.callback(model.autoencoder.to, model.device)
+            model.autoencoder.to("cpu")         # until a preview needs it
+            self._undo = undo.pop_all()         # last: until here, any error undoes all of it
 
     def __enter__(self) -> Run:
         return self
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
-        model = self.inversion.model
-        self._forget.close()
-        model.autoencoder.to(model.device)
+        self._undo.close()
         if error_type is None:
             self.folder.close()
             self.inversion.processes.close()
