@@ -122,6 +122,14 @@ def test_a_preserved_prompt_changes_less(model, images):
     assert losses["a cat"] < losses[""] and losses["a cat"] < untouched
 
 
+def test_prior_images_are_sampled_a_batch_at_a_time(model, images, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(model, "sample", lambda c, uncond, generator: sizes.append(len(c)) or torch.full(
+        (len(c), 4, 8, 8), float(len(sizes))))
+    z0, _ = Tuning(model, images, ["*"], TuningConfig(batch=2, prior="a cat", prior_images=5)).prior
+    assert sizes == [2, 2, 1] and z0[:, 0, 0, 0].tolist() == [1, 1, 2, 2, 3]
+
+
 def test_the_file_is_read_back_bit_for_bit_and_is_small(model, images, tmp_path):
     delta = tune(model, images, ["a photo of *"], TuningConfig(steps=2))
     delta.save(tmp_path / "new/fox.safetensors")

@@ -127,7 +127,8 @@ class Tuning:
         config = self.config
         with torch.no_grad():
             c, uncond = self.model.context([config.prior]), self.model.context([""])
-        z0 = self.model.sample(c.expand(config.prior_images, -1, -1), uncond, generator=self.generator)
+        batches = c.expand(config.prior_images, -1, -1).split(config.batch)
+        z0 = torch.cat([self.model.sample(batch, uncond, generator=self.generator) for batch in batches])
         return z0, c
 
 
