@@ -6,6 +6,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from helpers.runs import MODEL, pixels
+from helpers.weight_files import edit_json
 from ldm import InputError
 from textinv import Concept
 from textinv.commands import edit
@@ -65,6 +66,15 @@ def test_tune_writes_a_delta_that_the_other_commands_use(scene, learned, tmp_pat
         assert run("blend", *scene, "*", "--concept", learned, "-n", 1, "--steps", 2,
                    "--out", tmp_path / name, *more) == 0
     assert not np.array_equal(pixels(tmp_path / "plain/000.png"), pixels(tmp_path / "tuned/000.png"))
+
+
+@pytest.mark.parametrize("argv, prompt", [([], "a painting in the style of *"),
+                                          (["--no-style"], "a photo of a *")])
+def test_tune_knows_from_its_run_that_a_word_is_a_style(argv, prompt, learned, tmp_path, capsys):
+    edit_json(learned / "config.json", style=True)
+    assert run("tune", "--concept", learned, "--steps", 1, "--out", tmp_path / "a", *argv) == 0
+    assert Delta.load(tmp_path / "a/tuned.safetensors").info["prompts"][0] == prompt
+    assert f"textinv sample '{prompt}' --concept" in capsys.readouterr().out
 
 
 def test_compose_counts(learned, small_clip, tmp_path, capsys):

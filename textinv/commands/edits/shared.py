@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -82,11 +83,17 @@ def read_image(path: str, read: Callable[[Path], Image.Image] = read_rgb) -> Ima
 def training_images(model: LatentDiffusion, images: str | None, concepts: Sequence[str]) -> list[Image.Image]:
     """The images of a folder, or else those of the runs that the words come from, as the model sees them.
     Raises InputError if there are none."""
-    sources = [images] if images else [
-        read_record(path)["images"] for text in concepts if (path := find_words(text)[0]).is_dir()]
+    sources = [images] if images else [record["images"] for record in run_records(concepts)]
     if not sources:
         raise InputError("a word's file does not contain its images. Give them as `images`.")
     return [image.shown for source in sources for image in read_images(source, model.image_size)]
+
+
+def run_records(concepts: Sequence[str]) -> list[dict[str, Any]]:
+    """The settings of the runs that the words come from; a word's file has none. Raises InputError if a run's
+    are missing or damaged."""
+    paths = [find_words(text)[0] for text in concepts]
+    return [read_record(path) for path in paths if path.is_dir()]
 
 
 def new_folder(out: str | None, name: str) -> Path:

@@ -15,7 +15,13 @@ from tqdm import tqdm
 from ldm import InputError
 from textinv.commands import command
 from textinv.commands.arguments import Parser, add_fields
-from textinv.commands.edits.shared import add_word_options, new_folder, open_model, training_images
+from textinv.commands.edits.shared import (
+    add_word_options,
+    new_folder,
+    open_model,
+    run_records,
+    training_images,
+)
 from textinv.editing.tuning import Tuning, TuningConfig
 from textinv.prompts import OBJECT, STYLE
 
@@ -26,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("edit tune", __doc__, example="--concept runs/fox --prior 'a photo of a wolf'")
     p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
-    p.add_argument("--style", action="store_true", help="the word is a style (default: off)")
+    p.add_argument("--style", action=argparse.BooleanOptionalAction,
+                   help="the word is a style (default: as in the word's run)")
     add_fields(p, "tuning", TuningConfig)
     add_word_options(p, tuned=False)
     return p
@@ -44,8 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"the model is tuned around one word, not {len(concepts)}. "
                              "Give one as `concept`.")
         images = training_images(model, options.images, options.concept)
+        style = options.style
+        if style is None:
+            style = any(record.get("style") for record in run_records(options.concept))
         prompts = [template.replace("{}", concepts[0].placeholder)
-                   for template in (STYLE if options.style else OBJECT)]
+                   for template in (STYLE if style else OBJECT)]
         tuning = Tuning(model, images, prompts, config)
         with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
             for loss in tuning:
@@ -53,5 +63,5 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         tuning.delta().save(folder / FILE)
     print(folder / FILE)
-    print("use it:", shlex.join(["textinv", "sample", f"a photo of {concepts[0].placeholder}", "--concept",
-                                 options.concept[0], "--tuned", str(folder / FILE)]))
+    print("use it:", shlex.join(["textinv", "sample", prompts[0], "--concept", options.concept[0], "--tuned",
+                                 str(folder / FILE)]))
