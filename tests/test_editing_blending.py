@@ -82,6 +82,20 @@ def test_outside_the_mask_the_image_is_as_the_autoencoder_gives_it(tiny):
         assert error(one)[1] > 3 * error(autoencoded)[1]            # inside, the image is a different one
 
 
+def test_blend_follows_its_prompts_guidance_and_noise(own_model):
+    """`blended` of what the model predicts for both prompts, decoded; eta is 1 unless given."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    mask = box_mask((64, 64), (0, 0, 40, 40))
+    [got] = blend(own_model, image, mask, "a cat", n=1, negative="a dog", steps=3, guidance=3.0, seed=4)
+    generator, z0 = torch.Generator().manual_seed(4), encode(own_model, to_x(image, 64))
+    with torch.no_grad():
+        denoise = own_model.guided(own_model.context(["a cat"]), own_model.context(["a dog"]), 3.0)
+        z = last_latents(blended(denoise, own_model.schedule.alphas_cumprod.tolist(),
+                                 torch.randn(z0.shape, generator=generator), z0, latent_mask(mask, 64, 8), 3,
+                                 generator, eta=1.0))
+        assert got.tobytes() == to_images(own_model.decode(z))[0].tobytes()
+
+
 def test_kept_background_is_the_image_itself_at_its_own_size(own_model):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (150, 200, 3), dtype=np.uint8))
     mask = box_mask((200, 150), (60, 40, 120, 90))
