@@ -9,10 +9,11 @@ from PIL import Image
 import weights
 from helpers import ROOT
 from ldm import InputError
+from ldm.model import to_images
 from ldm.samplers import ddim, ddim_timesteps
 from textinv.decoding import read_rgb
 from textinv.editing.ddim_inversion import edit_inverted, inverted
-from textinv.editing.inputs import last_latents
+from textinv.editing.inputs import encode, last_latents, to_x
 
 ALPHAS = [0.999 - 0.99 * i / 999 for i in range(1000)]
 
@@ -74,6 +75,19 @@ def test_edits_start_at_the_images_noise(tiny):
     assert np.abs(same - np.asarray(found.reconstruction, int)).max() <= 1
     assert np.abs(other - same).mean() > 5
     assert np.abs(np.asarray(found.edits[4.0][1], int) - other).mean() > 5
+
+
+@pytest.mark.parametrize("refine", [0, 2])
+def test_an_edit_is_sampled_from_the_refined_noise_under_both_prompts(refine, own_model):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    found = edit_inverted(own_model, image, "a cat", ["a dog"], negative="a boat", guidances=[3.0], steps=3,
+                          refine=refine)
+    source, prompt, negative = (own_model.context([text]) for text in ("a cat", "a dog", "a boat"))
+    with torch.no_grad():
+        z_T = last_latents(inverted(own_model.guided(source), own_model.schedule.alphas_cumprod.tolist(),
+                                    encode(own_model, to_x(image, 64)), 3, refine))
+        z0 = own_model.sample(prompt, negative, steps=3, guidance=3.0, z_T=z_T)
+        assert found.edits[3.0][0].tobytes() == to_images(own_model.decode(z0))[0].tobytes()
 
 
 @pytest.mark.parametrize("values, message", [({"eta": 0.5}, "eta is 0.5, but inversion needs"),
