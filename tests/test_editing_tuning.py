@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 import weights
 from helpers import DATA
 from ldm import InputError
+from textinv import dataset
 from textinv.concept import model_hash
 from textinv.editing.deltas import Delta, applied
 from textinv.editing.inputs import encode, to_x
@@ -120,6 +121,43 @@ def test_a_preserved_prompt_changes_less(model, images):
         with applied(model, tune(model, images, ["*"], config)):
             losses[prior] = loss()
     assert losses["a cat"] < losses[""] and losses["a cat"] < untouched
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_views_are_encoded_as_for_learning_a_word(flip, model, images):
+    x = torch.cat([to_x(image, 64) for image in images])
+    tuning = Tuning(model, images, ["*"], TuningConfig(flip=flip))
+    views = [dataset.encode(model, view) for view in (torch.cat([x, x.flip(-1)]) if flip else x)]
+    for got, expected in zip((tuning.mean, tuning.std), zip(*views, strict=True), strict=True):
+        torch.testing.assert_close(got, torch.stack(expected), rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_samples_the_expectation_and_weighs_the_prior(model, images, monkeypatch):
+    """Equation 1's: views, prompts and timesteps uniform, z0 from its posterior, eps standard normal."""
+    tuning = Tuning(model, images, ["*"], TuningConfig(batch=20_000, prior_weight=0.25))
+    tuning.mean, tuning.std = torch.tensor([-9.0, 9.0]).reshape(2, 1, 1, 1), torch.full((2, 1, 1, 1), 0.5)
+    tuning.c = torch.arange(3.0).reshape(3, 1, 1)
+    tuning.prior = torch.tensor([40.0, 50.0]).reshape(2, 1, 1, 1), torch.full((1, 1, 1), 7.0)
+    batches, losses = [], [torch.tensor(1.0), torch.tensor(8.0)]
+    monkeypatch.setattr(model, "loss", lambda *batch: batches.append(batch) or losses[len(batches) - 1])
+    assert tuning.loss().item() == 1 + 0.25 * 8
+    (z0, c, eps, t), (prior_z0, prior_c, _, _) = batches
+    view = z0.sign() * 9
+    assert abs(view.mean()) < 0.2 and abs((z0 - view).std() - 0.5) < 0.01
+    assert (torch.bincount(c.flatten().long(), minlength=3) / 20_000 - 1 / 3).abs().max() < 0.02
+    assert abs(eps.mean()) < 0.02 and abs(eps.std() - 1) < 0.02
+    assert t.min() == 0 and t.max() == 999 and abs(t.float().mean() - 499.5) < 8
+    assert prior_z0.unique().tolist() == [40, 50] and prior_c.unique().tolist() == [7]
+
+
+def test_the_first_step_is_the_learning_rate_at_the_given_rank(model, images):
+    """Adam's first step is the learning rate, whatever the gradient; only B has one, since B is 0."""
+    tuning = Tuning(model, images, ["*"], TuningConfig(lr=3e-3, rank=2))
+    next(iter(tuning))
+    assert {len(factor) for factor in tuning.down.values()} == {2}
+    assert {factor.shape[1] for factor in tuning.up.values()} == {2}
+    moved = torch.cat([factor.detach().abs().flatten() for factor in tuning.up.values()])
+    assert moved.median().item() == pytest.approx(3e-3, rel=0.01)
 
 
 def test_prior_images_are_sampled_a_batch_at_a_time(model, images, monkeypatch):
