@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 import weights
@@ -27,6 +28,7 @@ from textinv.editing.clip_word import (
     embed_texts,
     learn_clip_word,
 )
+from textinv.editing.inputs import encode, to_x
 from weights import clip
 from weights.vocabularies import read_vocabulary
 
@@ -56,7 +58,7 @@ def noise(seed, *shape):
 
 
 def unit(seed, m=2):
-    return torch.nn.functional.normalize(noise(seed, m, 96), dim=1)
+    return F.normalize(noise(seed, m, 96), dim=1)
 
 
 def some_images():
@@ -190,6 +192,30 @@ def test_every_baseline_makes_images_of_its_seed(name, model, evaluator, monkeyp
     first, again, other = ([np.asarray(image) for image in some] for some in images)
     assert all(image.size == (64, 64) for image in images[0])
     assert all(map(np.array_equal, first, again)) and not np.array_equal(first[0], other[0])
+
+
+def test_what_each_baseline_follows_and_starts_from(model, evaluator, monkeypatch):
+    """Figure 5's rows 2 to 5: the text with the word, twice; the images and the text; the text, from the
+    images in turn."""
+    for one in (guided_diffusion, optimized_latents):
+        monkeypatch.setattr(f"textinv.editing.baselines.{one.__name__}",
+                            lambda *given, one=one, **options: (one, *given, options))
+    images, word = some_images(), ClipWord("cat", -category_vectors(evaluator, "cat"))
+    text = evaluator.texts(["a cat on the beach"])
+    with torch.no_grad():
+        with_word = embed_texts(evaluator, ["a {} on the beach"], word)
+    both = torch.cat([F.normalize(evaluator.images(images).mean(dim=0, keepdim=True), dim=1), text])
+    z0 = torch.cat([encode(model, to_x(images[i], 64)) for i in (0, 1, 2, 0)])
+    expected = [(optimized_latents, with_word), (guided_diffusion, with_word), (optimized_latents, both),
+                (guided_diffusion, text)]
+    subject = Subject(model, evaluator, images, "cat", word)
+    for make, (method, targets) in zip(BASELINES.values(), expected, strict=True):
+        used, *given, got, options = make(subject, "a {} on the beach", 4, 7)
+        assert used is method and given == [model, evaluator]
+        torch.testing.assert_close(got, targets)
+        assert options.pop("n") == 4 and options.pop("seed") == 7
+    assert list(options) == ["z0"]
+    torch.testing.assert_close(options["z0"], z0)
 
 
 def test_batches_of_a_baseline_have_seeds_of_their_own(model, evaluator, monkeypatch):
