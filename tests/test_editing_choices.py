@@ -125,8 +125,9 @@ def test_entropy_in_closed_form():
 def test_a_distribution_counts_the_most_probable_classes(own_model):
     p = F.one_hot(torch.tensor([0, 0, 2, 0]), 3) * 0.6 + 0.1
     one = distribution(own_model, "a vehicle", lambda images: p[:len(images)], ("car", "bus", "truck"), n=4,
-                       steps=1)
-    assert one.shares.tolist() == [0.75, 0, 0.25] and len(one.images) == 4
+                       steps=1, guidance=2.0, seed=3)
+    assert one.shares.tolist() == [0.75, 0, 0.25]
+    assert one.images == own_model.generate(["a vehicle"] * 4, steps=1, guidance=2.0, seed=3)
     value, low, high = one.entropy()
     assert 0 <= low < value < high <= math.log2(3)
     assert str(one) == (f"a vehicle: car 75% (30% to 95%, n = 4), truck 25%; {value:.2f} bits "
