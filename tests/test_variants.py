@@ -69,6 +69,15 @@ def test_the_loop_adds_the_regularizers_gradient(monkeypatch, model):
     assert torch.allclose(inversion.v.grad, torch.full((1, 64), 6.0), atol=1e-5)
 
 
+def test_the_option_is_the_weight_of_the_distance_to_the_runs_start(monkeypatch, own_model, image_dir):
+    monkeypatch.setattr(textinv.inversion, "inversion_loss", lambda model, rows, batch: 0 * rows.sum())
+    with Run(own_model, image_dir, config(regularize=3.0)) as run:
+        with torch.no_grad():
+            run.inversion.v += 1
+        next(iter(run.inversion))
+        assert torch.allclose(run.inversion.v.grad, torch.full((1, 64), 2 * 3.0), atol=1e-5)
+
+
 def test_a_strong_regularizer_holds_the_word(model):
     far, near = loop(model, steps=20, lr=0.1), loop(model, steps=20, lr=0.1,
                                                     variants=[Regularize(1e4, start())])
