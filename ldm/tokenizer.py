@@ -107,6 +107,11 @@ class BaseTokenizer(abc.ABC):
             ids += private or self.backend.encode(part, add_special_tokens=False).ids
         return ids
 
+    def is_split(self, word: str) -> bool:
+        """True if a word becomes several tokens of the vocabulary: a rare one, or a misspelled one."""
+        ids = self.tokenize(word)
+        return len(ids) > 1 and all(i < self.words.vocab_size for i in ids)
+
     def unknown_words(self, text: str) -> list[str]:
         """The words of the text that the vocabulary lacks: those that become [UNK], and those with at least
         half spelled out letter by letter. "teapots", which becomes teapot ##s, is known."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ import train
 from helpers import ROOT
 from helpers.runs import config, train_word
 from ldm import InputError
-from textinv import invert
+from textinv import Concept, invert
 from textinv.commands.train import print_comparison, stop_on_signals
+from textinv.commands.words import teach
 from textinv.dataset import tokenize_prompts
 from textinv.images import TrainingImage, read_images
 from textinv.initialization import initial_vectors
@@ -208,6 +210,15 @@ def test_a_word_that_takes_its_init_words_name_is_compared_with_what_it_was(plac
     assert list(losses[placeholder]) == [placeholder, name, "no word"]
     assert losses[placeholder][name] == pytest.approx(losses["*"][init], rel=1e-6)
     assert previews[placeholder] == previews["*"]
+
+
+def test_a_placeholder_that_hides_a_word_is_said(model, image_dir, capsys):
+    note = "'Cat' is also a word of the vocabulary; in prompts it now means the learned word"
+    for placeholder in ("Cat", "<cat>", "*"):
+        with Run(model, image_dir, config(steps=1, placeholder=placeholder)) as run:
+            assert (note in run.notes()) == (placeholder == "Cat")
+    teach(model, Path("word.pt"), Concept("Cat", torch.ones(1, model.words.width)))
+    assert capsys.readouterr().err == f"warning: word.pt: {note}\n"
 
 
 @pytest.mark.parametrize("losses, best", [({"*": 0.1, "cat": 0.2, "no word": 0.3}, None),

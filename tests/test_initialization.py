@@ -48,14 +48,17 @@ def test_init_from_a_word(model):
 def test_init_from_a_phrase(model):
     """As many tokens as vectors; more vectors; fewer: k from 1 to 4 for three tokens."""
     rows = torch.stack([row(model, "small"), row(model, "cat"), row(model, "##s")])
+    split = "; 'cats' is not one token of the vocabulary"
     cases = {1: (rows.mean(0)[None], "the mean of small, cat, s"),
              2: (rows.mean(0).expand(2, -1), "the mean of small, cat, s, 2 times"),
              3: (rows, "small, cat, s"),
              4: (rows[[0, 1, 2, 2]], "small, cat, s, the last 2 times")}
     for k, (expected, said) in cases.items():
         v, note = start(model, "small cats", k)
-        assert v.shape == (k, WIDTH) and note == said
+        assert v.shape == (k, WIDTH) and note == said + split
         torch.testing.assert_close(v, expected)
+    model.words.add("<two>", torch.zeros(2, WIDTH))
+    assert "not one token" not in start(model, "<two> cat", 1)[1], "a learned word is none of the vocabulary"
 
 
 def test_init_at_random(model):

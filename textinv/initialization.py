@@ -69,8 +69,9 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
     with torch.no_grad():
         rows = (model.context([init])[0, 1:len(ids) + 1] if cross_init else       # after the start token
                 model.text_encoder.embed(torch.tensor([ids], device=model.device))[0])           # m d
-    names = [model.tokenizer.shown(i) for i in ids]
-    return _spread(rows.float().cpu(), names, k)
+    v, note = _spread(rows.float().cpu(), [model.tokenizer.shown(i) for i in ids], k)
+    return v, note + "".join(f"; {word!r} is not one token of the vocabulary" for word in init.split()
+                             if model.tokenizer.is_split(word))
 
 
 def names_file(init: str) -> bool:
@@ -86,6 +87,13 @@ def has_init_words(init: str) -> bool:
 def vocabulary_norm(model: LatentDiffusion) -> float:
     """The mean norm of the vocabulary's vectors."""
     return model.text_encoder.table.weight.float().norm(dim=1).mean().item()
+
+
+def hidden_word(model: LatentDiffusion, placeholder: str) -> str | None:
+    """A message if the placeholder is also a word of the vocabulary, which prompts can then no longer use."""
+    if not any(map(str.isalnum, placeholder)) or placeholder.lower() not in model.tokenizer.whole_words:
+        return None
+    return f"{placeholder!r} is also a word of the vocabulary; in prompts it now means the learned word"
 
 
 def norm_problem(model: LatentDiffusion, word: Concept) -> str | None:

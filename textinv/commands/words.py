@@ -12,7 +12,7 @@ from textinv.commands import dashed
 from textinv.commands.arguments import load_model, model_of
 from textinv.concept import Concept, find_words, learned_elsewhere, patch
 from textinv.images import print_warning
-from textinv.initialization import norm_problem
+from textinv.initialization import hidden_word, norm_problem
 from textinv.prompts import prompt_problems
 
 
@@ -39,7 +39,7 @@ def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:
     the file, if the word does not fit the model."""
     if learned_elsewhere(word, model):
         print_warning(f"{path}: this word was learned on another model ({word.info.get('model')})")
-    if problem := norm_problem(model, word):
+    for problem in filter(None, (norm_problem(model, word), hidden_word(model, word.placeholder))):
         print_warning(f"{path}: {problem}")
     try:
         patch(model, word)

@@ -19,7 +19,7 @@ from textinv.concept import Concept, patch, unpatch
 from textinv.dataset import build_dataset
 from textinv.grids import grid
 from textinv.images import read_images
-from textinv.initialization import nearest_words
+from textinv.initialization import hidden_word, nearest_words
 from textinv.inversion import Inversion, Processes, Progress
 from textinv.options import InversionConfig
 from textinv.running.comparison import limits, number_notes, reconstruction_psnr
@@ -106,13 +106,15 @@ class Run:
         inversion, config, n = self.inversion, self.config, len(self.images)
         prompts = {ids.data_ptr(): len(ids) for ids in inversion.dataset.prompts}
         notes = [f"{n} image{'s' * (n != 1)} ({len(inversion.dataset.mean)} views), "
-                 f"{sum(prompts.values())} prompts", self.init_note,
+                 f"{sum(prompts.values())} prompts", f"starts from {self.init_note}",
                  f"effective learning rate {inversion.lr:g} = {config.lr:g} x batch {config.batch}"
                  + f" x {config.accumulate} batches" * (config.accumulate > 1)
                  + f" x {inversion.processes.world_size} processes" * (inversion.processes.world_size > 1)]
         if config.progressive:
             notes.append(f"one vector; a second after step {2 * config.steps // 5} and a third after step "
                          f"{4 * config.steps // 5}")
+        if hidden := hidden_word(inversion.model, config.placeholder):
+            notes.append(hidden)
         if config.per_image:
             names = [word.placeholder for word in inversion.words[1:]]
             notes.append(f"also a word for each image: {', '.join(names)}")
