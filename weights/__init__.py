@@ -44,7 +44,7 @@ def load(source: str | Path = "tiny", device: str | torch.device = "cpu", dtype:
     """
     device = _check_device(device)
     if dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise InputError(f"dtype is {dtype}. Use torch.float32, torch.bfloat16 or torch.float16.")
+        raise InputError(f"dtype is {dtype!r}. Use torch.float32, torch.bfloat16 or torch.float16.")
     path = _locate(source)
     model = (_load_folder if path.is_dir() else _load_file)(path, device, dtype, vocab)
     model.source = path

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = [name for name in tasks if getattr(options, name)]
     if len(given) != 1:
         parser().error("give exactly one of --concept, a word to measure, --suite, a figure of the paper, "
-                       "and --questionnaire")
+                       "and --questionnaire, a page, also for --answers to it")
     for name in FOREIGN[given[0]]:
         if getattr(options, name) != parser().get_default(name):
             raise InputError(f"`{name}` cannot be used with `{given[0]}`. Drop it.")
