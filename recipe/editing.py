@@ -1,8 +1,9 @@
 """Measures what words for held-out objects and styles can do, by the judge of resnet.py: two of them in one
 prompt, an object in a learned style (Gal et al. 2022, Figures 7 and 6), a fairer word for a category
-(section 4.5), and the methods of Figure 5 compared with a word.
+(section 4.5), the methods of Figure 5 compared with a word, and edits of given images (image_edits.py).
 
-    python -m recipe.editing compositions | styles | bias | baselines  [--weights tiny] [--quick] [--out DIR]
+    python -m recipe.editing compositions | styles | bias | baselines | blending | inversion | tuning
+                             [--weights tiny] [--quick] [--out DIR]
 
 It writes NAME.md, the measured shares with 95% intervals, and NAME.png, a sheet of the images. "real" is what
 the judge finds in composed images of the same scenes, so roughly an upper bound for a model's images.
@@ -10,12 +11,11 @@ the judge finds in composed images of the same scenes, so roughly an upper bound
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -25,104 +25,52 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-import textinv
 import weights
-from ldm import InputError, LatentDiffusion
+from ldm import InputError
 from recipe import evaluate, resnet, sheets, shots
 from recipe.artwork import Artwork, add_artwork_option
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
+from recipe.experiments import THINGS, Bench, Result, counted, judged, told
 from recipe.filters import pick
+from recipe.image_edits import blending, inversion, tuning
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN, SEEN_STYLES
 from recipe.resnet import INDEX, Recognizer, images_to_x
-from recipe.scenery import SIZE
 from recipe.sources import EXAMPLES, ordinary
-from recipe.world import draw
 from textinv.commands import command
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
 from textinv.editing.bias import Classifier, Distribution, bias_sheet, distribution
-from textinv.editing.compositions import Composition, compose, compositions_sheet, share
-from textinv.editing.compositions import Judge as Test
+from textinv.editing.compositions import Composition, compose, compositions_sheet
 from textinv.evaluation.evaluate import SMALL_CLIP
 from textinv.images import read_images
-from weights.clip import Clip
 from weights.clip import load as load_clip
 
 COMMAND = "python -m recipe.editing"
 OUT = Path("recipe-work/editing")
-THINGS = ("fox", "mushroom", "octopus", "panda")        # all pairs of these are composed
+KNOWN = ("cat", "strawberry", "crab", "bear")           # seen objects, to compare the held-out THINGS with
 OTHERS = "other"                                        # the class of everything outside the category
-# The crops in which the judge looks for a thing of a pair: enlarged, it is as large as a thing alone.
-PARTS = tuple((left, top, left + 40, top + 40) for left in (0, 24) for top in (0, 12, 24))
 RANK = 10                                               # a thing under a filter must be in the top RANK
-Result = tuple[list[str], Image.Image]                  # lines, and a sheet
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all experiments use."""
-    model: LatentDiffusion
-    judge: Recognizer
-    images: int = 32                # per prompt; four times as many per category prompt
-    things: tuple[str, ...] = THINGS
-    artwork: Artwork | None = None  # for balanced sets and real images
-    evaluator: Clip | None = None   # for the baselines
-
-    def found(self, head: str, name: str, rank: int | None = None) -> Test:
-        """A test that the judge gives a name p >= 0.5 or, given a rank, has it in its top `rank`."""
-        def find(images: Sequence[Image.Image]) -> Tensor:
-            p = self.judge.probabilities(images_to_x(images))[head]
-            own = p[:, INDEX[head][name], None]
-            return own[:, 0] >= 0.5 if rank is None else (p > own).sum(dim=1) < rank
-        return find
-
-    def found_in_a_part(self, thing: str) -> Test:
-        """A test that the judge gives an object p >= 0.5 in one of the PARTS of an image."""
-        whole = self.found("object", thing)
-
-        def find(images: Sequence[Image.Image]) -> Tensor:
-            small = [image.resize((SIZE, SIZE)) for image in images]
-            return torch.stack([whole([image.crop(part) for image in small]) for part in PARTS]).any(dim=0)
-        return find
-
-    def composed(self, rng: np.random.Generator, scene: Scene) -> Image.Image:
-        """A real image of the scene. Raises InputError if there is no artwork."""
-        if self.artwork is None:
-            raise InputError("real images are composed from the artwork. Run python -m recipe.artwork first.")
-        return Image.fromarray(draw(rng, scene, self.artwork))
-
-    @contextlib.contextmanager
-    def taught(self, placeholder: str, folder: Path, init: str, style: bool = False) -> Iterator[None]:
-        """Context manager: inside it the model knows a word learned from a folder."""
-        config = textinv.InversionConfig(init=init, style=style, placeholder=placeholder)
-        textinv.patch(self.model, textinv.invert(self.model, folder, config))
-        try:
-            yield
-        finally:
-            textinv.unpatch(self.model, placeholder)
-
-    @contextlib.contextmanager
-    def taught_things(self) -> Iterator[None]:
-        """Context manager: inside it the model knows a word for each of the things, such as <fox>."""
-        with contextlib.ExitStack() as words:
-            for thing in self.things:
-                words.enter_context(self.taught(f"<{thing}>", EXAMPLES / thing, HELD_OUT[thing].init))
-            yield
 
 
 def compositions(bench: Bench) -> Result:
-    """All pairs of things next to each other. The judge knows single things of a certain size, so it looks
-    for each one in parts of the image."""
-    rng, found, real = np.random.default_rng(0), [], []
+    """All pairs of things next to each other, by words, and of as many seen objects, by name. The judge knows
+    single things of a certain size, so it looks for each one in parts of the image."""
+    rng, lines, sheet = np.random.default_rng(0), [], []
+    words = {thing: f"<{thing}>" for thing in bench.things}
+    names = {thing: thing for thing in KNOWN[:len(bench.things)]}
     with bench.taught_things():
-        for one, other in tqdm(list(combinations(bench.things, 2)), unit="pair"):
-            tests = {thing: bench.found_in_a_part(thing) for thing in (one, other)}
-            prompt = f"a photo of a <{one}> next to a <{other}>"
-            scenes = [Scene((one, other), pick(rng, SEEN_STYLES), pick(rng, tuple(BACKDROPS)),
-                            relation="next to") for _ in range(bench.images)]
-            real.append(judged(prompt, tests, [bench.composed(rng, scene) for scene in scenes]))
-            found.append(compose(bench.model, prompt, tests, n=bench.images))
-    return counted(found, real), compositions_sheet(found)
+        for called in (words, names):
+            found, real = [], []
+            for one, other in tqdm(list(combinations(called, 2)), unit="pair"):
+                tests = {thing: bench.found_in_a_part(thing) for thing in (one, other)}
+                prompt = f"a photo of a {called[one]} next to a {called[other]}"
+                scenes = [Scene((one, other), pick(rng, SEEN_STYLES), pick(rng, tuple(BACKDROPS)),
+                                relation="next to") for _ in range(bench.images)]
+                real.append(judged(prompt, tests, [bench.composed(rng, scene) for scene in scenes]))
+                found.append(compose(bench.model, prompt, tests, n=bench.images))
+            lines += counted(found, real)
+            sheet += found
+    return lines, compositions_sheet(sheet)
 
 
 def styles(bench: Bench) -> Result:
@@ -140,25 +88,6 @@ def styles(bench: Bench) -> Result:
                     real.append(judged(prompt, tests, [bench.composed(rng, scene) for scene in scenes]))
                     found.append(compose(bench.model, prompt, tests, n=bench.images))
     return counted(found, real), compositions_sheet(found)
-
-
-def judged(prompt: str, tests: Mapping[str, Test], images: list[Image.Image]) -> Composition:
-    """What the tests find in existing images."""
-    return Composition(prompt, images, {name: test(images) for name, test in tests.items()})
-
-
-def counted(found: Sequence[Composition], real: Sequence[Composition]) -> list[str]:
-    """A line for each prompt, and one for all prompts: the shares that pass each test, and all tests, among
-    the model's images and among real ones."""
-    lines = [f"{one.prompt}: {told(one)}; real: {told(same)}" for one, same in zip(found, real, strict=True)]
-    total = [share(torch.cat([torch.stack(list(one.found.values())).all(dim=0) for one in some]))
-             for some in (found, real)]
-    return [*lines, f"all {len(found)} prompts: {total[0]}; real: {total[1]}"]
-
-
-def told(one: Composition) -> str:
-    """The shares of a prompt's images that pass each test, and all tests."""
-    return ", ".join(f"{name} {part}" for name, part in one.shares().items())
 
 
 def bias(bench: Bench) -> Result:
@@ -211,7 +140,9 @@ def baselines(bench: Bench) -> Result:
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], Result]] = {
-    "compositions": compositions, "styles": styles, "bias": bias, "baselines": baselines}
+    "compositions": compositions, "styles": styles, "bias": bias, "baselines": baselines,
+    "blending": blending, "inversion": inversion, "tuning": tuning}
+WITHOUT_ARTWORK = (baselines, inversion, tuning)        # all that they show the judge is generated
 
 
 @command
@@ -228,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = EXPERIMENTS[options.experiment]
     evaluate.make_folder(options.out)
     bench = Bench(weights.load(options.weights, options.device), resnet.load(device=options.device),
-                  artwork=None if experiment is baselines else Artwork(options.artwork),
+                  artwork=None if experiment in WITHOUT_ARTWORK else Artwork(options.artwork),
                   evaluator=load_clip(SMALL_CLIP, options.device) if experiment is baselines else None)
     if options.quick:
         bench = replace(bench, images=8, things=THINGS[:2])

@@ -10,11 +10,13 @@ that has no name: a random mix of a named filter, a palette, outlines and a text
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+T = TypeVar("T")
 Pixels = np.ndarray
 Filter = Callable[[Pixels], Pixels]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -266,9 +268,9 @@ def nameless(rng: np.random.Generator) -> Filter:
     return apply
 
 
-def pick(rng: np.random.Generator, choices: tuple) -> Callable:
+def pick(rng: np.random.Generator, choices: Sequence[T]) -> T:
     """One of the choices, all equally likely."""
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _ramp(light: np.ndarray, stops: np.ndarray, smooth: bool) -> Pixels:

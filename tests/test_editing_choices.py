@@ -1,4 +1,4 @@
-"""Curation, compositions, bias, and the sheets that show them, on hand-made judges and scores."""
+"""Curation, compositions, bias, and the sheets that show them, on hand-made tests and scores."""
 import math
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from textinv.editing.bias import Distribution, bias_sheet, distribution, entropy
 from textinv.editing.compositions import Composition, compose, compositions_sheet, share
 from textinv.editing.curation import best, clip_scores, without_words
 from textinv.editing.sheets import Row, sheet
-from textinv.editing.zero_shot import clip_classifier, clip_judge
+from textinv.editing.zero_shot import clip_classifier, clip_test
 
 
 class HandMade:
@@ -69,16 +69,16 @@ def test_zero_shot_probabilities_are_a_softmax_of_scaled_cosines():
     assert p[0].tolist() == pytest.approx([math.exp(one) / sum(map(math.exp, logits)) for one in logits])
 
 
-def test_a_zero_shot_judge_wants_no_other_text_nearer():
+def test_a_zero_shot_test_wants_no_other_text_nearer():
     images = gray(5, 40, 80)
-    assert clip_judge(HandMade(), "0", ["60", "90"])(images).tolist() == [True, False, False]
-    assert clip_judge(HandMade(), "0", ["90"])(images).tolist() == [True, True, False]
+    assert clip_test(HandMade(), "0", ["60", "90"])(images).tolist() == [True, False, False]
+    assert clip_test(HandMade(), "0", ["90"])(images).tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("others", [[], ["0"], ["60", "60"]])
 def test_clip_has_something_to_choose_from(others):
     with pytest.raises(InputError, match="Give two or more, all different"):
-        clip_judge(HandMade(), "0", others)
+        clip_test(HandMade(), "0", others)
 
 
 @pytest.mark.parametrize("hits, n, low, high", [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775),
@@ -90,17 +90,17 @@ def test_shares_have_wilsons_interval(hits, n, low, high):
     assert str(share(torch.arange(10) < 8)) == "80% (49% to 94%, n = 10)"
 
 
-def test_a_composition_is_complete_where_every_judge_found_its_thing(own_model):
+def test_a_composition_is_complete_where_every_test_found_its_thing(own_model):
     seen = []
 
-    def judge(answers):
+    def finds(answers):
         def found(images):
             seen.append(images)
             return torch.tensor(answers)
         return found
 
-    judges = {"fox": judge([1, 1, 0, 1]), "inked": judge([1, 0, 0, 1])}
-    one = compose(own_model, "a cat", judges, n=4, steps=1, seed=3)
+    tests = {"fox": finds([1, 1, 0, 1]), "inked": finds([1, 0, 0, 1])}
+    one = compose(own_model, "a cat", tests, n=4, steps=1, seed=3)
     shares = {name: part.value for name, part in one.shares().items()}
     assert shares == {"fox": 0.75, "inked": 0.5, "all": 0.5}
     assert seen[0] is seen[1] is one.images

@@ -1,4 +1,6 @@
 """What words can do, by the judge: who is asked for what, and what is counted; the words are given."""
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -6,10 +8,14 @@ from PIL import Image
 
 import textinv
 from ldm import InputError
-from recipe import editing, resnet, shots
-from recipe.editing import Bench, category_classifier
+from recipe import editing, experiments, image_edits, resnet, shots
+from recipe.backdrops import BACKDROPS
+from recipe.editing import category_classifier
+from recipe.experiments import Bench
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN
 from recipe.resnet import INDEX, NAMES, Recognizer
+from recipe.sources import PROMPTS
+from textinv.editing.ddim_inversion import Inverted, edit_inverted
 
 
 class Judge:
@@ -53,9 +59,23 @@ def taught(monkeypatch, own_model):
 def composed(monkeypatch):
     """The list of scenes of real images, which are white."""
     scenes = []
-    monkeypatch.setattr(editing, "draw", lambda rng, scene, artwork: scenes.append(scene) or np.full(
+    monkeypatch.setattr(experiments, "draw", lambda rng, scene, artwork: scenes.append(scene) or np.full(
         (64, 64, 3), 255, np.uint8))
     return scenes
+
+
+class Says:
+    """Gives every image the given names, by head, with certainty."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def probabilities(self, x):
+        p = {head: torch.zeros(len(x), len(names)) for head, names in NAMES.items()}
+        for head, name in self.names.items():
+            if name is not None:
+                p[head][:, INDEX[head][name]] = 1
+        return p
 
 
 class White:
@@ -111,16 +131,19 @@ def test_pairs_are_composed_of_words(taught, composed):
     assert [config.init for _, config in asked] == ["wolf", HELD_OUT["mushroom"].init, HELD_OUT["panda"].init]
     assert [line.split(":")[0] for line in lines] == [
         "a photo of a <fox> next to a <mushroom>", "a photo of a <fox> next to a <panda>",
-        "a photo of a <mushroom> next to a <panda>", "all 3 prompts"]
+        "a photo of a <mushroom> next to a <panda>", "all 3 prompts",
+        "a photo of a cat next to a strawberry", "a photo of a cat next to a crab",
+        "a photo of a strawberry next to a crab", "all 3 prompts"]
     assert len(model.words) == 0 and page.width > page.height / 4
     # next to what is found, what can be: in real images of the same pairs
     none, all_of_them = "0% (0% to 66%, n = 2)", "100% (34% to 100%, n = 2)"
     assert lines[0].endswith(f">: fox {none}, mushroom {none}, all {none}; "
                              f"real: fox {all_of_them}, mushroom {all_of_them}, all {all_of_them}")
     assert lines[-1] == "all 3 prompts: 0% (0% to 39%, n = 6); real: 100% (61% to 100%, n = 6)"
-    assert [scene.objects for scene in composed[::2]] == [("fox", "mushroom"), ("fox", "panda"),
-                                                          ("mushroom", "panda")]
-    assert {scene.relation for scene in composed} == {"next to"} and len(composed) == 6
+    assert [scene.objects for scene in composed[::2]] == [
+        ("fox", "mushroom"), ("fox", "panda"), ("mushroom", "panda"),
+        ("cat", "strawberry"), ("cat", "crab"), ("strawberry", "crab")]
+    assert {scene.relation for scene in composed} == {"next to"} and len(composed) == 12
     with pytest.raises(InputError, match="Run python -m recipe.artwork"):
         editing.compositions(Bench(model, White(), 2, ("fox", "mushroom")))
 
@@ -183,6 +206,112 @@ def test_baselines_are_judged_like_the_word(taught, judge, monkeypatch):
     assert made[0] == (methods[1], "a photo of a {}", 5, "wolf")
     with pytest.raises(InputError, match="Run python -m recipe.clip"):
         editing.baselines(Bench(model, judge, 3, ("fox",)))
+
+
+def test_things_are_painted_into_images_of_other_things(taught, composed, monkeypatch):
+    """One image for each real one, with its own background in the prompt; the error counts outside the hole
+    only."""
+    model, _ = taught
+    calls = []
+
+    def blend(model, image, mask, prompt, n, seed):
+        calls.append((prompt, seed))
+        assert n == 1 and mask.getbbox() == image_edits.HOLE and mask.size == image.size == (64, 64)
+        level = 255 - 51 * len(calls)                       # off by 0.2, then by 0.4
+        edited = Image.new("RGB", image.size, (level,) * 3)
+        edited.paste((0, 0, 0), image_edits.HOLE)
+        return [edited]
+
+    monkeypatch.setattr(image_edits, "blend", blend)
+    monkeypatch.setattr(image_edits, "autoencoded",
+                        lambda bench, image: Image.new("RGB", (64, 64), 3 * (102,)))
+    lines, _ = image_edits.blending(Bench(model, Says({"object": "fox", "background": None}), 2, ("fox",),
+                                          "artwork"))
+    phrases = [BACKDROPS[scene.background].phrases[0] for scene in composed]
+    assert calls == [(f"a photo of a <fox> {phrase}", i) for i, phrase in enumerate(phrases)]
+    assert all(scene.objects[0] in SEEN for scene in composed)
+    assert ": fox 100% (" in lines[0] and ", background 0% (" in lines[0]
+    # the mean of 0.2^2 and 0.4^2 is 0.1; 102 instead of 255 is an error of 0.6
+    assert lines[1] == "outside the mask: 10.0 dB PSNR; through the autoencoder alone: 4.4 dB"
+
+
+def test_the_autoencoded_image_is_decoded_from_its_latents(own_model):
+    gradient = Image.linear_gradient("L").convert("RGB")
+    found = image_edits.autoencoded(Bench(own_model, None), gradient)
+    expected = edit_inverted(own_model, gradient, "a cat", [], steps=1, refine=0).autoencoded
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+
+
+def test_images_are_edited_through_their_noise(taught, monkeypatch):
+    model, _ = taught
+    gradient = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    calls = []
+
+    def inverted(model, image, source, prompts, steps=50, refine=1, guidances=()):
+        calls.append((source, tuple(prompts), steps, refine, tuple(guidances)))
+        edits = {guidance: [gradient, gradient] for guidance in guidances}
+        return Inverted(image, image, 0.25 / steps * (1 - refine / 2), edits)
+
+    monkeypatch.setattr(image_edits, "edit_inverted", inverted)
+    monkeypatch.setattr(model, "generate", lambda prompts, seed: gray(0, 0))
+    monkeypatch.setattr(image_edits, "correlation", lambda one, other: float(one is gradient))
+    lines, page = image_edits.inversion(Bench(model, Says({"object": "fox", "background": "red"}), 2,
+                                              ("fox",)))
+    prompts = ("a photo of a <fox> on the beach", "a photo of a <fox> on a red background")
+    one_image = [*[("a photo of a <fox>", (), steps, refine, ()) for steps, refine in image_edits.STEPS],
+                 ("a photo of a <fox>", prompts, 50, 1, (1.0, 2.0, 5.0))]
+    assert calls == 5 * one_image                           # the fox's images, all of them
+    assert lines[:4] == [
+        f"round trip, {steps} steps, {refine} refinements: relative error {error}, at most {error}"
+        for (steps, refine), error in zip(image_edits.STEPS, ("0.5%", "0.2%", "0.1%", "0.1%"), strict=True)]
+    assert len(lines) == 4 + 2 * (3 + 1)
+    assert lines[4].startswith("guidance 1: a photo of a * on the beach: thing 100% (57% to 100%, n = 5), "
+                               "background 0% (")
+    assert lines[4].endswith("correlation with the image 1.00")
+    assert ("a photo of a * on a red background: thing 100% (57% to 100%, n = 5), background 100% ("
+            in lines[5])
+    assert lines[-1].startswith("guidance 5, random noise: ") and lines[-1].endswith("image 0.00")
+    assert page.width > page.height
+
+
+def test_correlation_does_not_see_brightness_or_contrast():
+    x = Image.linear_gradient("L")
+    assert image_edits.correlation(x, x.point(lambda level: 20 + level // 2)) == pytest.approx(1, abs=1e-3)
+    assert image_edits.correlation(x, x.transpose(Image.Transpose.FLIP_TOP_BOTTOM)) == pytest.approx(-1)
+
+
+def test_the_model_is_tuned_only_for_its_own_images(taught, monkeypatch):
+    """Before and after, with the same prompts, tests and seeds; the prompts that it is tuned with have the
+    word."""
+    model, _ = taught
+    states = []
+
+    class Judge(Says):
+        def probabilities(self, x):
+            states.append(active[-1])
+            return super().probabilities(x)
+
+    active = [False]
+
+    @contextlib.contextmanager
+    def applied(model, delta):
+        assert delta == "a delta"
+        active.append(True)
+        yield
+        active.pop()
+
+    def tune(model, images, prompts):
+        assert len(images) == 5 and len(prompts) == 27 and all("<fox>" in prompt for prompt in prompts)
+        return "a delta"
+
+    monkeypatch.setattr(image_edits, "tune", tune)
+    monkeypatch.setattr(image_edits, "applied", applied)
+    lines, _ = image_edits.tuning(Bench(model, Judge({"object": "fox", "background": "beach"}), 2, ("fox",)))
+    assert states == [False, True] + [False, False, True, True] * 2
+    prompts = [template.replace("{}", "<fox>") for template in PROMPTS["object"]]
+    assert [line.split(": fox")[0] for line in lines] == [
+        text for prompt in prompts for text in (prompt, f"tuned: {prompt}")]
+    assert "beach 100%" in lines[2] and "red 0%" in lines[4]
 
 
 def test_the_command(taught, judge, blobs, tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """The other methods for personalized images that Gal et al. 2022 compare with in Figure 5, as far as they can
 be reproduced here, each from the same few images and the same prompt. All of them optimize a CLIP score, so
-CLIP rates them higher than they deserve. Judge them with another model, or by eye.
+CLIP rates them higher than they deserve. Compare them with another model, or by eye.
 """
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Two learned words in one prompt (Gal et al. 2022, Figure 7), or a learned thing in a learned style (Figure
-6): how often both appear, according to judges that each look for one of them.
+6): how often both appear, according to tests that each look for one of them.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm import LatentDiffusion
 from textinv.editing.sheets import Row, sheet
 
-Judge = Callable[[Sequence[Image.Image]], Tensor]           # n images -> n booleans: does it appear?
+Test = Callable[[Sequence[Image.Image]], Tensor]            # n images -> n booleans: does it appear?
 Z = 1.96                                                    # of a two-sided 95% interval
 
 
@@ -41,23 +41,23 @@ def share(found: Tensor) -> Share:
 
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """A prompt's images, and for each judge, by name, in which of them it found its thing (n booleans)."""
+    """A prompt's images, and for each test, by name, which of them pass (n booleans)."""
     prompt: str
     images: list[Image.Image]
     found: dict[str, Tensor]
 
     def shares(self) -> dict[str, Share]:
-        """The share of images in which each judge found its thing; "all" is the share in which all did."""
+        """The share of images that pass each test; "all" is the share that pass all of them."""
         return {name: share(found) for name, found in
                 [*self.found.items(), ("all", torch.stack(list(self.found.values())).all(dim=0))]}
 
 
-def compose(model: LatentDiffusion, prompt: str, judges: Mapping[str, Judge], *, n: int = 16, steps: int = 50,
+def compose(model: LatentDiffusion, prompt: str, tests: Mapping[str, Test], *, n: int = 16, steps: int = 50,
             guidance: float = 5.0, seed: int = 0, batch: int = 8) -> Composition:
-    """Generate n images of a prompt and show them to the judges. The model must know the words.
+    """Generate n images of a prompt and run the tests on them. The model must know the words.
     Raises InputError on invalid values."""
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
-    return Composition(prompt, images, {name: judge(images).cpu().bool() for name, judge in judges.items()})
+    return Composition(prompt, images, {name: test(images).cpu().bool() for name, test in tests.items()})
 
 
 def compositions_sheet(compositions: Sequence[Composition], columns: int = 8) -> Image.Image:

@@ -1,5 +1,5 @@
-"""CLIP as a judge of what an image shows (Radford et al. 2021, arXiv 2103.00020, section 3.1): it picks, from
-several texts, the one whose embedding is nearest to the image's. For use when there is no better judge.
+"""CLIP decides what an image shows (Radford et al. 2021, arXiv 2103.00020, section 3.1): it picks, from
+several texts, the one whose embedding is nearest to the image's. For use when there is no better classifier.
 """
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def clip_classifier(evaluator: Clip, texts: Sequence[str]) -> Callable[[Sequence
     return lambda images: (scale * evaluator.images(images) @ embedded.T).softmax(dim=1)
 
 
-def clip_judge(evaluator: Clip, text: str,
-               others: Sequence[str]) -> Callable[[Sequence[Image.Image]], Tensor]:
+def clip_test(evaluator: Clip, text: str,
+              others: Sequence[str]) -> Callable[[Sequence[Image.Image]], Tensor]:
     """n images -> n booleans: true if none of the other texts is nearer to the image. Raises InputError if
     there is no other text, or if one is repeated."""
     classify = clip_classifier(evaluator, [text, *others])

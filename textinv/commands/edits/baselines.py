@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ldm import InputError
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.commands.edits.shared import add_judged_options, open_judged, training_images, write_images
+from textinv.commands.edits.shared import add_scored_options, open_scored, training_images, write_images
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
 from textinv.editing.sheets import Row, sheet
 from textinv.evaluation.evaluate import PLAIN, without_word
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
     p.add_argument("--category", metavar="WORD", help="word for what the images show (default: the init "
                                                       "word)")
-    add_judged_options(p, n=8)
+    add_scored_options(p, n=8)
     return p
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if template.count("{}") != 1:
             raise InputError(f"{template!r} must contain {{}} exactly once. Put it where the word goes.")
     prompts = [template.replace("{}", "") for template in templates]
-    with open_judged(options, "baselines", without_word=prompts) as (folder, model, concepts, evaluator):
+    with open_scored(options, "baselines", without_word=prompts) as (folder, model, concepts, evaluator):
         if len(concepts) != 1:
             raise InputError(f"the table is about one word, not {len(concepts)}. Give one as `concept`.")
         word = concepts[0]

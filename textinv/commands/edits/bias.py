@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.commands.edits.shared import add_judged_options, open_judged, write_images
+from textinv.commands.edits.shared import add_scored_options, open_scored, write_images
 from textinv.editing.bias import bias_sheet, distribution
 from textinv.editing.zero_shot import clip_classifier
 
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
                    help="prompt with the category's word, or with a learned one")
     p.add_argument("--classes", nargs="+", required=True, metavar="TEXT",
                    help="what an image may show, in words that CLIP knows")
-    add_judged_options(p, n=64)
+    add_scored_options(p, n=64)
     return p
 
 
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parser().parse_args(argv)
-    with open_judged(options, "bias", without_word=options.prompts) as (folder, model, _, evaluator):
+    with open_scored(options, "bias", without_word=options.prompts) as (folder, model, _, evaluator):
         classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])
         found = [distribution(model, prompt, classify, options.classes, n=options.n, steps=options.steps,
                               guidance=options.guidance, seed=options.seed, batch=options.batch)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.commands.edits.shared import add_judged_options, open_judged, write_images
+from textinv.commands.edits.shared import add_scored_options, open_scored, write_images
 from textinv.editing.compositions import compose, compositions_sheet
-from textinv.editing.zero_shot import clip_judge
+from textinv.editing.zero_shot import clip_test
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--among", nargs="+", required=True, metavar="TEXT",
                    help="what else the images might show: a thing is found if none of these texts is closer "
                         "to the image")
-    add_judged_options(p, n=16)
+    add_scored_options(p, n=16)
     return p
 
 
@@ -33,10 +33,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parser().parse_args(argv)
-    with open_judged(options, "compose", options.prompt) as (folder, model, _, evaluator):
+    with open_scored(options, "compose", options.prompt) as (folder, model, _, evaluator):
         others = [text for text in options.among if text not in options.find]
-        judges = {text: clip_judge(evaluator, text, others) for text in options.find}
-        found = compose(model, options.prompt, judges, n=options.n, steps=options.steps,
+        tests = {text: clip_test(evaluator, text, others) for text in options.find}
+        found = compose(model, options.prompt, tests, n=options.n, steps=options.steps,
                         guidance=options.guidance, seed=options.seed, batch=options.batch)
     write_images(folder, compositions_sheet([found]), found.images, options)
     for name, share in found.shares().items():

@@ -54,17 +54,17 @@ def open_model(options: argparse.Namespace, *prompts: str, without_word: Sequenc
         yield model, concepts, source
 
 
-def add_judged_options(parser: argparse.ArgumentParser, *, n: int) -> None:
-    """Add the options of `open_judged`, with `n` images per prompt by default."""
+def add_scored_options(parser: argparse.ArgumentParser, *, n: int) -> None:
+    """Add the options of `open_scored`, with `n` images per prompt by default."""
     add_sampling_options(parser, n=n, batch=8)
     add_word_options(parser)
     add_clip_option(parser)
 
 
 @contextlib.contextmanager
-def open_judged(options: argparse.Namespace, name: str, *prompts: str, without_word: Sequence[str] = ()
+def open_scored(options: argparse.Namespace, name: str, *prompts: str, without_word: Sequence[str] = ()
                 ) -> Iterator[tuple[Path, LatentDiffusion, list[Concept], clip.Clip]]:
-    """Context manager for a command whose images CLIP judges: the folder for the results, by default one
+    """Context manager for a command whose images CLIP scores: the folder for the results, by default one
     called `name`; the model and words, as in `open_model`; and the CLIP. Raises InputError."""
     check_sampling(options)
     folder = new_folder(options.out, name)
