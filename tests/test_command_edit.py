@@ -94,6 +94,18 @@ def test_bias_counts_each_prompt(learned, small_clip, tmp_path, capsys):
     assert len(list((tmp_path / "a").iterdir())) == 7
 
 
+@pytest.mark.parametrize("argv, words", [
+    (["compose", "*", "--find", "a Fox", "--find", "cat", "--among", "a Zebu, 2 cats"], "'fox', 'zebu'"),
+    (["bias", "*", "--classes", "car", "zzz bus"], "'zzz'"),
+    (["compose", "*", "--find", "cat", "--among", "a dog"], "")])
+def test_words_that_clip_spells_are_named(argv, words, learned, small_clip, tmp_path, capsys):
+    """The small CLIP's vocabulary has letters, so any text has an embedding."""
+    assert run(*argv, "--concept", learned, "-n", 1, "--steps", 1, "--clip", small_clip,
+               "--out", tmp_path / "a") == 0
+    error = capsys.readouterr().err
+    assert (f"warning: CLIP does not know {words} and reads letters" in error) == bool(words)
+
+
 @pytest.mark.parametrize("argv, texts", [
     (["compose", "*", "--find", "a fox", "--among", "a fox"], "'a fox'"),
     (["compose", "*", "--find", "a fox", "--among", "a car", "a car"], "'a fox', 'a car', 'a car'"),

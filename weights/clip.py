@@ -5,6 +5,7 @@ that model's small world; for the public checkpoint, use openai/clip-vit-base-pa
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,14 @@ class Clip:
         tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return embed_ids(self.model, tokens["input_ids"].to(self.model.device),
                          tokens["attention_mask"].to(self.model.device))
+
+    def spelled(self, texts: Sequence[str]) -> list[str]:
+        """The words of the texts that are read letter by letter, because the vocabulary has no part of them:
+        CLIP does not know what they mean."""
+        words = dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d_]{2,}", text.lower()))
+        return [word for word in words
+                if all(len(part.removeprefix("##").removesuffix("</w>")) == 1
+                       for part in self.tokenizer.tokenize(word))]
 
 
 def embed_x(model: Any, x: Tensor) -> Tensor:

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.commands.edits.shared import add_scored_options, open_scored, write_images
+from textinv.commands.edits.shared import (
+    add_scored_options,
+    open_scored,
+    warn_of_spelled,
+    write_images,
+)
 from textinv.editing.bias import bias_sheet, distribution
 from textinv.editing.zero_shot import clip_classifier
 
@@ -32,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parser().parse_args(argv)
     with open_scored(options, "bias", without_word=options.prompts) as (folder, model, _, evaluator):
+        warn_of_spelled(evaluator, options.classes)
         classify = clip_classifier(evaluator, [f"a photo of a {name}" for name in options.classes])
         found = [distribution(model, prompt, classify, options.classes, n=options.n, steps=options.steps,
                               guidance=options.guidance, seed=options.seed, batch=options.batch)

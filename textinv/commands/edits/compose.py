@@ -9,7 +9,12 @@ from collections.abc import Sequence
 
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.commands.edits.shared import add_scored_options, open_scored, write_images
+from textinv.commands.edits.shared import (
+    add_scored_options,
+    open_scored,
+    warn_of_spelled,
+    write_images,
+)
 from textinv.editing.compositions import compose, compositions_sheet
 from textinv.editing.zero_shot import clip_test
 
@@ -34,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parser().parse_args(argv)
     with open_scored(options, "compose", options.prompt) as (folder, model, _, evaluator):
+        warn_of_spelled(evaluator, [*options.find, *options.among])
         others = [text for text in options.among if text not in options.find]
         tests = {text: clip_test(evaluator, text, others) for text in options.find}
         found = compose(model, options.prompt, tests, n=options.n, steps=options.steps,

@@ -26,7 +26,7 @@ from textinv.concept import Concept, find_words
 from textinv.decoding import read_rgb, reason
 from textinv.editing.deltas import Delta, applied
 from textinv.grids import save_png
-from textinv.images import read_images
+from textinv.images import print_warning, read_images
 from textinv.running.folder import read_record
 from weights import clip
 from weights.files import file_to_write
@@ -70,6 +70,13 @@ def open_scored(options: argparse.Namespace, name: str, *prompts: str, without_w
     folder = new_folder(options.out, name)
     with open_model(options, *prompts, without_word=without_word) as (model, concepts, source):
         yield folder, model, concepts, load_clip(options.clip, source, model.device)
+
+
+def warn_of_spelled(evaluator: clip.Clip, texts: Sequence[str]) -> None:
+    """Warn about words of texts to find that CLIP does not know."""
+    if spelled := evaluator.spelled(texts):
+        print_warning(f"CLIP does not know {', '.join(map(repr, spelled))} and reads letters instead: what it "
+                      "finds by them is only unlike the other texts. Use words that it knows, or another --clip")
 
 
 def read_image(path: str, read: Callable[[Path], Image.Image] = read_rgb) -> Image.Image:
