@@ -77,6 +77,15 @@ def test_tune_knows_from_its_run_that_a_word_is_a_style(argv, prompt, learned, t
     assert f"textinv sample '{prompt}' --concept" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("argv, prompts", [([], ["a cat like *", "* on the beach"]),
+                                           (["--style"], ["a painting in the style of *"])])
+def test_tune_uses_the_templates_of_its_run(argv, prompts, learned, tmp_path):
+    (tmp_path / "templates.txt").write_text("a cat like {}\n\n{} on the beach\n")
+    edit_json(learned / "config.json", templates=str(tmp_path / "templates.txt"))
+    assert run("tune", "--concept", learned, "--steps", 1, "--out", tmp_path / "a", *argv) == 0
+    assert Delta.load(tmp_path / "a/tuned.safetensors").info["prompts"][:len(prompts)] == prompts
+
+
 def test_compose_counts(learned, small_clip, tmp_path, capsys):
     assert run("compose", "<a> next to <b>", "--concept", f"{learned}=<a>", "--concept", f"{learned}=<b>",
                "-n", 3, "--steps", 1, "--find", "a cat", "--find", "a dog", "--among", "a car",

@@ -23,7 +23,7 @@ from textinv.commands.edits.shared import (
     training_images,
 )
 from textinv.editing.tuning import Tuning, TuningConfig
-from textinv.prompts import OBJECT, STYLE
+from textinv.prompts import OBJECT, STYLE, read_templates
 
 FILE = "tuned.safetensors"
 
@@ -33,10 +33,19 @@ def parser() -> argparse.ArgumentParser:
     p = Parser("edit tune", __doc__, example="--concept runs/fox --prior 'a photo of a wolf'")
     p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
     p.add_argument("--style", action=argparse.BooleanOptionalAction,
-                   help="the word is a style (default: as in the word's run)")
+                   help="the word is a style (default: the templates of the word's run)")
     add_fields(p, "tuning", TuningConfig)
     add_word_options(p, tuned=False)
     return p
+
+
+def templates_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """The templates to tune with: those that --style asks for, or else those of the word's run. Raises
+    InputError if they cannot be read."""
+    run = {} if options.style is not None else next(iter(run_records(options.concept)), {})
+    if run.get("templates"):
+        return read_templates(run["templates"])
+    return STYLE if options.style or run.get("style") else OBJECT
 
 
 @command
@@ -51,11 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"the model is tuned around one word, not {len(concepts)}. "
                              "Give one as `concept`.")
         images = training_images(model, options.images, options.concept)
-        style = options.style
-        if style is None:
-            style = any(record.get("style") for record in run_records(options.concept))
-        prompts = [template.replace("{}", concepts[0].placeholder)
-                   for template in (STYLE if style else OBJECT)]
+        prompts = [template.replace("{}", concepts[0].placeholder) for template in templates_of(options)]
         tuning = Tuning(model, images, prompts, config)
         with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
             for loss in tuning:
