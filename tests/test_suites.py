@@ -199,8 +199,9 @@ def test_quick_takes_the_largest_that_fits():
 
 
 def test_seconds_are_those_of_the_steps(own_model, examples, monkeypatch):
-    """A clock by which a training step takes 5 s, a sampler step of a batch 8 s, and the rest of it 2 s."""
-    now = [0.0]
+    """A clock by which a training step takes 5 s, a sampler step of a batch 8 s, the rest of it 2 s, and the
+    first of each kind longer."""
+    now, first = [0.0], [30]
     monkeypatch.setattr(suites.time, "perf_counter", lambda: now[0])
 
     def invert(model, images, config, progress):
@@ -210,7 +211,7 @@ def test_seconds_are_those_of_the_steps(own_model, examples, monkeypatch):
 
     monkeypatch.setattr(suites, "invert", invert)
     monkeypatch.setattr(own_model, "generate", lambda prompts, steps, batch: now.append(
-        now.pop() + 2 + 8 * steps))
+        now.pop() + 2 + 8 * steps + (first.pop() if first else 0)))
     thing = read_things(examples, ("fox",))[0]
     seconds = suites.measure_seconds(own_model, thing, 4)
     assert (seconds.train_step, seconds.sample_step, seconds.image) == pytest.approx((5.0, 2.0, 0.5))
