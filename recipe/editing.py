@@ -5,7 +5,7 @@ prompt, an object in a learned style (Gal et al. 2022, Figures 7 and 6), a faire
     python -m recipe.editing compositions | styles | bias | baselines | blending | inversion | tuning
                              [--weights tiny] [--quick] [--out DIR]
 
-It writes NAME.md, the measured shares with 95% intervals, and NAME.png, a sheet of the images. "real" is what
+It writes NAME.md, the measured shares with 95% intervals, and NAME.jpg, a sheet of the images. "real" is what
 the judge finds in composed images of the same scenes, so roughly an upper bound for a model's images.
 """
 from __future__ import annotations
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         bench = replace(bench, images=8, things=THINGS[:2])
     lines, page = experiment(bench)
     evaluate.write("".join(f"- {line}\n" for line in lines), options.out / f"{options.experiment}.md")
-    sheets.save(page, options.out / f"{options.experiment}.png")
+    sheets.save(page, options.out / f"{options.experiment}.jpg")
     print(*lines, sep="\n")
 
 

@@ -81,7 +81,10 @@ def _checkers(size: tuple[int, int], tile: int = 8) -> Image.Image:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a PNG atomically. Raises InputError if it cannot be written."""
+    """Write a PNG, or a JPEG if it is called .jpg, atomically. Raises InputError if it cannot be written."""
     with atomic_write(path) as partial:
-        image.save(partial, format="PNG")
+        if path.suffix == ".jpg":
+            image.convert("RGB").save(partial, format="JPEG", quality=85)
+        else:
+            image.save(partial, format="PNG")
     print(f"wrote {path}")

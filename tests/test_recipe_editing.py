@@ -320,7 +320,7 @@ def test_the_command(taught, judge, blobs, tmp_path, monkeypatch, capsys):
     assert editing.main(["compositions", "--quick", "--artwork", str(blobs.folder), "--out",
                          str(tmp_path / "new")]) == 0
     assert "a photo of a <fox> next to a <mushroom>: fox " in (tmp_path / "new/compositions.md").read_text()
-    with Image.open(tmp_path / "new/compositions.png") as page:
+    with Image.open(tmp_path / "new/compositions.jpg") as page:
         assert np.asarray(page).any()
     assert "all 1 prompts" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)
