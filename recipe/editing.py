@@ -36,13 +36,12 @@ from recipe.filters import pick
 from recipe.image_edits import blending, inversion, tuning
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN, SEEN_STYLES
 from recipe.resnet import INDEX, Recognizer, images_to_x
-from recipe.sources import EXAMPLES, ordinary
+from recipe.sources import EXAMPLES, PROMPTS, ordinary
 from textinv.commands import command
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
 from textinv.editing.bias import Classifier, Distribution, bias_sheet, distribution
 from textinv.editing.compositions import Composition, compose, compositions_sheet
 from textinv.evaluation.evaluate import SMALL_CLIP
-from textinv.images import read_images
 from weights.clip import load as load_clip
 
 COMMAND = "python -m recipe.editing"
@@ -118,25 +117,29 @@ def category_classifier(judge: Recognizer, members: Sequence[str]) -> Classifier
 
 
 def baselines(bench: Bench) -> Result:
-    """For each thing, method and prompt: the share of images in which the judge finds the thing and, if the
-    prompt names one, the background."""
+    """For each method and prompt: the share of all things' images in which the judge finds the thing and, if
+    the prompt names one, the background. A quarter of the images, since the baselines are slow."""
     if bench.evaluator is None:
         raise InputError("the baselines need CLIP, which is missing here. Run python -m recipe.clip.")
-    found: list[Composition] = []
-    for thing in tqdm(bench.things, unit="thing"):
-        images = [image.shown for image in read_images(EXAMPLES / thing, bench.model.image_size)]
-        subject = Subject.learn(bench.model, bench.evaluator, images, HELD_OUT[thing].init)
-        with bench.taught("*", EXAMPLES / thing, HELD_OUT[thing].init):
-            for template, tests in (
-                    ("a photo of a {}", {thing: bench.found("object", thing)}),
-                    ("a photo of a {} on the beach", {thing: bench.found("object", thing),
-                                                      "beach": bench.found("background", "beach")})):
-                made = {"textual inversion": bench.model.generate([fill(template, "*")] * bench.images)}
-                made |= {name: baseline_images(subject, name, template, n=bench.images) for name in BASELINES}
-                found += [judged(f"{method}: {fill(template, thing)}", tests, some)
-                          for method, some in made.items()]
-    return ([*(f"{one.prompt}: {told(one)}" for one in found),
-             *(f"{name}: {why}" for name, why in CLOSED.items())], compositions_sheet(found))
+    n, ours = bench.images // 4, "textual inversion"
+    prompts = dict(list(PROMPTS["object"].items())[:2])
+    found: dict[tuple[str, str], list[Composition]] = {}
+    work = [(thing, method, template) for thing in bench.things for method in (ours, *BASELINES)
+            for template in prompts]
+    with bench.taught_things(), tqdm(work, unit="prompt") as bar:
+        subjects = {thing: Subject.learn(bench.model, bench.evaluator, bench.shown(thing),
+                                         HELD_OUT[thing].init) for thing in bench.things}
+        for thing, method, template in bar:
+            images = (bench.model.generate([fill(template, f"<{thing}>")] * n) if method == ours else
+                      baseline_images(subjects[thing], method, template, n=n))
+            tests = {"thing": bench.found("object", thing)}
+            tests |= {head: bench.found(head, name) for head, name in prompts[template].items()}
+            found.setdefault((method, template), []).append(judged(template, tests, images))
+    results = [Composition(f"{method}: {fill(template, '*')}", sum((one.images for one in some), []),
+                           {name: torch.cat([one.found[name] for one in some]) for name in some[0].found})
+               for (method, template), some in found.items()]
+    return ([*(f"{one.prompt}: {told(one)}" for one in results),
+             *(f"{name}: {why}" for name, why in CLOSED.items())], compositions_sheet(results))
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], Result]] = {

@@ -23,6 +23,7 @@ from recipe.scenery import SIZE
 from recipe.sources import EXAMPLES
 from recipe.world import draw
 from textinv.editing.compositions import Composition, Test, share
+from textinv.images import read_images
 from weights.clip import Clip
 
 THINGS = ("fox", "mushroom", "octopus", "panda")
@@ -63,6 +64,10 @@ class Bench:
         if self.artwork is None:
             raise InputError("real images are composed from the artwork. Run python -m recipe.artwork first.")
         return Image.fromarray(draw(rng, scene, self.artwork))
+
+    def shown(self, thing: str) -> list[Image.Image]:
+        """A thing's training images."""
+        return [image.shown for image in read_images(EXAMPLES / thing, self.model.image_size)]
 
     @contextlib.contextmanager
     def taught(self, placeholder: str, folder: Path, init: str, style: bool = False) -> Iterator[None]:

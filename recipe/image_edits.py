@@ -15,7 +15,7 @@ from recipe.experiments import Bench, Result, told
 from recipe.filters import pick
 from recipe.objects import SEEN
 from recipe.scenery import SIZE
-from recipe.sources import EXAMPLES, PROMPTS, ordinary
+from recipe.sources import PROMPTS, ordinary
 from textinv.editing.blending import blend
 from textinv.editing.compositions import Composition, compose, compositions_sheet, share
 from textinv.editing.ddim_inversion import edit_inverted
@@ -23,7 +23,6 @@ from textinv.editing.deltas import applied
 from textinv.editing.inputs import encode, to_x
 from textinv.editing.sheets import Row, sheet
 from textinv.editing.tuning import tune
-from textinv.images import read_images
 from textinv.prompts import OBJECT
 
 HOLE = (8, 8, 56, 56)                   # the mask's white part
@@ -80,11 +79,11 @@ def inversion(bench: Bench) -> Result:
         for thing in tqdm(bench.things, unit="thing"):
             prompts = [fill(template, f"<{thing}>") for template in templates]
             source = f"a photo of a <{thing}>"
-            for i, image in enumerate(read_images(EXAMPLES / thing, bench.model.image_size)):
+            for i, image in enumerate(bench.shown(thing)):
                 for steps, refine in STEPS:
-                    trip = edit_inverted(bench.model, image.shown, source, (), steps=steps, refine=refine)
+                    trip = edit_inverted(bench.model, image, source, (), steps=steps, refine=refine)
                     errors[steps, refine].append(trip.error)
-                trip = edit_inverted(bench.model, image.shown, source, prompts, guidances=GUIDANCES)
+                trip = edit_inverted(bench.model, image, source, prompts, guidances=GUIDANCES)
                 made = dict(zip(kinds, [*trip.edits.values(), bench.model.generate(prompts, seed=i)],
                                 strict=True))
                 for kind, images in made.items():
@@ -93,10 +92,10 @@ def inversion(bench: Bench) -> Result:
                         found.setdefault((kind, template), []).append(
                             (bool(bench.found("object", thing)([edited])),
                              bool(bench.found("background", background)([edited])),
-                             correlation(edited, image.shown)))
+                             correlation(edited, image)))
                 if i == 0:
                     rows.append(Row(f"{thing}, back from its noise, then {', '.join(kinds)}",
-                                    [image.shown, trip.reconstruction, *sum(made.values(), [])]))
+                                    [image, trip.reconstruction, *sum(made.values(), [])]))
     lines = [f"round trip, {steps} steps, {refine} refinements: relative error {np.mean(some):.1%}, "
              f"at most {np.max(some):.1%}" for (steps, refine), some in errors.items()]
     for (kind, template), some in found.items():
@@ -117,9 +116,8 @@ def tuning(bench: Bench) -> Result:
     found: list[Composition] = []
     with bench.taught_things():
         for thing in tqdm(bench.things, unit="thing"):
-            images = [image.shown for image in read_images(EXAMPLES / thing, bench.model.image_size)]
             word = f"<{thing}>"
-            delta = tune(bench.model, images, [fill(template, word) for template in OBJECT])
+            delta = tune(bench.model, bench.shown(thing), [fill(template, word) for template in OBJECT])
             for template, others in PROMPTS["object"].items():
                 prompt = fill(template, word)
                 tests = {name: bench.found(head, name) for head, name in

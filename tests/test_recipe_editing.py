@@ -15,6 +15,7 @@ from recipe.experiments import Bench
 from recipe.objects import CATEGORIES, HELD_OUT, SEEN
 from recipe.resnet import INDEX, NAMES, Recognizer
 from recipe.sources import PROMPTS
+from textinv.editing.baselines import Subject
 from textinv.editing.ddim_inversion import Inverted, edit_inverted
 
 
@@ -189,21 +190,30 @@ def test_a_fairer_word_is_learned_from_one_image_of_each(taught, judge, blobs):
 
 
 def test_baselines_are_judged_like_the_word(taught, judge, monkeypatch):
-    model, _ = taught
-    made = []
+    """A line for each method and prompt, of all things together; all methods have the same few images."""
+    model, asked = taught
+    made, learned = [], []
 
     def images_of(subject, name, template, n):
-        made.append((name, template, len(subject.images), subject.category))
+        made.append((name, template, len(subject.images), subject.category, n))
         return gray(*range(n))
 
+    def learn(*args):
+        learned.append(args[1])
+        return Subject(*args, word=None)
+
     monkeypatch.setattr(editing, "baseline_images", images_of)
-    monkeypatch.setattr(editing.Subject, "learn", lambda *args: editing.Subject(*args, word=None))
-    lines, _ = editing.baselines(Bench(model, judge, 3, ("fox",), evaluator="a CLIP"))
+    monkeypatch.setattr(editing.Subject, "learn", learn)
+    lines, page = editing.baselines(Bench(model, Says({"object": "fox", "background": "beach"}), 8,
+                                          ("fox", "mushroom"), evaluator="a CLIP"))
     methods = ["textual inversion", *editing.BASELINES]
-    assert [line.split(": a photo")[0] for line in lines[:-1]] == 2 * methods
+    assert [line.split(": thing ")[0] for line in lines[:-1]] == [
+        f"{method}: a photo of a *{place}" for method in methods for place in ("", " on the beach")]
+    assert all("thing 50% (15% to 85%, n = 4)" in line for line in lines[:-1])        # the fox's, of two each
+    assert [", background 100%" in line for line in lines[:-1]] == 5 * [False, True]
     assert lines[-1] == "DALLE-2: not measured, since its weights are closed"
-    assert ", beach " in lines[len(methods)] and ", beach " not in lines[0]
-    assert made[0] == (methods[1], "a photo of a {}", 5, "wolf")
+    assert made[0] == (methods[1], "a photo of a {}", 5, "wolf", 2) and learned == 2 * ["a CLIP"]
+    assert [config.placeholder for _, config in asked] == ["<fox>", "<mushroom>"] and len(made) == 2 * 8
     with pytest.raises(InputError, match="Run python -m recipe.clip"):
         editing.baselines(Bench(model, judge, 3, ("fox",)))
 
