@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from textinv.inside.svg import HEIGHT, LEFT, RIGHT, TEXT, WIDTH, Chart, standalone, ticks
+from textinv.inside.svg import LEFT, RIGHT, TEXT, Chart, standalone, ticks
 
 
 def chart():
@@ -22,7 +22,7 @@ def test_well_formed_and_within():
     (line,) = root.iter("polyline")
     points = [tuple(map(float, pair.split(","))) for pair in line.get("points").split()]
     assert len(points) == 2                                                  # NaN is left out
-    assert all(LEFT <= x <= WIDTH - RIGHT and 0 <= y <= HEIGHT for x, y in points)
+    assert all(LEFT <= x <= 480 - RIGHT and 0 <= y <= 300 for x, y in points)
     assert points[0][1] < points[1][1]                                       # larger is higher
     assert [text.text for text in root.iter("text") if text.get("class") == "label"] == ["here <"]
 

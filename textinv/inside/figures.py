@@ -21,7 +21,7 @@ class Mark:
 
 def cross_chart(marks: Sequence[Mark], x_name: str, y_name: str, *, joined: bool = False) -> str:
     """The figure as an SVG file. joined: draw a line through the points in order."""
-    chart = Chart(x_name, y_name)
+    chart = Chart(x_name, y_name, width=800, height=560)        # setups lie close together
     if joined:
         chart.line([(mark.x.value, mark.y.value) for mark in marks], "soft")
     for mark in marks:

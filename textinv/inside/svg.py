@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from textinv.inside import page
 
-WIDTH, HEIGHT = 480, 300
 LEFT, RIGHT, TOP, BOTTOM = 74, 12, 14, 46               # margins around the frame
 TEXT = 14                                               # size of all text in pixels
 
@@ -26,7 +25,7 @@ svg.chart .soft { stroke: var(--soft); fill: var(--soft); }
 svg.chart .accent { stroke: var(--accent); fill: var(--accent); }
 svg.chart polyline { fill: none !important; stroke-width: 1.8; } svg.chart circle { stroke: none; }
 svg.chart .interval { stroke: var(--soft); stroke-width: 1.2; opacity: .5; }
-svg.chart .leader { stroke: var(--line); }
+svg.chart .leader { stroke: var(--soft); opacity: .5; }
 """
 
 Points = Sequence[tuple[float, float]]
@@ -39,6 +38,8 @@ class Chart:
     x_name: str
     y_name: str
     equal: bool = False                                 # the same scale on both axes
+    width: int = 480
+    height: int = 300
     marks: list[tuple[str, str, Points]] = field(default_factory=list)
     labels: list[tuple[float, float, str]] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ class Chart:
         """The <svg> element."""
         points = [point for _, _, some in self.marks for point in some] or [(0.0, 0.0)]
         x_range, y_range = (_widened(values) for values in zip(*points, strict=True))
-        width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        width, height = self.width - LEFT - RIGHT, self.height - TOP - BOTTOM
         if self.equal:
             unit = max((x_range[1] - x_range[0]) / width, (y_range[1] - y_range[0]) / height)
             x_range, y_range = _grown(x_range, unit * width), _grown(y_range, unit * height)
@@ -73,7 +74,7 @@ class Chart:
             parts.append(_text(place(value, 0)[0], TOP + height + 18, f"{value:g}", anchor="middle"))
         for value in ticks(*y_range):
             parts.append(_text(LEFT - 6, place(0, value)[1] + 4, f"{value:g}", anchor="end"))
-        parts.append(_text(LEFT + width / 2, HEIGHT - 6, self.x_name, anchor="middle"))
+        parts.append(_text(LEFT + width / 2, self.height - 6, self.x_name, anchor="middle"))
         parts.append(f'<text transform="translate(14 {TOP + height / 2}) rotate(-90)" text-anchor="middle">'
                      f"{html.escape(self.y_name)}</text>")
         for shape, kind, some in self.marks:
@@ -84,17 +85,16 @@ class Chart:
             else:
                 parts += [f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places]
         parts += self._labels([(*place(x, y), text) for x, y, text in self.labels])
-        return (f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        return (f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
                 f'aria-label="{html.escape(f"{self.y_name} over {self.x_name}")}">{"".join(parts)}</svg>')
 
-    @staticmethod
-    def _labels(placed: list[tuple[float, float, str]]) -> list[str]:
+    def _labels(self, placed: list[tuple[float, float, str]]) -> list[str]:
         """Place labels in order, each below any it would cover, and left of its point if it would otherwise
         leave the frame."""
         parts, taken = [], []
         for x, y, text in placed:
             top, wide = y, 0.58 * TEXT * len(text)
-            left = x + 8 if x + 8 + wide < WIDTH - RIGHT else x - 8 - wide
+            left = x + 8 if x + 8 + wide < self.width - RIGHT else x - 8 - wide
             while clash := [other for start, other, end in taken
                             if left < end and start < left + wide and abs(other - top) < 0.99 * TEXT]:
                 top = max(clash) + TEXT
@@ -108,7 +108,8 @@ class Chart:
 
 def standalone(chart: Chart) -> str:
     """The chart as a standalone file, in the colors of a page."""
-    style = f"<style>{page.STYLE.split('* {')[0]}{CSS} svg {{ background: var(--paper); }}</style>"
+    style = (f"<style>{page.STYLE.split('* {')[0]}{CSS} svg.chart {{ background: var(--paper); "
+             f"max-width: {chart.width}px; }}</style>")
     svg = chart.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     return svg.replace(">", f">{style}", 1)
 
