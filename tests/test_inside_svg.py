@@ -40,14 +40,38 @@ def test_equal_units():
     assert (x1 - x0) / 10 == pytest.approx((y1 - y2) / 1, rel=0.02)
 
 
-def test_labels_do_not_cover_one_another():
+def test_labels_cover_neither_one_another_nor_points():
+    """Twelve points in a heap, two of them at the edges."""
+    one = Chart("x", "y")
+    for i in range(12):
+        x, y = [(0.0, 0.0), (1.0, 1.0)][i] if i < 2 else (0.5 + i % 4 / 100, 0.5 + i // 4 / 30)
+        one.dots([(x, y)])
+        one.label(x, y, f"word {i}")
+    root = ElementTree.fromstring(one.svg())
+    labels = [(float(t.get("x")), float(t.get("y")) - 4, t.text) for t in root.iter("text")
+              if t.get("class") == "label"]
+    boxes = [(x, y - 6.8, x + 0.58 * TEXT * len(text), y + 6.8) for x, y, text in labels]
+    dots = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter("circle")]
+    assert len(boxes) == len(dots) == 12 and list(root.iter("line"))
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    for left, top, right, bottom in boxes:
+        assert LEFT <= left and right <= 480 - RIGHT and 0 <= top and bottom <= 300
+        assert not any(left < x < right and top < y < bottom for x, y in dots)
+
+
+def test_a_label_is_beside_its_point_if_it_can_be():
     one = Chart("x", "y")
     one.dots([(0, 0), (1, 1)])
-    for i in range(6):
-        one.label(0.5 + i / 1000, 0.5, f"word {i}")
-    texts = [t for t in ElementTree.fromstring(one.svg()).iter("text") if t.get("class") == "label"]
-    heights = sorted(float(text.get("y")) for text in texts)
-    assert len(heights) == 6 and all(b - a >= TEXT - 0.11 for a, b in itertools.pairwise(heights))
+    one.label(0, 0, "left")
+    one.label(1, 1, "right")
+    root = ElementTree.fromstring(one.svg())
+    (x0, y0), (x1, y1) = ((float(t.get("x")), float(t.get("y")) - 4) for t in root.iter("text")
+                          if t.get("class") == "label")
+    (a0, b0), (a1, b1) = ((float(dot.get("cx")), float(dot.get("cy"))) for dot in root.iter("circle"))
+    assert (x0, y0) == pytest.approx((a0 + 8, b0), abs=0.11)
+    assert (x1, y1) == pytest.approx((a1 - 8 - 0.58 * TEXT * 5, b1), abs=0.11)  # no room to its right
+    assert not list(root.iter("line"))
 
 
 def test_one_point_and_none():

@@ -12,6 +12,7 @@ from textinv.inside import page
 
 LEFT, RIGHT, TOP, BOTTOM = 74, 12, 14, 46               # margins around the frame
 TEXT = 14                                               # size of all text in pixels
+ROWS = (0, *(row for i in range(1, 20) for row in (i, -i)))         # where a label may be, nearest first
 
 CSS = """
 .charts { display: grid; gap: 1rem 1.5rem;
@@ -29,6 +30,7 @@ svg.chart .leader { stroke: var(--soft); opacity: .5; }
 """
 
 Points = Sequence[tuple[float, float]]
+Box = tuple[float, float, float, float]                 # left, top, right, bottom
 
 
 @dataclass
@@ -52,8 +54,7 @@ class Chart:
         self.marks.append(("dots", kind, _finite(points)))
 
     def label(self, x: float, y: float, text: str) -> None:
-        """Add text to the right of a point; a label that would cover another is moved down, with a line to
-        its point."""
+        """Add text beside a point."""
         self.labels.append((x, y, text))
 
     def svg(self) -> str:
@@ -89,20 +90,22 @@ class Chart:
                 f'aria-label="{html.escape(f"{self.y_name} over {self.x_name}")}">{"".join(parts)}</svg>')
 
     def _labels(self, placed: list[tuple[float, float, str]]) -> list[str]:
-        """Place labels in order, each below any it would cover, and left of its point if it would otherwise
-        leave the frame."""
-        parts, taken = [], []
+        """Place labels in order, each where it covers no other label and no labeled point: beside its point
+        if it can, else in a row below or above, with a line to its point."""
+        parts, taken = [], [(x - 4, y - 4, x + 4, y + 4) for x, y, _ in placed]
         for x, y, text in placed:
-            top, wide = y, 0.58 * TEXT * len(text)
-            left = x + 8 if x + 8 + wide < self.width - RIGHT else x - 8 - wide
-            while clash := [other for start, other, end in taken
-                            if left < end and start < left + wide and abs(other - top) < 0.99 * TEXT]:
-                top = max(clash) + TEXT
-            taken.append((left, top, left + wide))
-            if top != y:
+            wide = 0.58 * TEXT * len(text)
+            spots = [(left, y + row * TEXT, left + wide) for row in ROWS for left in (x + 8, x - 8 - wide)]
+            left, middle, right = next(
+                (spot for spot in spots if LEFT <= spot[0] and spot[2] <= self.width - RIGHT
+                 and TOP + TEXT / 2 <= spot[1] <= self.height - BOTTOM - TEXT / 2
+                 and not any(_overlap(_box(*spot), other) for other in taken)), spots[0])
+            taken.append(_box(left, middle, right))
+            if middle != y:
                 parts.append(f'<line class="leader" x1="{x:.1f}" y1="{y:.1f}" '
-                             f'x2="{left:.1f}" y2="{top:.1f}"/>')
-            parts.append(f'<text class="label" x="{left:.1f}" y="{top + 4:.1f}">{html.escape(text)}</text>')
+                             f'x2="{left if left > x else right:.1f}" y2="{middle:.1f}"/>')
+            parts.append(f'<text class="label" x="{left:.1f}" y="{middle + 4:.1f}">'
+                         f"{html.escape(text)}</text>")
         return parts
 
 
@@ -119,6 +122,14 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(size * power for size in (1, 2, 5, 10, 20) if (high - low) / (size * power) < most)
     return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _box(left: float, middle: float, right: float) -> Box:
+    return left, middle - 0.495 * TEXT, right, middle + 0.495 * TEXT
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _finite(points: Points) -> list[tuple[float, float]]:
