@@ -1,8 +1,9 @@
 """The house rules that no linter checks: short functions and files, few positional arguments, documented and
-typed public names, imports at the top. (Layers and cycles: lint-imports; style and types: ruff and
-pyright.)"""
+typed public names, imports at the top, links that lead somewhere. (Layers and cycles: lint-imports; style and
+types: ruff and pyright.)"""
 import ast
 import io
+import re
 import tokenize
 from pathlib import Path
 
@@ -152,3 +153,23 @@ def test_no_test_imports_from_a_test_file():
             modules = ([alias.name for alias in node.names] if isinstance(node, ast.Import) else
                        [node.module or ""] if isinstance(node, ast.ImportFrom) else [])
             assert not [name for name in modules if name.startswith(("test_", "conftest"))], path
+
+
+@pytest.mark.parametrize("page", ["README.md", "RESULTS.md", "WALKTHROUGH.md", "CONTRIBUTING.md",
+                                  "weights/tiny/MODEL_CARD.md", "recipe/NOTES.md", "bench/NOTES.md"])
+def test_links_within_the_repository_lead_somewhere(page):
+    def anchors(text):
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+                for heading in re.findall(r"^#+ (.+)$", text, re.M)}
+
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_images_of_the_results_are_small():
+    names = re.findall(r"!\[.*?\]\((.+?)\)", (ROOT / "RESULTS.md").read_text(encoding="utf-8"))
+    assert names and sum((ROOT / name).stat().st_size for name in names) < 6e6
