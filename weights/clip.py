@@ -50,9 +50,9 @@ class Clip:
         """The words of the texts that are read letter by letter, because the vocabulary has no part of them:
         CLIP does not know what they mean."""
         words = dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d_]{2,}", text.lower()))
-        return [word for word in words
-                if all(len(part.removeprefix("##").removesuffix("</w>")) == 1
-                       for part in self.tokenizer.tokenize(word))]
+        return [word for word in words if (parts := self.tokenizer.tokenize(word))
+                and all(len(part.removeprefix("##").removesuffix("</w>")) == 1
+                       for part in parts)]
 
 
 def embed_x(model: Any, x: Tensor) -> Tensor:
