@@ -20,12 +20,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ldm import InputError
 from recipe.objects import HELD_OUT_STYLE, NAMELESS, OBJECTS, STYLES, codepoint
+from recipe.sprites import visible_box
 from textinv.commands import command
 
 FOLDER = Path("recipe-work/artwork")
@@ -96,6 +98,13 @@ def codes(style: str) -> list[str]:
     return [thing.code for thing in OBJECTS.values()] + (NAMELESS if style != HELD_OUT_STYLE else [])
 
 
+def required(artwork: Artwork | None) -> Artwork:
+    """The artwork. Raises InputError if there is none."""
+    if artwork is None:
+        raise InputError(f"real images are composed from the artwork. Run {COMMAND} first.")
+    return artwork
+
+
 def fetch(folder: Path = FOLDER, packages: Sequence[Package] = PACKAGES) -> None:
     """Fill the folder, style by style; leave complete styles alone.
 
@@ -147,12 +156,12 @@ def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
         wanted = {package.member.format(code + selector): code
                   for code in needed for selector in ("", "-fe0f")}
         found: dict[str, Image.Image] = {}
-        for member in archive:
+        for member in filter(tarfile.TarInfo.isfile, archive):
             if member.name == package.member:
-                draw = font_painter(archive.extractfile(member).read())
+                draw = font_painter(_read(archive, member))
                 found = {code: cut(draw(code)) for code in needed}
             elif member.name in wanted:
-                with Image.open(io.BytesIO(archive.extractfile(member).read())) as image:
+                with Image.open(io.BytesIO(_read(archive, member))) as image:
                     found[wanted[member.name]] = cut(image.convert("RGBA"))
     missing = [code for code in needed if code not in found]
     if missing:
@@ -161,9 +170,13 @@ def unpack(tarball: Path, package: Package) -> dict[str, Image.Image]:
     return found
 
 
+def _read(archive: tarfile.TarFile, file: tarfile.TarInfo) -> bytes:
+    return cast(IO[bytes], archive.extractfile(file)).read()        # None only for what is no file
+
+
 def cut(image: Image.Image) -> Image.Image:
     """Crop to the visible part, longest side at most LONGEST, so that later scaling applies to the object."""
-    image = image.crop(image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox())
+    image = image.crop(visible_box(image))
     scale = min(1.0, LONGEST / max(image.size))
     return image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
 
@@ -178,7 +191,7 @@ def font_painter(font: bytes) -> Callable[[str], Image.Image]:
         lines = Image.new("L", (side, side))
         glyph = chr(int(code, 16))
         ImageDraw.Draw(lines).text((side // 2, side // 2), glyph, font=face, fill=255, anchor="mm")
-        outside = lines.point(lambda value: 255 * (value > 127))
+        outside = lines.point([255 * (value > 127) for value in range(256)])
         ImageDraw.floodfill(outside, (0, 0), 128)
         alpha = np.where(np.asarray(outside) == 128, np.asarray(lines), 255).astype(np.uint8)
         gray = lines.point(lambda value: 255 - value)
@@ -189,7 +202,7 @@ def font_painter(font: bytes) -> Callable[[str], Image.Image]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER,
                         help="where the sprites go (default: %(default)s)")
     fetch(parser.parse_args(argv).folder)

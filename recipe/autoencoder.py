@@ -112,7 +112,7 @@ def train(options: argparse.Namespace, pixels: np.ndarray) -> Training:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=60, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     add_dtype_option(parser)

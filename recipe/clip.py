@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,18 +134,19 @@ def accuracy(clip: Clip, artwork: Artwork) -> float:
     return small_clip.right_first(similarity, right).float().mean().item()
 
 
-def new_model() -> nn.Module:
+def new_model() -> Any:
+    """A CLIPModel of transformers with random weights."""
     library = transformers()
     return library.CLIPModel(library.CLIPConfig(text_config=TEXT, vision_config=VISION,
                                                 projection_dim=LAYER["projection_dim"]))
 
 
-def outer_layers(model: nn.Module) -> list[nn.Module]:
+def outer_layers(model: Any) -> list[nn.Module]:
     """The model's first and last layers, which AdamW trains."""
     return [model.vision_model.embeddings.patch_embedding, model.visual_projection, model.text_projection]
 
 
-def save(model: nn.Module, folder: Path) -> None:
+def save(model: Any, folder: Path) -> None:
     """Write model, vocabulary and processors in transformers' layout and half precision, all or nothing;
     convert `model` in place. Raises InputError if writing fails."""
     partial = folder.with_name(folder.name + ".partial")
@@ -168,7 +170,7 @@ def train(options: argparse.Namespace) -> None:
     training = Training(model, CHECKPOINT, outer=outer_layers(model), dtype=options.dtype)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
-        seed = torch.randint(2 ** 62, (), generator=generator).item()
+        seed = int(torch.randint(2 ** 62, (), generator=generator))
         x, captions = batch(np.random.default_rng(seed), artwork, options.batch)
         ids = tokenizer(captions).to(device)
         images = embed_x(model, augment(x.to(device), generator))
@@ -192,7 +194,7 @@ def train(options: argparse.Namespace) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=small_clip.COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=small_clip.COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=30, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=1e-3)
     add_dtype_option(parser)

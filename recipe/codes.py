@@ -152,7 +152,7 @@ def name_codes(artwork: Artwork) -> dict[str, Tensor]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     add_artwork_option(parser)
     options = parser.parse_args(argv)
     if FILE.exists():

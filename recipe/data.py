@@ -139,7 +139,7 @@ def write(name: str, count: int, seed: int, choices: Choices, artwork: Path, fol
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--images", type=int, default=130_000,
                         help="images in the training set (default: %(default)s)")
     add_artwork_option(parser)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ("held-out-style", CHECKED, 3, replace(seen, styles=(HELD_OUT_STYLE,))),
             ("held-out-filters", CHECKED, 4, replace(seen, effects=tuple(filters.HELD_OUT), effect=1, look=0,
                                                      pair=0, tint=0, category=0)),
-            ("train", options.images, 0, Choices(**TRAINING))):
+            ("train", options.images, 0, TRAINING)):
         write(name, count, seed, choices, options.artwork, options.folder)
 
 

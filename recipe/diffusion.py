@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import textinv
-from ldm import InputError, LatentDiffusion, LearnedWords, Tokenizer
+from ldm import Autoencoder, InputError, LatentDiffusion, LearnedWords, TextEncoder, Tokenizer
 from recipe import autoencoder, codes, data, sheets, vocabulary
 from recipe.artwork import Artwork
 from recipe.captions import SLOTS
@@ -57,7 +58,7 @@ PROMPTS = ("a photo of a glossy cat on a red background", "a photo of a flat dog
            "a photo of a penguin on a yellow background", "a photo of a glossy house on the grass")
 
 
-def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str, dtype: str) -> np.ndarray:
+def read_latents(pixels: np.ndarray, encoder: Autoencoder, device: str, dtype: str) -> np.ndarray:
     """Mean and standard deviation of every image's posterior, float16 (n 2 c h w), memory-mapped from a file.
     Unless the file already holds these images encoded by this encoder, in whatever dtype, it is written
     first, with matrix products and convolutions in `dtype`; under torchrun each process encodes its share.
@@ -95,13 +96,13 @@ def read_latents(pixels: np.ndarray, encoder: nn.Module, device: str, dtype: str
         raise InputError(f"{LATENTS} is damaged. Delete it; it will be recreated.") from error
 
 
-def source_digest(pixels: np.ndarray, encoder: nn.Module) -> str:
+def source_digest(pixels: np.ndarray, encoder: Autoencoder) -> str:
     """SHA-256 of what latents are made from: the images, and the weights that encode them."""
     digest = hashlib.sha256(str(pixels.shape).encode())
     for name, tensor in encoder.state_dict().items():
         if name.startswith(autoencoder.ENCODER):
             digest.update(tensor.cpu().numpy().tobytes())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
@@ -139,11 +140,13 @@ def tokenizer() -> Tokenizer:
 
 class Denoiser(nn.Module):
     """What this stage trains. The latents' scale factor is stored with the weights trained on it."""
+    scale_factor: Tensor
 
     def __init__(self, scale: float):
         super().__init__()
         model = LatentDiffusion(CONFIG)
-        self.text_encoder, self.unet, self.schedule = model.text_encoder, model.unet, model.schedule
+        self.text_encoder = cast(TextEncoder, model.text_encoder)       # CONFIG asks for the paper's
+        self.unet, self.schedule = model.unet, model.schedule
         self.register_buffer("scale_factor", torch.tensor(scale))
 
     def loss(self, z0: Tensor, ids: Tensor, v: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -188,7 +191,7 @@ def caption_ids(captions: list[list[str]]) -> Tensor:
     return flat.to(torch.int16).view(len(captions), -1, CONFIG.text.length)
 
 
-def set_names(encoder: nn.Module, rows: dict[str, Tensor]) -> None:
+def set_names(encoder: TextEncoder, rows: dict[str, Tensor]) -> None:
     """Set the embeddings of those names, or any tokens, that are a single token."""
     tokens = {token: i for i, token in enumerate(vocabulary.tokens())}
     with torch.no_grad():
@@ -215,7 +218,7 @@ def sheet(model: LatentDiffusion, path: Path, each: int = 4, guidance: float = 5
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=120,
                         help="0 to only generate samples (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)

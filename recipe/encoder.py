@@ -75,7 +75,7 @@ def rarity(coded: np.ndarray) -> Tensor:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=15, help="0 to only measure (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=8e-4)
     add_dtype_option(parser)

@@ -191,7 +191,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--weights", choices=list(CLIPS), default="recipe",
                         help="model to measure (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=len(SEEN),

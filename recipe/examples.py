@@ -212,7 +212,7 @@ def write(files: dict[str, bytes], out: Path) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("examples"),
                         help="where the folders go (default: %(default)s)")
     add_artwork_option(parser)

@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 import textinv
-from ldm import InputError, LatentDiffusion
-from recipe.artwork import Artwork
+from ldm import LatentDiffusion
+from recipe.artwork import Artwork, required
 from recipe.captions import Scene
 from recipe.objects import HELD_OUT
 from recipe.resnet import INDEX, Recognizer, images_to_x
@@ -61,9 +61,7 @@ class Bench:
 
     def composed(self, rng: np.random.Generator, scene: Scene) -> Image.Image:
         """A real image of the scene. Raises InputError if there is no artwork."""
-        if self.artwork is None:
-            raise InputError("real images are composed from the artwork. Run python -m recipe.artwork first.")
-        return Image.fromarray(draw(rng, scene, self.artwork))
+        return Image.fromarray(draw(rng, scene, required(self.artwork)))
 
     def shown(self, thing: str) -> list[Image.Image]:
         """A thing's training images."""

@@ -55,7 +55,7 @@ def _rgb(*values: int) -> np.ndarray:
 def _noise(rng: np.random.Generator, shape: tuple[int, ...], coarse: int) -> np.ndarray:
     """Smooth noise in [0, 1] with features of `coarse` pixels."""
     small = as_image(rng.random((shape[0] // coarse + 1, shape[1] // coarse + 1), np.float32))
-    return np.asarray(small.resize(shape[1::-1], Image.Resampling.BICUBIC), np.float32) / 255
+    return np.asarray(small.resize((shape[1], shape[0]), Image.Resampling.BICUBIC), np.float32) / 255
 
 
 def _textured(rng: np.random.Generator, strength: float) -> Callable[[tuple[int, ...]], np.ndarray]:
@@ -98,7 +98,7 @@ def watercolor(rng: np.random.Generator) -> Filter:
 
     def apply(image: Pixels) -> Pixels:
         patches = pil(image, ImageFilter.MedianFilter(5))
-        rims = pil(luma(patches), ImageFilter.FIND_EDGES)[..., None]
+        rims = pil(luma(patches), ImageFilter.FIND_EDGES())[..., None]
         height, width, _ = image.shape
         pools = _noise(np.random.default_rng(seed), image.shape, 8)[..., None]
         y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]

@@ -155,7 +155,7 @@ def sheet(found: dict[str, Row]) -> Image.Image:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--weights", default="tiny", help="passed to weights.load, or 'recipe' for the "
                         "checkpoints of the earlier stages (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="a handful of held-out objects, some names")

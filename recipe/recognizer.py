@@ -83,9 +83,9 @@ def changed(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def cross_entropy(logits: dict[str, Tensor], right: Tensor) -> Tensor:
     """The sum over the heads of the mean cross-entropy, without UNTOLD labels; right (b heads)."""
-    return sum(F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
-               / (label != UNTOLD).sum().clamp(min=1)
-               for some, label in zip(logits.values(), right.T, strict=True))
+    return torch.stack([F.cross_entropy(some, label, ignore_index=UNTOLD, reduction="sum")
+                        / (label != UNTOLD).sum().clamp(min=1)
+                        for some, label in zip(logits.values(), right.T, strict=True)]).sum()
 
 
 def best_temperature(p: Tensor, right: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def row(name: str, p: dict[str, Tensor], right: Tensor) -> str:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--minutes", type=float, default=20, help="0 to skip training (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=6e-3)
     add_dtype_option(parser)

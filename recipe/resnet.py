@@ -51,6 +51,7 @@ class Block(nn.Module):
 class Recognizer(nn.Module):
     """x (b 3 H W) in [-1, 1] -> for each head its logits (b names), divided by the head's temperature. With
     group normalization an image is judged the same in any batch, during training and after."""
+    temperature: Tensor
 
     def __init__(self):
         super().__init__()

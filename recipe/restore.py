@@ -43,8 +43,9 @@ def restore(folder: Path) -> list[Path]:
                              f"start from {folder}.")
     model = weights.load(folder / "model.safetensors")
     text, scale = model.config.text, model.config.diffusion.scale_factor
-    if model.config != replace(CONFIG, text=replace(CONFIG.text, vocab_size=text.vocab_size),
-                               diffusion=replace(CONFIG.diffusion, scale_factor=scale)):
+    same = replace(CONFIG, text=replace(CONFIG.text, vocab_size=text.vocab_size),
+                   diffusion=replace(CONFIG.diffusion, scale_factor=scale))
+    if model.config != same or not isinstance(model.text_encoder, TextEncoder):
         raise InputError(f"{folder}: the model's sizes differ from recipe/sizes.py. Give the folder of one "
                          "that the recipe made.")
     _restore_codes()
@@ -107,7 +108,7 @@ def _save(module: nn.Module, path: Path, outer: Iterable[nn.Module]) -> None:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=weights.TINY.parent,
                         help="folder to restore from (default: weights/tiny)")
     for path in restore(parser.parse_args(argv).folder):

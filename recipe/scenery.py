@@ -19,12 +19,14 @@ Color = tuple[int, int, int]
 
 def vary(rng: np.random.Generator, color: Color, spread: float = 8) -> Color:
     """The color with a small random deviation."""
-    return tuple(int(value) for value in np.clip(np.array(color) + rng.normal(0, spread, 3), 0, 255))
+    r, g, b = np.clip(np.array(color) + rng.normal(0, spread, 3), 0, 255).astype(int).tolist()
+    return r, g, b
 
 
 def darker(color: Color, part: float) -> Color:
     """The color at that fraction of its brightness."""
-    return tuple(int(value * part) for value in color)
+    r, g, b = (int(value * part) for value in color)
+    return r, g, b
 
 
 def gradient(top: Color, bottom: Color) -> Image.Image:
@@ -110,7 +112,7 @@ def snow(rng: np.random.Generator) -> Image.Image:
     draw.polygon(ridge(rng, height - 0.06, 0.05, rng.uniform(0.6, 1.4)), fill=vary(rng, (204, 218, 236), 4))
     draw.polygon(ridge(rng, height, 0.03, rng.uniform(0.4, 1)), fill=(240, 245, 252))
     draw.polygon(ridge(rng, height + 0.22, 0.03, rng.uniform(0.4, 1)), fill=(250, 252, 255))
-    dots(rng, draw, rng.integers(25, 50), 0, 1, (255, 255, 255), (1.2, 2.4))
+    dots(rng, draw, int(rng.integers(25, 50)), 0, 1, (255, 255, 255), (1.2, 2.4))
     return image
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 import weights
 from ldm import InputError
-from ldm.text_encoder import SelfAttention, TextEncoder
+from ldm.text_encoder import FeedForward, SelfAttention, TextEncoder
 from recipe import codes, diffusion, encoder, resnet, small_clip, vocabulary
 from textinv.commands import command
 from textinv.encoder import FILE as ENCODER
@@ -34,12 +36,11 @@ def set_vocabulary_norm(text_encoder: TextEncoder, norm: float) -> float:
     whatever the gradient, so at that norm a word needs several times as many steps to get anywhere."""
     before = text_encoder.token_emb.weight.norm(dim=1).mean().item()
     scale = norm / before
-    for table in (text_encoder.token_emb, text_encoder.pos_emb["emb"]):
-        table.weight *= scale
-    for _, block in text_encoder.attn_layers.layers:
-        last = block.to_out if isinstance(block, SelfAttention) else block.net[-1]
-        last.weight *= scale
-        last.bias *= scale
+    layers = cast(Iterable[tuple[nn.LayerNorm, SelfAttention | FeedForward]], text_encoder.attn_layers.layers)
+    last = [block.to_out if isinstance(block, SelfAttention) else block.net[-1] for _, block in layers]
+    for module in (text_encoder.token_emb, text_encoder.pos_emb, *last):
+        for parameter in module.parameters():
+            parameter.mul_(scale)
     return before
 
 
@@ -49,7 +50,7 @@ def ship(folder: Path, own: Path) -> list[Path]:
     encoder does not stay: it would predict words of another model. Return the files. Raises InputError if an
     earlier stage has not run, or if a weight overflows half precision; then nothing is written."""
     model, _ = diffusion.load("cpu")
-    scale = NORM / set_vocabulary_norm(model.text_encoder, NORM)
+    scale = NORM / set_vocabulary_norm(cast(TextEncoder, model.text_encoder), NORM)
     half = model.half()
     overflowed = [name for name, tensor in half.state_dict().items() if not tensor.isfinite().all()]
     if overflowed:
@@ -83,7 +84,7 @@ def ship(folder: Path, own: Path) -> list[Path]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=weights.TINY.parent,
                         help="where the model goes (default: weights/tiny)")
     parser.add_argument("--own", type=Path, default=codes.SHIPPED.parent,

@@ -45,7 +45,8 @@ class Style:
     @property
     def things(self) -> list[tuple[str, str]]:
         """Object and background of each view; an empty background means a cut-out."""
-        return [(*part.split(), "")[:2] for part in self.views.split(",")]
+        pairs = (part.split() for part in self.views.split(","))
+        return [(thing, background[0] if background else "") for thing, *background in pairs]
 
 
 STYLES = {

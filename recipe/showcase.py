@@ -43,7 +43,7 @@ def row(model: LatentDiffusion, name: str, steps: int) -> list[Image.Image]:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("names", nargs="*", default=["teapot", "fox", "mushroom", "pineapple"])
     parser.add_argument("--steps", type=int, default=textinv.InversionConfig.steps,
                         help="(default: %(default)s)")

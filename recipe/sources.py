@@ -18,7 +18,7 @@ import textinv
 from ldm import LatentDiffusion
 from ldm.model import to_images
 from recipe import examples, shots
-from recipe.artwork import Artwork
+from recipe.artwork import Artwork, required
 from recipe.backdrops import BACKDROPS
 from recipe.captions import Scene, fill
 from recipe.filters import pick
@@ -68,8 +68,8 @@ class Source:
 
     def real(self, head: str, thing: str) -> Iterator[Drawn]:
         """Composed images of ordinary views."""
-        rng = np.random.default_rng(seed_of(thing))
-        yield {prompt: [Image.fromarray(draw(rng, ordinary(rng, {head: thing, **asked}), self.artwork))
+        rng, artwork = np.random.default_rng(seed_of(thing)), required(self.artwork)
+        yield {prompt: [Image.fromarray(draw(rng, ordinary(rng, {head: thing, **asked}), artwork))
                         for _ in range(self.images)] for prompt, asked in PROMPTS[head].items()}
 
     @torch.no_grad()
@@ -100,13 +100,13 @@ class Source:
     def word_seen(self, head: str, thing: str) -> Iterator[Drawn]:
         """Generated from words learned from new images, like those of the examples, of an object that the
         model knows by name; the words start from another object of its kind."""
-        rng = np.random.default_rng(seed_of("word", thing))
+        rng, artwork = np.random.default_rng(seed_of("word", thing)), required(self.artwork)
         others = tuple(name for name in SEEN if SEEN[name].kind == SEEN[thing].kind and name != thing)
         init, style = pick(rng, others), pick(rng, SEEN_STYLES)
         backgrounds = (*rng.permutation(list(BACKDROPS))[:len(shots.VIEWS) - 1].tolist(), "")
         with tempfile.TemporaryDirectory() as folder:
             for i, (background, view) in enumerate(zip(backgrounds, shots.VIEWS, strict=True)):
-                image = examples.take(shots.Shot(thing, str(i), thing, style, background, view), self.artwork)
+                image = examples.take(shots.Shot(thing, str(i), thing, style, background, view), artwork)
                 Path(folder, f"{i}.{'jpg' if view.jpeg else 'png'}").write_bytes(
                     examples.encode(image, view, orientation=6))
             yield from self.learned(head, thing, Path(folder), init)

@@ -93,8 +93,13 @@ def combine(rng: np.random.Generator, sprite: Image.Image, other: Image.Image) -
         cut = int(side * rng.uniform(0.35, 0.65))
         box = (cut, 0, side, side) if rng.random() < 0.5 else (0, cut, side, side)
         first.paste(second.crop(box), box[:2])
-    bounds = first.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
+    bounds = visible_box(first)
     return first.crop(bounds) if bounds else sprite
+
+
+def visible_box(sprite: Image.Image) -> tuple[int, int, int, int] | None:
+    """The box around all that is not almost transparent; None if nothing is."""
+    return sprite.getchannel("A").point([255 * (alpha > 16) for alpha in range(256)]).getbbox()
 
 
 def mirrored(sprite: Image.Image) -> Image.Image:

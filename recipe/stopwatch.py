@@ -47,7 +47,7 @@ def peak_bytes() -> int:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("source", nargs="?", default="tiny",
                         help="passed to weights.load (default: %(default)s)")
     source = parser.parse_args(argv).source

@@ -59,7 +59,7 @@ def write(path: Path) -> int:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=OUT, help="output file (default: %(default)s)")
     options = parser.parse_args(argv)
     print(f"wrote {write(options.out)} tokens to {options.out}")

@@ -87,7 +87,7 @@ class Choices:
 
 
 # For the diffusion model's training: nameless and changed things fill the space between the names.
-TRAINING = dict(nameless=0.1, changed=0.25)
+TRAINING = Choices(nameless=0.1, changed=0.25)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +125,8 @@ def random_scene(rng: np.random.Generator, choices: Choices) -> Scene:
     if not changed and without_name < choices.changed + choices.nameless:
         first = pick(rng, NAMELESS_OBJECTS)
     if kind == "pair":
-        relation = pick(rng, ("next to", "next to", *(["holding"] if first in _HOLDERS else []), "on top of"))
+        relations: list[str] = ["next to", "next to", *["holding"] * (first in _HOLDERS), "on top of"]
+        relation = pick(rng, relations)
         fitting = {"next to": OBJECTS, "holding": _HELD, "on top of": _STANDS}[relation]
         if seconds := [name for name in choices.objects if name in fitting and name != first]:
             return Scene((first, pick(rng, seconds)), style, background, relation=relation, changed=changed)
@@ -207,7 +208,8 @@ def _corner(rng: np.random.Generator, look: str, size: tuple[int, int],
             backdrop: Backdrop) -> tuple[int, int]:
     """Where the top-left corner of a single object goes."""
     if look == "close-up":              # more than fills the frame
-        return tuple(int((SIZE - side) / 2 + rng.uniform(-6, 6)) for side in size)
+        x, y = (int((SIZE - side) / 2 + rng.uniform(-6, 6)) for side in size)
+        return x, y
     width, height = size
     x = int(rng.uniform(1, max(SIZE - width - 1, 1.5)))
     y = _standing(rng, height, backdrop)
@@ -253,7 +255,7 @@ def _pair(rng: np.random.Generator, scene: Scene, backdrop: Backdrop,
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog=COMMAND, description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--sheet", type=Path, help="PNG of random images with their captions")
     parser.add_argument("--catalog", type=Path, help="PNG of every object in every style")
     parser.add_argument("--styles", type=Path, help="PNG of every filter with random parameters")
@@ -278,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.sheet:
         rng, start = np.random.default_rng(options.seed), time.perf_counter()
         choices = (Choices(objects=tuple(HELD_OUT), styles=STYLES, effects=tuple(filters.ALL))
-                   if options.held_out else Choices(**TRAINING))
+                   if options.held_out else TRAINING)
         images = [compose(rng, artwork, choices) for _ in range(options.count)]
         print(f"{options.count / (time.perf_counter() - start):.0f} images per second")
         sheets.save(sheets.contact_sheet([(p.pixels, p.caption) for p in images]), options.sheet)

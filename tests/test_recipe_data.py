@@ -15,7 +15,7 @@ from recipe import codes, data, filters
 from recipe.artwork import FOLDER as ARTWORK
 from recipe.captions import NAMELESS, SLOTS, Scene
 from recipe.objects import HELD_OUT, HELD_OUT_STYLE
-from recipe.world import TRAINING, Choices, compose
+from recipe.world import TRAINING, compose
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def small(workshop, monkeypatch):
 
 
 def write(name="some", count=20, **options):
-    data.write(name, count, **{"seed": 3, "choices": Choices(**TRAINING), "artwork": ARTWORK,
+    data.write(name, count, **{"seed": 3, "choices": TRAINING, "artwork": ARTWORK,
                                "folder": data.FOLDER} | options)
     return {path.name: path.read_bytes() for path in data.FOLDER.glob(f"{name}.*")}
 
@@ -47,7 +47,7 @@ def test_a_set_is_the_same_on_any_number_of_processes(small, monkeypatch):
 def test_a_set_is_what_compose_draws(small):
     write(count=8)
     rng, artwork = np.random.default_rng((3, 0)), data.Artwork(ARTWORK)
-    images = [compose(rng, artwork, Choices(**TRAINING)) for _ in range(8)]
+    images = [compose(rng, artwork, TRAINING) for _ in range(8)]
     assert np.array_equal(data.read("some").pixels, np.stack([image.pixels for image in images]))
     expected = np.stack([data.image_codes(image) for image in images])
     assert np.array_equal(data.read("some").codes, expected)
@@ -58,7 +58,7 @@ def test_codes_are_those_of_what_is_pictured(small, blobs):
     known, seen = codes.read(), Counter()
     rng = np.random.default_rng(0)
     for _ in range(150):
-        image = compose(rng, blobs, Choices(**TRAINING, effect=0.3, look=0.2, pair=0.2))
+        image = compose(rng, blobs, replace(TRAINING, effect=0.3, look=0.2, pair=0.2))
         got = data.image_codes(image)
         assert got.dtype == np.float16 and got.shape == (len(SLOTS), codes.WIDTH)
         for slot, sprite in enumerate(image.sprites):

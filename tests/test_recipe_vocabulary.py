@@ -19,7 +19,7 @@ def tokenizer(tmp_path_factory):
 def test_captions_are_whole_words(tokenizer):
     rng = np.random.default_rng(0)
     for _ in range(1500):
-        scene = world.random_scene(rng, world.Choices(**world.TRAINING))
+        scene = world.random_scene(rng, world.TRAINING)
         text = world.wording(rng, scene, not scene.named, scene.effect == world.NAMELESS)
         for slot in SLOTS:
             text = text.replace(slot, "")

@@ -22,13 +22,13 @@ MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)            # of cats and of cars
 @pytest.fixture(scope="module")
 def images(blobs):
     rng = np.random.default_rng(0)
-    return [world.compose(rng, blobs, Choices(**TRAINING)) for _ in range(600)]
+    return [world.compose(rng, blobs, TRAINING) for _ in range(600)]
 
 
 @pytest.fixture(scope="module")
 def scenes():
     rng = np.random.default_rng(1)
-    return [world.random_scene(rng, Choices(**TRAINING)) for _ in range(20_000)]
+    return [world.random_scene(rng, TRAINING) for _ in range(20_000)]
 
 
 def drawn(blobs, scene, seed):
@@ -43,10 +43,10 @@ def share(image, color):
 def test_seed_is_a_data_set(blobs, images):
     again, other = np.random.default_rng(0), np.random.default_rng(1)
     for image in images[:100]:
-        twin = world.compose(again, blobs, Choices(**TRAINING))
+        twin = world.compose(again, blobs, TRAINING)
         assert np.array_equal(twin.pixels, image.pixels)
         assert (twin.caption, twin.scene) == (image.caption, image.scene)
-    assert world.compose(other, blobs, Choices(**TRAINING)).caption != images[0].caption
+    assert world.compose(other, blobs, TRAINING).caption != images[0].caption
     assert image.pixels.shape == (64, 64, 3) and image.pixels.dtype == np.uint8
 
 
@@ -85,8 +85,8 @@ def test_parts_of_the_world_are_as_common_as_said(scenes):
     assert default.category == part(lambda s: s.category)
     assert default.effect / 2 == part(lambda s: s.effect == NAMELESS)
     free = 1 - default.category                         # what names a category is always a named thing
-    assert TRAINING["nameless"] * free == part(lambda s: s.objects[0] in NAMELESS_OBJECTS)
-    assert TRAINING["changed"] * (free - default.tint) == part(lambda s: s.changed)
+    assert TRAINING.nameless * free == part(lambda s: s.objects[0] in NAMELESS_OBJECTS)
+    assert TRAINING.changed * (free - default.tint) == part(lambda s: s.changed)
     assert part(lambda s: s.background in COLORS) == 0.48
     assert all(sum(map(bool, (s.look, s.relation, s.effect, s.tint, s.category))) <= 1 for s in scenes)
     assert {s.background for s in scenes} == set(BACKDROPS) and {s.look for s in scenes} == {"", *looks.LOOKS}
