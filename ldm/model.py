@@ -180,10 +180,16 @@ class LatentDiffusion(nn.Module):
             z0 = self.sample(self.context(some), uncond, steps=steps, guidance=guidance, eta=eta,
                              sampler=sampler, z_T=self._noise(len(some), size, generators),
                              generator=generators)
-            h, w = z0.shape[-2:]
-            at_a_time = max(1, _DECODED_PIXELS // (h * w * self.config.autoencoder.factor ** 2))
-            images += [image for part in z0.split(at_a_time) for image in to_images(self.decode(part))]
+            images += self.decode_images(z0)
         return images
+
+    @torch.no_grad()
+    def decode_images(self, z: Tensor) -> list[Image.Image]:
+        """Scaled z (b c h w) -> b RGB images, decoded a few at a time, since the decoder needs most memory.
+        Raises InputError if any are not finite."""
+        h, w = z.shape[-2:]
+        at_a_time = max(1, _DECODED_PIXELS // (h * w * self.config.autoencoder.factor ** 2))
+        return [image for part in z.split(at_a_time) for image in to_images(self.decode(part))]
 
     def _noise(self, b: int, size: tuple[int, int] | None, generator: Generators) -> Tensor:
         """z_T (b c h w) for images of `size` (height, width) in pixels; None means the model's own size.

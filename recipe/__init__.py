@@ -23,7 +23,8 @@ templates, and the models trained on it. The modules in order of use; each stage
     resnet       the judge: its network and its weights file
     recognizer   trains the judge (stage)
     recognize    measures what the judge recognizes in a model's images, made in sources, and keeps it in
-                 parts; editing measures what words can do (stages)
+                 parts; editing, with image_edits, measures what words can do; experiments is what these two
+                 share (stages)
     clip         trains the small CLIP that evaluates, on images that augment changes; small_clip loads it
                  (stage)
     evaluate     measures the finished model; stopwatch, its time and memory (stage)

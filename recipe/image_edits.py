@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ldm.model import to_images
 from recipe.backdrops import BACKDROPS
 from recipe.captions import fill
 from recipe.experiments import Bench, Result, told
 from recipe.filters import pick
 from recipe.objects import SEEN
 from recipe.scenery import SIZE
-from recipe.sources import PROMPTS, ordinary
+from recipe.sources import EXAMPLES, PROMPTS, ordinary
+from textinv.dataset import build_dataset
 from textinv.editing.blending import blend
 from textinv.editing.compositions import Composition, compose, compositions_sheet, share
 from textinv.editing.ddim_inversion import edit_inverted
@@ -23,7 +23,8 @@ from textinv.editing.deltas import applied
 from textinv.editing.inputs import encode, to_x
 from textinv.editing.sheets import Row, sheet
 from textinv.editing.tuning import tune
-from textinv.prompts import OBJECT
+from textinv.images import read_images
+from textinv.options import InversionConfig
 
 HOLE = (8, 8, 56, 56)                   # the mask's white part
 GUIDANCES = (1.0, 2.0, 5.0)
@@ -63,7 +64,7 @@ def squared_error(one: Image.Image, other: Image.Image, mask: Image.Image) -> fl
 @torch.no_grad()
 def autoencoded(bench: Bench, image: Image.Image) -> Image.Image:
     """The image through the autoencoder."""
-    return to_images(bench.model.decode(encode(bench.model, to_x(image, bench.model.image_size))))[0]
+    return bench.model.decode_images(encode(bench.model, to_x(image, bench.model.image_size)))[0]
 
 
 def inversion(bench: Bench) -> Result:
@@ -117,7 +118,9 @@ def tuning(bench: Bench) -> Result:
     with bench.taught_things():
         for thing in tqdm(bench.things, unit="thing"):
             word = f"<{thing}>"
-            delta = tune(bench.model, bench.shown(thing), [fill(template, word) for template in OBJECT])
+            images = read_images(EXAMPLES / thing, bench.model.image_size)
+            how = InversionConfig(placeholder=word)
+            delta = tune(bench.model, build_dataset(bench.model, images, how))
             for template, others in PROMPTS["object"].items():
                 prompt = fill(template, word)
                 tests = {name: bench.found(head, name) for head, name in

@@ -1,5 +1,8 @@
 """`textinv edit`: each command writes what it promises, and refuses with one line."""
 
+import importlib
+import shlex
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +11,15 @@ from PIL import Image, ImageDraw
 from helpers.runs import MODEL, pixels
 from helpers.weight_files import edit_json
 from ldm import InputError
-from textinv import Concept
-from textinv.commands import edit
+from textinv import Concept, InversionConfig
+from textinv.commands import edit, sample
+from textinv.commands.edits import invert, tune
 from textinv.commands.edits.shared import new_folder
+from textinv.dataset import encode
+from textinv.editing.ddim_inversion import Inverted
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
+from textinv.images import read_images
 
 
 def run(*argv):
@@ -61,7 +68,9 @@ def test_tune_writes_a_delta_that_the_other_commands_use(scene, learned, tmp_pat
     path = tmp_path / "a/tuned.safetensors"
     delta = Delta.load(path)
     assert delta.info["steps"] == 3 and delta.info["rank"] == 2 and delta.info["prior"] == "a dog"
-    assert "a photo of a *" in delta.info["prompts"] and f"--tuned {path}" in out
+    command = shlex.split(out.splitlines()[-1].removeprefix("use it: "))
+    assert command[:3] == ["textinv", "sample", "a photo of a *"] and str(path) in command
+    assert sample.main([*command[2:], "-n", "1", "--steps", "2", "--out", str(tmp_path / "used.png")]) == 0
     for name, more in (("plain", []), ("tuned", ["--tuned", path])):
         assert run("blend", *scene, "*", "--concept", learned, "-n", 1, "--steps", 2,
                    "--out", tmp_path / name, *more) == 0
@@ -73,17 +82,46 @@ def test_tune_writes_a_delta_that_the_other_commands_use(scene, learned, tmp_pat
 def test_tune_knows_from_its_run_that_a_word_is_a_style(argv, prompt, learned, tmp_path, capsys):
     edit_json(learned / "config.json", style=True)
     assert run("tune", "--concept", learned, "--steps", 1, "--out", tmp_path / "a", *argv) == 0
-    assert Delta.load(tmp_path / "a/tuned.safetensors").info["prompts"][0] == prompt
     assert f"textinv sample '{prompt}' --concept" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("argv, prompts", [([], ["a cat like *", "* on the beach"]),
-                                           (["--style"], ["a painting in the style of *"])])
-def test_tune_uses_the_templates_of_its_run(argv, prompts, learned, tmp_path):
-    (tmp_path / "templates.txt").write_text("a cat like {}\n\n{} on the beach\n")
-    edit_json(learned / "config.json", templates=str(tmp_path / "templates.txt"))
-    assert run("tune", "--concept", learned, "--steps", 1, "--out", tmp_path / "a", *argv) == 0
-    assert Delta.load(tmp_path / "a/tuned.safetensors").info["prompts"][:len(prompts)] == prompts
+RECORDED = {"style": False, "templates": "own.txt", "crop": "stretch", "flip": False, "alpha_mask": True}
+
+
+@pytest.mark.parametrize("argv, changed", [
+    ([], {}), (["--style"], {"style": True, "templates": None}), (["--no-style"], {"templates": None}),
+    (["--templates", "other.txt"], {"templates": "other.txt"}), (["--flip"], {"flip": True}),
+    (["--crop", "random", "--no-alpha-mask"], {"crop": "random", "alpha_mask": False})])
+def test_tune_reads_images_and_prompts_as_the_words_run_did(argv, changed, learned):
+    edit_json(learned / "config.json", **RECORDED)
+    how = tune.reading(tune.parser().parse_args(["--concept", str(learned), *argv]), "<x>")
+    assert how == InversionConfig(placeholder="<x>", **{**RECORDED, **changed})
+
+
+def test_tune_learns_from_the_runs_own_dataset(learned, image_dir, tmp_path, monkeypatch):
+    """With its masks, captions, crop and mirror images."""
+    first = sorted(image_dir.glob("*.png"))[0]
+    with Image.open(first) as image:
+        mask = Image.new("L", image.size)
+        mask.paste(255, (0, 0, image.width // 2, image.height))
+    mask.save(first.with_name(first.stem + ".mask.png"))
+    first.with_suffix(".txt").write_text("a *, seen from above")
+    edit_json(learned / "config.json", **RECORDED | {"templates": None, "alpha_mask": False})
+    seen = []
+    monkeypatch.setattr(tune, "Tuning", lambda model, data, config: seen.append((model, data)) or Stub())
+    assert run("tune", "--concept", learned, "--steps", 1, "--out", tmp_path / "a") == 0
+    (model, dataset), own = seen[0], read_images(image_dir, 64, crop="stretch")
+    z0 = torch.stack([encode(model, image.views[0].x)[0] for image in own])
+    torch.testing.assert_close(dataset.mean, z0, rtol=1e-3, atol=1e-4)
+    assert dataset.loss_weights[0].unique().tolist() == [0, 2] and (dataset.loss_weights[1:] == 1).all()
+    assert len(dataset.prompts[0]) == 1 and len(dataset.prompts[1]) == 27
+
+
+class Stub(list):
+    """In place of the tuning: no steps, and no delta."""
+
+    def delta(self):
+        return Delta({}, {}, "")
 
 
 def test_compose_counts(learned, small_clip, tmp_path, capsys):
@@ -113,6 +151,47 @@ def test_words_that_clip_spells_are_named(argv, words, learned, small_clip, tmp_
                "--out", tmp_path / "a") == 0
     error = capsys.readouterr().err
     assert (f"warning: CLIP does not know {words} and reads letters" in error) == bool(words)
+
+
+SAMPLED = {"-n": 3, "--steps": 2, "--guidance": 4.5, "--seed": 7, "--batch": 2}
+
+
+@pytest.mark.parametrize("name, function, argv, more", [
+    ("blend", "blend", ["IMAGE", "MASK", "*", "--negative", "a dog", "--eta", 0.5, "--keep-background"],
+     {"negative": "a dog", "eta": 0.5, "keep_background": True}),
+    ("compose", "compose", ["*", "--find", "a cat", "--among", "a dog"], {}),
+    ("bias", "distribution", ["*", "--classes", "cat", "dog"], {}),
+    ("baselines", "baseline_images", ["a {}"], {})])
+def test_every_option_reaches_its_function(name, function, argv, more, scene, learned, small_clip, tmp_path,
+                                           monkeypatch):
+    class Called(Exception):
+        pass
+
+    def fake(*given, **options):
+        raise Called(options)
+
+    module = importlib.import_module(f"textinv.commands.edits.{name}")
+    monkeypatch.setattr(module, function, fake)
+    named = {"IMAGE": scene[0], "MASK": scene[1]}
+    argv = [name, *[named.get(part, part) for part in argv], "--concept", learned, "--out", tmp_path / "a",
+            *[part for pair in SAMPLED.items() for part in pair]]
+    argv += [] if name == "blend" else ["--clip", small_clip]
+    with pytest.raises(Called) as called:
+        run(*argv)
+    expected = {"n": 3, "steps": 2, "guidance": 4.5, "seed": 7, "batch": 2, **more}
+    if name == "baselines":             # they set their own steps
+        expected = {option: expected[option] for option in ("n", "seed", "batch")}
+    assert called.value.args[0] == expected
+
+
+def test_the_options_of_an_inversion_reach_it(scene, learned, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(invert, "edit_inverted", lambda model, image, *given, **options: seen.append(
+        (given, options)) or Inverted(image, image, 0.0, {3.0: [image]}))
+    assert run("invert", scene[0], "a cat", "--source", "a dog", "--negative", "a car", "--guidance", 3,
+               "--steps", 4, "--refine", 2, "--concept", learned, "--out", tmp_path / "a") == 0
+    assert seen == [(("a dog", ["a cat"]), {"negative": "a car", "guidances": [3.0], "steps": 4, "refine": 2,
+                                            "eta": 0.0})]
 
 
 @pytest.mark.parametrize("argv, texts", [
@@ -175,7 +254,8 @@ def test_folders_are_new(tmp_path, monkeypatch):
 @pytest.mark.parametrize("argv, warning", [
     (["blend", "IMAGE", "MASK", "a zqzx", "-n", 1], "contains no learned word: write * where it goes"),
     (["blend", "IMAGE", "MASK", "a *", "--negative", "zqzx", "-n", 1], "reads letter by letter: zqzx"),
-    (["invert", "IMAGE", "a zqzx", "--guidance", 1], "reads letter by letter: zqzx")])
+    (["invert", "IMAGE", "a zqzx", "--guidance", 1], "reads letter by letter: zqzx"),
+    (["tune", "--prior", "a zqzx", "--prior-images", 1], "reads letter by letter: zqzx")])
 def test_what_a_prompt_loses_is_said(argv, warning, scene, learned, tmp_path, capsys):
     named = {"IMAGE": scene[0], "MASK": scene[1]}
     argv = [named.get(part, part) for part in argv]
@@ -198,8 +278,14 @@ def test_a_word_that_does_not_fit_is_named_by_its_file(scene, tmp_path, capsys):
     (["blend", "scene.png", "mask.png", "*", "-n", "0"], "-n is 0"),
     (["blend", "scene.png", "mask.png", "*", "--tuned", "scene.png"], "scene.png"),
     (["blend", "scene.png", "mask.png", "*", "--tuned", "~no-one/x"], "~no-one/x: there is no such file"),
-    (["invert", "scene.png", "--eta", "0.5"], "eta is 0.5, but inversion"),
+    (["invert", "scene.png", "--eta", "0.5"], "--eta is 0.5, but inversion"),
     (["invert", "scene.png", "--steps", "0"], "steps is 0"),
+    (["invert", "scene.png", "--guidance", "3"], "--guidance and --negative have no effect without a PROMPT"),
+    (["invert", "scene.png", "--negative", "x"], "--guidance and --negative have no effect without a PROMPT"),
+    (["blend", "scene.png", "mask.png", "*", "--eta", "2"], "--eta is 2.0. Use 0 (deterministic) to 1"),
+    (["blend", "scene.png", "mask.png", "*", "--tuned", ""], "is not a regular file"),
+    (["tune", "--prior-images", "3"], "--prior-images has no effect without --prior"),
+    (["tune", "--concept", "run", "--templates", "gone.txt"], "gone.txt: cannot be read"),
     (["invert", "scene.png", "a", "--guidance", "nan"], "--guidance is nan. Use -1000 to 1000"),
     (["invert", "scene.png", "--refine", "-3"], "--refine is -3. Use 0 to 100"),
     (["tune", "--images", "."], "not 0. Give one as --concept"), (["tune", "--lr", "0"], "--lr is 0"),

@@ -10,7 +10,7 @@ import weights
 from helpers import ROOT
 from ldm import InputError
 from ldm.model import to_images
-from ldm.samplers import ddim
+from ldm.samplers import ddim, ddim_step, ddim_timesteps
 from textinv.decoding import read_rgb
 from textinv.editing.blending import blend, blended, paste
 from textinv.editing.inputs import check_mask, crop, encode, last_latents, latent_mask, to_x
@@ -58,6 +58,16 @@ def test_a_white_mask_is_plain_ddim():
     z, white = noise(1, 2, 4, 8, 8), torch.ones(1, 1, 8, 8)
     got = last_latents(blended(oracle, ALPHAS, z, noise(0, 1, 4, 8, 8), white, 10, torch.Generator()))
     assert torch.equal(got, last_latents(ddim(oracle, ALPHAS, z, 10)))
+
+
+def test_a_white_mask_with_eta_is_random_ddim():
+    """Each step has two draws: one for inside the mask, then one for outside."""
+    z, white = noise(1, 2, 4, 8, 8), torch.ones(1, 1, 8, 8)
+    got = last_latents(blended(oracle, ALPHAS, z, noise(0, 1, 4, 8, 8), white, 10,
+                               torch.Generator().manual_seed(2), eta=1.0))
+    for (t, t_prev), (inside, _) in zip(ddim_timesteps(1000, 10), noise(2, 10, 2, *z.shape), strict=True):
+        z = ddim_step(ALPHAS, z, oracle(z, t), t, t_prev, 1.0, inside)
+    assert torch.equal(got, z)
 
 
 @pytest.fixture(scope="module")

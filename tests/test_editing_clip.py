@@ -11,7 +11,7 @@ from PIL import Image
 import weights
 from helpers.weight_files import small_config
 from ldm import InputError, LatentDiffusion
-from ldm.samplers import predict_z0
+from ldm.samplers import ddim_step, ddim_timesteps, predict_z0
 from textinv.editing.baselines import BASELINES, Subject, baseline_images
 from textinv.editing.clip_guidance import (
     clip_pixels,
@@ -90,6 +90,16 @@ def test_cutouts_are_parts_of_their_image():
     assert views[:, 0].abs().max() < 1.0001
 
 
+def test_small_views_reach_every_edge():
+    """Those of less than 0.8 of a side, of a ramp to the right and of one downward."""
+    ramp = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
+    for x in (ramp, ramp.mT):
+        views = cutouts(x, 200, torch.Generator().manual_seed(0)).flatten(1)
+        low, high = views.amin(dim=1), views.amax(dim=1)
+        small = high - low < 1.6
+        assert low[small].min() < -0.95 and high[small].max() > 0.95
+
+
 @pytest.mark.parametrize("t", [1, 300, 900])
 def test_the_gradient_of_the_guidance_against_finite_differences(trained, t):
     """eps_hat moves by -sqrt(1 - a_t) scale g, and g is the derivative, along any direction, of the
@@ -122,6 +132,22 @@ def test_guidance_leads_to_the_target(trained):
     assert (found[100.0] > found[0.0] + 0.02).all()
 
 
+def test_guidance_is_that_of_views_of_its_seed(trained):
+    """Fresh ones in each step, drawn after the noise."""
+    model, evaluator = trained
+    generator, alphas_cumprod = torch.Generator().manual_seed(3), model.schedule.alphas_cumprod.tolist()
+    z = torch.randn(2, 4, 16, 16, generator=generator)
+    empty = model.guided(model.context([""]).expand(2, -1, -1))
+    for t, t_prev in ddim_timesteps(1000, 2):
+        z = z.detach().requires_grad_()
+        eps = empty(z, t)
+        x = model.decode(predict_z0(alphas_cumprod, z, eps, t))
+        g, = torch.autograd.grad(clip_similarity(evaluator, x, unit(1), generator).sum(), z)
+        z = ddim_step(alphas_cumprod, z, eps - math.sqrt(1 - alphas_cumprod[t]) * 100 * g, t, t_prev)
+    got = guided_diffusion(model, evaluator, unit(1), n=2, seed=3, scale=100.0, steps=2)
+    torch.testing.assert_close(got, z.detach(), atol=1e-4, rtol=1e-4)
+
+
 def test_from_an_image_the_rest_of_the_way(model, evaluator):
     """Without guidance and with nearly all steps skipped, the image stays; with none skipped, it is gone."""
     z0 = noise(5, 2, 4, 32, 32)
@@ -139,6 +165,22 @@ def test_optimized_latents_reach_the_target_and_stay_near_the_prior(model, evalu
     assert (after > before + 0.05).all()
     held = optimized_latents(model, evaluator, targets, n=2, steps=30, prior_weight=100.0)
     assert held.norm() < 0.5 * z.norm()
+
+
+def test_optimized_latents_see_jitter_and_views_of_their_seed(trained):
+    """Both fresh in each step, drawn after the start."""
+    model, evaluator = trained
+    generator = torch.Generator().manual_seed(3)
+    z = (0.1 * torch.randn(2, 4, 16, 16, generator=generator)).requires_grad_()
+    optimizer = torch.optim.Adam([z], lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        x = model.decode(z + 0.5 * torch.randn(z.shape, generator=generator))
+        similarity = clip_similarity(evaluator, x, unit(1), generator)
+        (0.1 * z.square().mean(dim=(1, 2, 3)) / 2 - similarity).sum().backward()
+        optimizer.step()
+    got = optimized_latents(model, evaluator, unit(1), n=2, seed=3, steps=3)
+    torch.testing.assert_close(got, z.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_the_categorys_vectors_give_its_own_text(evaluator):
@@ -176,7 +218,7 @@ def test_a_word_of_clip_is_nearer_to_the_images_than_its_category(evaluator):
 
 @pytest.mark.parametrize("category, template, message", [
     ("", "a {}", "the category is empty"), ("cat", "a photo of a dog", "lacks 'cat'"),
-    ("cat", "a photo " * 40 + "of a {}", "too long for CLIP")])
+    ("cat", "a super{}", "lacks 'cat'"), ("cat", "a photo " * 40 + "of a {}", "too long for CLIP")])
 def test_texts_without_the_word(evaluator, category, template, message):
     with pytest.raises(InputError, match=message):
         embed_texts(evaluator, [template], ClipWord(category, category_vectors(evaluator, category)))
@@ -235,3 +277,17 @@ def test_braces_and_the_category_itself_may_stand_in_a_prompt(evaluator):
                          ("a {} next to a cat", "a cat next to a {}"))
         assert (first - second).abs().max() > 1e-3
         embed_texts(evaluator, ["a {} in {x} :-{"], word)
+
+
+def test_the_word_may_follow_the_categorys_name(evaluator):
+    word = ClipWord("cat", -category_vectors(evaluator, "cat"))
+    embeddings, seen = evaluator.model.text_model.embeddings, []
+    hook = embeddings.register_forward_hook(lambda module, inputs, out: seen.append(out[0]))
+    embed_texts(evaluator, ["my cat {}"], word)
+    hook.remove()
+    ids = torch.tensor(evaluator.tokenizer("my cat cat")["input_ids"])
+    expected = embeddings.token_embedding.weight[ids]
+    first, second = (ids == evaluator.tokenizer.convert_tokens_to_ids("cat")).nonzero().flatten()
+    assert second == first + 1
+    expected[second] = word.vectors[0]
+    torch.testing.assert_close(seen[0] - embeddings.position_embedding.weight[:len(ids)], expected)

@@ -12,7 +12,7 @@ from ldm import InputError
 from ldm.model import to_images
 from ldm.samplers import ddim, ddim_timesteps
 from textinv.decoding import read_rgb
-from textinv.editing.ddim_inversion import edit_inverted, inverted
+from textinv.editing.ddim_inversion import edit_inverted, invert_latents, inverted
 from textinv.editing.inputs import encode, last_latents, to_x
 
 ALPHAS = [0.999 - 0.99 * i / 999 for i in range(1000)]
@@ -90,7 +90,16 @@ def test_an_edit_is_sampled_from_the_refined_noise_under_both_prompts(refine, ow
         assert found.edits[3.0][0].tobytes() == to_images(own_model.decode(z0))[0].tobytes()
 
 
-@pytest.mark.parametrize("values, message", [({"eta": 0.5}, "eta is 0.5, but inversion needs"),
+def test_the_error_is_that_of_the_round_trip(own_model):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    z0, c = encode(own_model, to_x(image, 64)), own_model.context(["a cat"])
+    with torch.no_grad():
+        back = own_model.sample(c, steps=3, guidance=1, z_T=invert_latents(own_model, z0, c, steps=3))
+    found = edit_inverted(own_model, image, "a cat", [], steps=3)
+    assert found.error == pytest.approx(((back - z0).norm() / z0.norm()).item(), rel=1e-4) and found.error > 0
+
+
+@pytest.mark.parametrize("values, message", [({"eta": 0.5}, "`eta` is 0.5, but inversion needs"),
                                              ({"steps": 0}, "steps` is 0")])
 def test_values_without_meaning(own_model, values, message):
     with pytest.raises(InputError, match=message):

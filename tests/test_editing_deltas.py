@@ -26,6 +26,14 @@ def test_applied_weights_are_w_plus_ba(own_model):
             assert torch.allclose(own_model.unet.get_parameter(name), expected, atol=1e-5)
 
 
+def test_a_fingerprint_is_of_the_factors_their_names_and_the_model():
+    A, B = {"w": torch.ones(2, 5)}, {"w": torch.ones(7, 2)}
+    deltas = [Delta(A, B, "m"), Delta({"w": 2 * A["w"]}, B, "m"), Delta(A, {"w": 2 * B["w"]}, "m"),
+              Delta({"u": A["w"]}, {"u": B["w"]}, "m"), Delta(A, B, "n")]
+    assert len({delta.fingerprint for delta in deltas}) == 5
+    assert Delta(A, B, "m", {"rank": 2}).fingerprint == deltas[0].fingerprint
+
+
 def test_a_delta_of_the_embedded_model_takes_little_room(tmp_path):
     tiny = weights.load("tiny")
     matrices = [weight for weight in tiny.unet.parameters() if weight.ndim > 1]

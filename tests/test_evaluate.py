@@ -1,15 +1,19 @@
 """Measuring a word: the cache of generated images, and the command."""
 import json
 
+import numpy as np
 import pytest
 import torch.nn.functional as F
 from PIL import Image
 
 import textinv
-from helpers.runs import MODEL, measure, train_word
-from textinv.evaluation.evaluate import EDITS, PLAIN
+from helpers.runs import MODEL, measure, pixels, train_word
+from helpers.weight_files import edit_json
+from textinv.evaluation.evaluate import EDITS, PLAIN, STYLE_EDITS, STYLE_PLAIN, without_word
 from textinv.evaluation.identity import model_id
-from textinv.grids import save_png
+from textinv.evaluation.scores import mean_pairwise_similarity
+from textinv.grids import read_recipe, save_png
+from textinv.images import read_images
 from weights import clip
 
 
@@ -105,6 +109,58 @@ def test_a_word_alone_needs_its_images(learned, small_clip, tmp_path, image_dir,
     assert "Give them as --images" in capsys.readouterr().err
     assert measure(file, small_clip, "--images", image_dir) == 0
     assert (tmp_path / "word/evaluation/evaluation.json").exists()
+
+
+def test_a_words_own_images_are_those_of_its_run(learned, small_clip, image_dir, capsys):
+    """With the run's crop; other images must be asked for."""
+    def similarity():
+        return json.loads((learned / "evaluation/evaluation.json").read_text())["training_similarity"]
+
+    assert measure(learned, small_clip) == 0
+    center = similarity()
+    edit_json(learned / "config.json", crop="stretch")
+    assert measure(learned, small_clip) == 0
+    evaluator = clip.load(small_clip)
+    shown = [image.shown for image in read_images(image_dir, 64, crop="stretch")]
+    own = mean_pairwise_similarity(evaluator.images(shown))
+    assert similarity() == pytest.approx(own, abs=1e-5) != center
+    Image.new("RGB", (64, 64), "red").save(image_dir / "new.png")
+    capsys.readouterr()
+    assert measure(learned, small_clip) == 2
+    assert f"{image_dir}: these are no longer the images that the word" in capsys.readouterr().err
+    assert measure(learned, small_clip, "--images", image_dir) == 0
+
+
+@pytest.mark.parametrize("style, prompts, expected", [
+    (False, None, (PLAIN, *EDITS)), (True, None, (STYLE_PLAIN, *STYLE_EDITS)),
+    (False, "a {} here\n", (PLAIN, "a {} here")), (True, "a {} here\n", (STYLE_PLAIN, "a {} here"))])
+def test_a_style_has_prompts_of_its_own(style, prompts, expected, learned, small_clip, tmp_path):
+    edit_json(learned / "config.json", style=style)
+    more = []
+    if prompts:
+        (tmp_path / "prompts.txt").write_text(prompts)
+        more = ["--prompts", tmp_path / "prompts.txt"]
+    assert measure(learned, small_clip, *more) == 0
+    content = json.loads((learned / "evaluation/evaluation.json").read_text())
+    assert content["sheet"][1:] == [template.replace("{}", "*") for template in expected]
+    assert list(content["results"]["*"]["prompts"]) == list(expected[1:])
+
+
+def test_what_a_style_is_compared_with_does_not_name_it():
+    assert without_word(STYLE_EDITS[0]) == "a painting of a cat" and without_word(STYLE_PLAIN) == "a painting"
+    assert without_word(EDITS[0]) == "a photo of on the beach"
+
+
+def test_the_baseline_does_not_know_the_word(learned, small_clip, own_model):
+    """Even if the placeholder is also a word of the prompts."""
+    word = textinv.Concept.load(learned)
+    textinv.Concept("beach", word.vectors, word.info).save(learned / "concept.safetensors")
+    assert measure(learned, small_clip, "--baseline") == 0
+    recipes = {recipe["prompt"]: path for path in drawn(learned)
+               if (recipe := read_recipe(path))["concept"] is None and path.stem == "0000"}
+    recipe = read_recipe(path := recipes["a photo of cat on the beach"])
+    [expected, *_] = own_model.generate([recipe["prompt"]] * 3, steps=recipe["steps"], seed=recipe["seed"])
+    assert np.array_equal(pixels(path), np.asarray(expected))
 
 
 @pytest.mark.parametrize("argv, message", [

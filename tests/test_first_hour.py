@@ -196,6 +196,17 @@ def test_a_word_is_compared_with_its_init_word_and_with_no_word(model, image_dir
         assert losses["no word"] == pytest.approx(by_hand, rel=1e-6)
 
 
+def test_the_words_of_single_images_stay_when_a_word_is_compared_with_its_start(model, image_dir):
+    """Only the word itself goes back to its start."""
+    with Run(model, image_dir, config(steps=2, lr=5.0, init="random", per_image=True, eval_every=1)) as run:
+        list(run.learn())
+        inversion, evaluation = run.inversion, run.evaluation
+        now = inversion.by_word(inversion.v.detach())
+        rows = model.words.replaced({**now, "*": inversion.by_word(inversion.v0)["*"]})
+        by_hand = evaluation.loss(inversion.prompted(evaluation.batch, 2), rows)
+        assert compare(evaluation, "random")["its start"] == pytest.approx(by_hand, rel=1e-6)
+
+
 @pytest.mark.parametrize("placeholder, init, name", [("cat", "cat", "cat (as it was)"),
                                                      ("cat", "dog cat", "dog cat")])
 def test_a_word_that_takes_its_init_words_name_is_compared_with_what_it_was(placeholder, init, name, model,

@@ -54,6 +54,7 @@ def test_effective_learning_rate():
     ({"steps": 2.0}, "`steps` is 2.0"), ({"init": 3}, "`init` is 3. Use text"), ({"lr": 1e38}, "up to 1000"),
     ({"lr": 10 ** 400}, "Use a smaller number"),
     ({"style": True, "templates": "x"}, "`style` and `templates`"),
+    ({"progressive": True, "stop": "dvar"}, "`progressive` needs all of its steps"),
     ({"stop": "DVAR"}, "`stop` is 'DVAR'. Use never or dvar"), ({"crop": "round"}, "`crop` is 'round'"),
     ({"preset": "fast"}, "`preset` is 'fast'. Use default or paper"), ({"preset": []}, "`preset` is []"),
     ({"stop": "dvar", "eval_every": 0}, "`eval_every` above 0")])

@@ -19,7 +19,7 @@ from helpers.runs import contents
 from helpers.weight_files import edit_json
 from textinv.commands import evaluate
 from textinv.evaluation import questionnaire as study
-from textinv.evaluation.cells import Plan
+from textinv.evaluation.cells import Plan, Result
 from textinv.evaluation.evaluate import EDITS, PLAIN
 from textinv.evaluation.questionnaire import AGREEMENT, KINDS, LIKENESS, Answers, Question, Questionnaire
 from textinv.evaluation.scores import Score
@@ -132,6 +132,15 @@ def test_the_same_suite_gives_the_same_questionnaire(page, suite):
     assert main(suite, "--out", suite / "suite", "--examples", suite / "things", "--setups",
                 ",".join(SETUPS)) == 0
     assert page.read_bytes() == before
+
+
+def test_at_most_twenty_questions_of_each_kind(tmp_path):
+    (tmp_path / "samples/x").mkdir(parents=True)
+    (tmp_path / "samples/x/0000.png").touch()
+    results = [Result(setup, "fox", seed, 0.5, 0.5, "", [], dict.fromkeys((PLAIN, *EDITS), "x"))
+               for setup in SETUPS for seed in range(25)]
+    made = study.make(tmp_path, results, SETUPS, count=1)
+    assert Counter(one.kind for one in made.questions) == {LIKENESS: 20, AGREEMENT: 20}
 
 
 def test_another_page_or_key_is_not_overwritten(page, suite, capsys):

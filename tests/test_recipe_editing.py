@@ -310,8 +310,10 @@ def test_the_model_is_tuned_only_for_its_own_images(taught, monkeypatch):
         yield
         active.pop()
 
-    def tune(model, images, prompts):
-        assert len(images) == 5 and len(prompts) == 27 and all("<fox>" in prompt for prompt in prompts)
+    def tune(model, dataset):
+        own = set(model.words.ids("<fox>"))
+        assert len(dataset.mean) == 2 * 5 and all(len(ids) == 27 for ids in dataset.prompts)
+        assert all(own <= set(row) for ids in dataset.prompts for row in ids.tolist())
         return "a delta"
 
     monkeypatch.setattr(image_edits, "tune", tune)

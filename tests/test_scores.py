@@ -64,20 +64,40 @@ def test_intervals_are_those_of_the_mean():
 
 
 def test_intervals_are_percentiles_over_the_resampled_images():
-    """On embeddings that are spread widely, written as loops over the bootstrap samples of the images."""
+    """On embeddings that are spread widely, written as loops over the bootstrap samples of the images; those
+    of editability are centered at the value."""
     plain, training = unit(0, 40, 100, 170), unit(20, 60, 130)
     edits = {"beach": unit(10, 70, 160), "moon": unit(0, 90, 100, 120, 200)}
     texts = {"beach": unit(60)[0], "moon": unit(150)[0]}
     result = scores(plain, edits, texts, training)
     means = [reconstruction(sample, training) for sample in resampled(plain, 0)]
-    agreements = {prompt: [editability(sample, texts[prompt]).item() for sample in resampled(images, seed)]
-                  for seed, (prompt, images) in enumerate(edits.items(), 1)}
+    agreements = {prompt: [editability(sample, texts[prompt]).item() for sample in resampled(images, 1)]
+                  for prompt, images in edits.items()}
     averages = [sum(pair) / 2 for pair in zip(*agreements.values(), strict=True)]
     for one, samples in ((result.reconstruction, means), (result.editability, averages),
                          *((result.prompts[prompt], agreements[prompt]) for prompt in edits)):
         low, high = np.percentile(samples, [2.5, 97.5])
+        if samples is not means:
+            low, high = (end - np.mean(samples) + one.value for end in (low, high))
         assert one.low == pytest.approx(low, abs=1e-9) and one.high == pytest.approx(high, abs=1e-9)
         assert one.low < one.value < one.high
+
+
+def test_an_interval_of_few_images_lies_around_its_value():
+    """A bootstrap sample of four images repeats some, so its mean is noisier, and its cosine lower."""
+    generator, text = torch.Generator().manual_seed(0), torch.nn.functional.normalize(torch.ones(64), dim=0)
+    for _ in range(20):
+        images = torch.nn.functional.normalize(text + 0.3 * torch.randn(4, 64, generator=generator), dim=1)
+        one = scores(images, {"beach": images}, {"beach": text}, images).editability
+        assert one.low < one.value < one.high
+
+
+def test_prompts_are_resampled_together():
+    """Image i of every prompt was generated from the same noise: equal prompts are as certain as one."""
+    images, text = unit(10, 70, 160, 200), unit(60)[0]
+    one = scores(images, {"beach": images}, {"beach": text}, images).editability
+    assert scores(images, {"beach": images, "sea": images}, {"beach": text, "sea": text},
+                  images).editability == one
 
 
 def test_table():

@@ -183,6 +183,13 @@ def test_expected_time_is_arithmetic():
     assert [spoken(seconds) for seconds in (40.2, 359, 12_000)] == ["40 s", "6 min", "3 h 20 min"]
 
 
+def test_a_word_is_expected_to_take_its_setups_steps():
+    """The default preset's 200, and of the paper's 5,000 as many as the suite trains."""
+    cells = [Cell("", FIGURE_10.setups[name], THINGS[0], 0) for name in ("default preset", "ours")]
+    sizes = Sizes(1, 1, train_steps=1000, n=4, steps=20)
+    assert expected_seconds(cells, sizes, Seconds(0.5, 0.0, 0.0)) == pytest.approx(0.5 * (200 + 1000))
+
+
 def test_quick_takes_the_largest_that_fits():
     names = list(FIGURE_10.setups)
 
@@ -342,6 +349,20 @@ def test_a_learned_word_is_not_learned_again(command, tmp_path, monkeypatch):
         assert len(learned) == damaged and cell.read_bytes() == before
 
 
+def test_a_word_of_other_images_is_learned_again(command, tmp_path, examples):
+    """After the cell was deleted, but not its word."""
+    few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
+    assert main(*few) == 0
+    cell, word = tmp_path / "suite/cells/ours-fox-0.json", tmp_path / "suite/words/ours-fox-0.safetensors"
+    before = Concept.load(word)
+    cell.unlink()
+    Image.new("RGB", (64, 64), "red").save(examples / "fox/0.png")
+    assert main(*few) == 0
+    after = Concept.load(word)
+    assert not torch.equal(after.vectors, before.vectors)
+    assert after.info["cell"] == json.loads(cell.read_text())["key"] != before.info["cell"]
+
+
 def test_results_of_something_else_are_refused(command, tmp_path, capsys, examples, small_clip):
     few = [*command, "--setups", "ours", "--things", "fox", "--seeds", 1]
     assert main(*few) == 0
@@ -395,9 +416,16 @@ def test_figure_12_counts_images(command, tmp_path, capsys, monkeypatch):
     assert "| minus 1 image, seed by seed |" in (tmp_path / "suite/results.md").read_text()
 
 
+def without_sizes(command):
+    """The command without the options that --quick chooses."""
+    sizes = {"--train-steps", "--seeds", "-n", "--steps"}
+    pairs = zip(command[::2], command[1::2], strict=True)
+    return [part for name, value in pairs if name not in sizes for part in (name, value)]
+
+
 def test_quick_keeps_its_sizes(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suites, "QUICK", QUICK[-1:])
-    argv = [*command, "--quick", "--setups", FEW]
+    argv = [*without_sizes(command), "--quick", "--setups", FEW]
     assert main(*argv) == 0
     assert "3 steps per word" in capsys.readouterr().out
     monkeypatch.setattr(suites, "QUICK", (Sizes(2, 2, 9, 9, 9),))
@@ -409,8 +437,9 @@ def test_quick_keeps_its_promise_or_refuses(command, tmp_path, monkeypatch, caps
     """Sizes chosen for the training images alone, which take no time, are too large for a word."""
     monkeypatch.setattr(suites, "QUICK", (Sizes(1, 1, 700, 2, 1), QUICK[-1]))
     monkeypatch.setattr(suites, "measure_seconds", lambda *_: Seconds(1.0, 0.0, 0.0))
-    assert main(*command, "--quick", "--setups", "image only") == 0
-    assert "would take 12 min at its sizes" in refused(capsys, *command, "--quick", "--setups", "ours")
+    quick = [*without_sizes(command), "--quick", "--setups"]
+    assert main(*quick, "image only") == 0
+    assert "would take 12 min at its sizes" in refused(capsys, *quick, "ours")
     assert not (tmp_path / "suite/words").exists()
     suites.check_quick(tmp_path, QUICK[-1], 1e6)        # nothing smaller could be chosen
 
@@ -433,9 +462,23 @@ def test_wrong_options_are_one_line(argv, message, capsys):
                                   ["--questionnaire", "x.html", "--seeds", "7"],
                                   ["--concept", "runs/fox", "--answers", "a.json"],
                                   ["--suite", "figure10", "--answers", "a.json"],
-                                  ["--concept", "runs/fox", "--train-steps", "9"]])
+                                  ["--concept", "runs/fox", "--train-steps", "9"],
+                                  *(["--questionnaire", "x.html", *more] for more in (
+                                      ["--seed", "5"], ["-n", "3"], ["--steps", "9"], ["--clip", "x"],
+                                      ["--weights", "x"], ["--device", "cpu"])),
+                                  *(["--suite", "figure10", *more, "--quick"] for more in (
+                                      ["--seeds", "5"], ["--train-steps", "9"], ["-n", "3"],
+                                      ["--steps", "9"]))])
 def test_options_of_another_task_are_refused(argv, capsys):
-    assert f"{argv[2]} cannot be used with {argv[0]}. Drop it." in refused(capsys, *argv)
+    other = "--quick" if argv[-1] == "--quick" != argv[2] else argv[0]
+    assert f"{argv[2]} cannot be used with {other}. Drop it." in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv", [["--out", "x"], ["--setups", "ours"], ["--examples", "x"], ["--quick"],
+                                  ["-n", "3"]])
+def test_options_that_answers_do_not_use_are_refused(argv, capsys):
+    assert f"{argv[0]} cannot be used with --answers. Drop it." in refused(
+        capsys, "--questionnaire", "x.html", "--answers", "a.json", *argv)
 
 
 def test_neither_a_word_nor_a_suite(capsys):

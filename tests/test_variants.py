@@ -78,6 +78,17 @@ def test_the_option_is_the_weight_of_the_distance_to_the_runs_start(monkeypatch,
         assert torch.allclose(run.inversion.v.grad, torch.full((1, 64), 2 * 3.0), atol=1e-5)
 
 
+def test_on_the_sphere_the_regularizer_pulls_along_it(model):
+    """A radial part of the gradient would move v sideways, through AdamW's scaling of each component."""
+    teach(model, {"*": 2})
+    v0 = start(2)
+    for weight in (0.0, 1e3):
+        inversion = loop(model, v0=v0, steps=1, variants=[Direction(4.0), Regularize(weight, v0 + 1)])
+        list(inversion)
+        cosine = torch.cosine_similarity(inversion.v.grad, v0, dim=-1)
+        assert inversion.v.grad.norm() > weight and cosine.abs().max() < 1e-5
+
+
 def test_a_strong_regularizer_holds_the_word(model):
     far, near = loop(model, steps=20, lr=0.1), loop(model, steps=20, lr=0.1,
                                                     variants=[Regularize(1e4, start())])

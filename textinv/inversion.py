@@ -64,7 +64,7 @@ class Variant:
         return v
 
     def penalty(self, v: Tensor, step: int) -> Tensor | float:
-        """A regularizer, added to the loss."""
+        """A regularizer of the active vectors (k d), added to the loss."""
         return 0.0
 
     def constrain(self, v: Tensor, step: int) -> Tensor:
@@ -151,11 +151,11 @@ class Inversion:
             for _ in range(config.accumulate):
                 batch = self.prompted(
                     sample_batch(self.dataset, self.model.schedule.timesteps, config.batch, generator), step)
-                mse = inversion_loss(self.model, self.rows(step), batch)
-                penalty = sum(variant.penalty(v, step) for variant in self.variants)
+                active = self.active(step)
+                mse = inversion_loss(self.model, self.model.words.replaced(self.by_word(active)), batch)
+                penalty = sum(variant.penalty(active, step) for variant in self.variants)
                 ((mse + penalty) / config.accumulate).backward()
                 loss = loss + mse.detach() / config.accumulate
-
             assert v.grad is not None
             stops = torch.full_like(loss, self.stop_requested)
             v.grad, loss, stops = self.processes.all_reduce_mean(v.grad, loss, stops)

@@ -146,6 +146,9 @@ class InversionConfig:
         if self.progressive and self.vectors != 1:
             raise InputError(f"`progressive` sets the number of vectors itself, up to {PROGRESSIVE}. Drop "
                              "it or `vectors`.")
+        if self.progressive and self.stop == "dvar":
+            raise InputError("`progressive` needs all of its steps, but `stop` dvar may end the run before "
+                             "all vectors have joined. Drop one of them.")
         if self.style and self.templates:
             raise InputError("`style` and `templates` both choose the prompts. Use one of them.")
 

@@ -43,14 +43,17 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. See {self.prog} --help, or try: {self.example}")
 
 
-def add_fields(parser: argparse.ArgumentParser, title: str, cls: type) -> None:
+def add_fields(parser: argparse.ArgumentParser, title: str, cls: type, only: Sequence[str] = ()) -> None:
     """Add a group with one option per field of an options dataclass. Options that are not given are left out
-    of the namespace: their defaults come from the class, or from a preset."""
+    of the namespace: their defaults come from the class, or from a preset. only: add just these fields, whose
+    defaults come from elsewhere, as the title says."""
     group = parser.add_argument_group(title)
     for field in dataclasses.fields(cls):
+        if only and field.name not in only:
+            continue
         help, kind = field.metadata["help"], str(field.type)
         is_switch = kind.startswith("bool")
-        if field.default not in ("", None):
+        if field.default not in ("", None) and not only:
             shown = field.default if not is_switch else "on" if field.default else "off"
             help += f" (default: {shown})"
         options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help.replace("%", "%%")}

@@ -7,6 +7,7 @@ setups of one of the paper's figures instead (suites.py), and `--questionnaire` 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,25 +29,39 @@ from textinv.commands.arguments import (
 )
 from textinv.commands.study import add_study_options, count_answers, write_questionnaire
 from textinv.commands.suites import IMAGES_PER_PROMPT, add_suite_options, run_suite
-from textinv.commands.words import teach
+from textinv.commands.words import run_records, teach, training_images
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, unpatch
-from textinv.evaluation.evaluate import EDITS, SampleSpec, Sampling, evaluate, write
+from textinv.evaluation.evaluate import (
+    EDITS,
+    PLAIN,
+    STYLE_EDITS,
+    STYLE_PLAIN,
+    SampleSpec,
+    Sampling,
+    evaluate,
+    write,
+)
 from textinv.evaluation.identity import model_id
 from textinv.evaluation.scores import mean_pairwise_similarity
-from textinv.images import read_images
 from textinv.initialization import has_init_words
 from textinv.prompts import read_templates
 from textinv.reporting import report
-from textinv.running.folder import read_record
 
+N = 64                  # images per prompt
 SHOWN = 8               # maximum number of images in a row of the sheet
+# how images are made and measured
+MEASURING = ("n", "batch", "seed", "steps", "guidance", "weights", "vocab", "dtype", "device", "clip")
 # task -> options that belong only to other tasks
 FOREIGN = {"concept": ("quick", "setups", "things", "seeds", "train_steps", "examples", "answers"),
            "suite": ("images", "prompts", "baseline", "answers"),
-           "questionnaire": ("images", "prompts", "baseline", "things", "seeds", "train_steps")}
+           "questionnaire": ("images", "prompts", "baseline", "things", "seeds", "train_steps", *MEASURING),
+           "answers": ("images", "prompts", "baseline", "things", "seeds", "train_steps", *MEASURING, "out",
+                       "setups", "examples", "quick")}
+# what --quick chooses itself
+QUICK = ("seeds", "train_steps", "n", "steps")
 
 
-def parser(n: int = 64) -> argparse.ArgumentParser:
+def parser(n: int = N) -> argparse.ArgumentParser:
     """The command's argument parser. n: default number of images per prompt."""
     p = Parser("evaluate", __doc__, example="--concept runs/fox -n 16 --baseline")
     p.add_argument("--concept", metavar="PATH[:WORD][=NAME]", help="the run's folder, or the word's file")
@@ -68,8 +83,8 @@ def parser(n: int = 64) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parser().parse_args(argv)
-    if options.suite:
-        options = parser(IMAGES_PER_PROMPT).parse_args(argv)
+    defaults = parser(IMAGES_PER_PROMPT if options.suite else N)
+    options = defaults.parse_args(argv)
     check_sampling(options)
     tasks = {"concept": measure_word, "suite": run_suite,
              "questionnaire": count_answers if options.answers else write_questionnaire}
@@ -77,9 +92,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(given) != 1:
         parser().error("give exactly one of --concept, a word to measure, --suite, a figure of the paper, "
                        "and --questionnaire, a page, also for --answers to it")
-    for name in FOREIGN[given[0]]:
-        if getattr(options, name) != parser().get_default(name):
-            raise InputError(f"`{name}` cannot be used with `{given[0]}`. Drop it.")
+    task = "answers" if options.answers and given == ["questionnaire"] else given[0]
+    for other, names in ((task, FOREIGN[task]), *[("quick", QUICK)] * options.quick):
+        if unused := [name for name in names if getattr(options, name) != defaults.get_default(name)]:
+            raise InputError(f"`{unused[0]}` cannot be used with `{other}`. Drop it.")
     tasks[given[0]](options)
 
 
@@ -92,17 +108,19 @@ def measure_word(options: argparse.Namespace) -> None:
                          f"({', '.join(one.placeholder for one in words)}). Choose one "
                          "of them with FILE:WORD.")
     concept = words[0]
-    templates = read_templates(options.prompts, "prompts") if options.prompts else EDITS
+    is_style = any(record.get("style") for record in run_records([options.concept]))
+    plain, templates = (STYLE_PLAIN, STYLE_EDITS) if is_style else (PLAIN, EDITS)
+    if options.prompts is not None:
+        templates = read_templates(options.prompts, "prompts")
     source, vocab = model_of(options, words)
-    images = options.images or (read_record(path)["images"] if path.is_dir() else None)
-    if images is None:
+    if options.images is None and not path.is_dir():
         raise InputError(f"{path}: a word's file does not contain its images. Give them as `images`.")
     model = load_model(source, vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):
         raise InputError(f"{path}: was learned on another model ({concept.info.get('model')}). Give that "
                          "as `weights`.")
-    training = [image.shown for image in read_images(images, model.image_size)]
+    training = [image.shown for image in training_images(model.image_size, options.images, [options.concept])]
     out = (Path(os.path.expanduser(options.out)) if options.out else
            (path if path.is_dir() else path.with_suffix("")) / "evaluation")
 
@@ -115,9 +133,11 @@ def measure_word(options: argparse.Namespace) -> None:
     for word, word_hash in hashes.items():
         spec = SampleSpec("", word_hash, hash_of_model, str(model.dtype).removeprefix("torch."),
                           steps=options.steps, guidance=options.guidance, seed=options.seed)
-        results[word], generated = evaluate(
-            model, evaluator, word, spec=spec, training=training, templates=templates,
-            sampling=Sampling(options.n, options.batch, out / "samples"))
+        # the placeholder may also be a word of the prompts, which the baseline's must not replace
+        with model.words.without(concept.placeholder) if word_hash is None else contextlib.nullcontext():
+            results[word], generated = evaluate(
+                model, evaluator, word, spec=spec, training=training, plain=plain, templates=templates,
+                sampling=Sampling(options.n, options.batch, out / "samples"))
         sheet |= {prompt: images[:SHOWN] for prompt, images in generated.items()}
     unpatch(model, concept.placeholder)
     ceiling = mean_pairwise_similarity(evaluator.images(training))

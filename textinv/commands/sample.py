@@ -34,14 +34,13 @@ from textinv.commands.recipe import (
     recipe_from_png,
     with_model,
 )
-from textinv.commands.words import add_concept_option, teach, warn_of_prompts
+from textinv.commands.words import add_concept_option, teach, training_images, warn_of_prompts
 from textinv.concept import Concept, at_strength, find_words, fingerprint
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
 from textinv.editing.deltas import Delta, applied
 from textinv.grids import enlarged, grid, png_path, save_png
-from textinv.images import print_warning, read_images
-from textinv.running.folder import read_record
+from textinv.images import print_warning
 
 # what may be given with --from
 WITH_FROM = ("source", "out", "device", "weights", "vocab", "concept", "tuned")
@@ -127,7 +126,7 @@ def refuse_unused(options: argparse.Namespace) -> None:
             raise InputError("`from` reproduces an image with its own options. Drop it, or drop "
                              f"{' and '.join(unused)}.")
     for name in ("images", "clip"):
-        if getattr(options, name) and options.best is None:
+        if getattr(options, name) is not None and options.best is None:
             raise InputError(f"`{name}` has no effect without `best`. Add `best`, or drop `{name}`.")
 
 
@@ -180,9 +179,7 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
     """Return a function from all images, keyed by index, to the indices of the best of each prompt, best
     first. Raises InputError if the CLIP or the training images cannot be read."""
     evaluator = load_clip(options.clip, recipe.weights, model.device)
-    folders = [path for text in options.concept if (path := find_words(text)[0]).is_dir()]
-    sources = [options.images] if options.images else [read_record(path)["images"] for path in folders]
-    references = [image.shown for source in sources for image in read_images(source, model.image_size)]
+    references = [image.shown for image in training_images(model.image_size, options.images, options.concept)]
 
     def choose(images: dict[int, Image.Image]) -> list[int]:
         kept = []

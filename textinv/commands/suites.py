@@ -40,7 +40,8 @@ def add_suite_options(parser: argparse.ArgumentParser) -> None:
                        help="compare a figure's setups on the examples; rerun the same command to resume if "
                        f"interrupted. With it, -n defaults to {IMAGES_PER_PROMPT}, --out to runs/suites/")
     group.add_argument("--quick", action="store_true",
-                       help="run as much as fits in ten minutes; sets seeds, steps and -n (default: off)")
+                       help="run as much as fits in ten minutes: chooses seeds, steps, training steps and -n "
+                       "itself, and takes only the first of the things (default: off)")
     group.add_argument("--setups", metavar="NAMES", help="comma-separated setups of it (default: all)")
     group.add_argument("--things", metavar="NAMES", help="comma-separated examples (default: all)")
     group.add_argument("--seeds", type=int, default=2,
@@ -74,7 +75,8 @@ def run_suite(options: argparse.Namespace) -> None:
                 batch=options.batch, steps=options.steps, guidance=options.guidance)
     sizes = suites.Sizes(len(things), options.seeds, options.train_steps, n=options.n, steps=options.steps)
     with suites.locked(folder):
-        seconds = suites.measure_seconds(model, things[0], options.batch)
+        most = suites.QUICK[0].n if options.quick else options.n
+        seconds = suites.measure_seconds(model, things[0], min(options.batch, most))
         if options.quick:
             sizes = suites.read_sizes(folder) or suites.quick_sizes(suite, names, things, seconds)
             things, plan = things[:sizes.things], suites.with_sizes(plan, sizes)

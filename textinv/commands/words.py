@@ -6,14 +6,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldm import InputError, LatentDiffusion
 from textinv.commands import dashed
 from textinv.commands.arguments import load_model, model_of
 from textinv.concept import Concept, find_words, learned_elsewhere, patch
-from textinv.images import print_warning
+from textinv.images import TrainingImage, print_warning, read_images
 from textinv.initialization import hidden_word, norm_problem
 from textinv.prompts import prompt_problems
+from textinv.running.folder import read_record
 
 
 def add_concept_option(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +47,33 @@ def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:
         patch(model, word)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def run_records(concepts: Sequence[str]) -> list[dict[str, Any]]:
+    """The settings of the runs that the words come from; a word's file has none. Raises InputError if a run's
+    are missing or damaged."""
+    paths = [find_words(text)[0] for text in concepts]
+    return [read_record(path) for path in paths if path.is_dir()]
+
+
+def training_images(size: int, images: str | None, concepts: Sequence[str], **reading: Any
+                    ) -> list[TrainingImage]:
+    """The images of a folder, or else those of the runs that the words come from; none if all are files.
+
+    reading: options of `read_images`, by default the crop of each run (one view if it is random).
+    Raises InputError if an image cannot be read, or if a run's images have changed since.
+    """
+    if images is not None:
+        return read_images(images, size, **reading)
+    found = []
+    for record in run_records(concepts):
+        crop = "stretch" if record.get("crop") == "stretch" else "center"
+        own = read_images(record["images"], size, **(reading or {"crop": crop}))
+        if [image.sha256 for image in own] != list(record["image_hashes"].values()):
+            raise InputError(f"{record['images']}: these are no longer the images that the word was learned "
+                             "from. Restore them, or give others as `images`.")
+        found += own
+    return found
 
 
 def warn_of_prompts(model: LatentDiffusion, prompts: Sequence[str], *, expects_word: bool = True) -> None:

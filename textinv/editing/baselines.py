@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import LatentDiffusion
-from ldm.model import to_images
 from textinv.editing.clip_guidance import guided_diffusion, optimized_latents
 from textinv.editing.clip_word import ClipWord, embed_texts, learn_clip_word
 from textinv.editing.inputs import encode, to_x
@@ -83,7 +82,7 @@ def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8, s
     images = []
     for start in range(0, n, batch):
         z = BASELINES[name](subject, template, min(batch, n - start), seed + start)
-        images += to_images(subject.model.decode(z.to(subject.model.dtype)))
+        images += subject.model.decode_images(z)
     return images
 
 

@@ -76,6 +76,8 @@ def distribution(model: LatentDiffusion, prompt: str, classify: Classifier, clas
                  batch: int = 8) -> Distribution:
     """Generate n images of a prompt and classify them. To compare two prompts, give both the same seeds.
     Raises InputError on invalid values, and if the classifier has a different number of classes."""
+    if n < 1:
+        raise InputError(f"`n` is {n}. Use 1 or more.")
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
     p = classify(images).cpu()
     if p.shape != (n, len(classes)):

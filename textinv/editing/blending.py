@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import LatentDiffusion
-from ldm.model import to_images
-from ldm.samplers import Denoise, Generators, Trajectory, ddim_step, ddim_timesteps, randn
+from ldm.samplers import Denoise, Generators, Trajectory, ddim_step, ddim_timesteps, make_sampler, randn
 from textinv.editing import inputs
 from textinv.editing.inputs import encode, generators, last_latents, middle_square
 
@@ -53,6 +52,7 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
 
     Raises InputError if the mask differs in size from the image or is black, and on invalid values.
     """
+    make_sampler("ddim", eta)           # raises InputError if eta is invalid
     mask, size = inputs.check_mask(mask, image), model.image_size
     z0 = encode(model, inputs.to_x(image, size))
     m = inputs.latent_mask(mask, size, model.config.autoencoder.factor).to(model.device)
@@ -63,7 +63,7 @@ def blend(model: LatentDiffusion, image: Image.Image, mask: Image.Image, prompt:
         denoise = model.guided(c.expand(len(some), -1, -1), uncond, guidance)
         trajectory = blended(denoise, model.schedule.alphas_cumprod.tolist(), z, z0, mask=m, steps=steps,
                              generator=some, eta=eta)
-        images += to_images(model.decode(last_latents(trajectory).to(model.dtype)))
+        images += model.decode_images(last_latents(trajectory))
     return [paste(image, edited, mask) for edited in images] if keep_background else images
 
 

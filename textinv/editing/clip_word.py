@@ -39,12 +39,12 @@ def embed_texts(evaluator: Clip, templates: Sequence[str], word: ClipWord) -> Te
     texts = [template.replace("{}", word.category) for template in templates]
     tokens = evaluator.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
     own = _ids(evaluator, word.category)
-    before = [len(_ids(evaluator, template.partition("{}")[0])) for template in templates]
-    starts = [_find(row, own, first) for row, first in
-              zip(tokens["input_ids"].tolist(), before, strict=True)]
-    if None in starts:
-        raise InputError(f"{texts[starts.index(None)]!r} lacks {word.category!r}, or is too long for CLIP. "
-                         "Use a shorter prompt with one {} for the word.")
+    # one token more than the text before it has: every text starts with a special token
+    starts = [1 + len(_ids(evaluator, template.partition("{}")[0])) for template in templates]
+    for text, row, start in zip(texts, tokens["input_ids"].tolist(), starts, strict=True):
+        if row[start:start + len(own)] != own:
+            raise InputError(f"{text!r} lacks {word.category!r} as a word of its own, or is too long for "
+                             "CLIP. Use a shorter prompt with one {} for the word.")
     device = evaluator.model.device
     rows = torch.arange(len(texts), device=device)[:, None]                              # n 1
     columns = torch.tensor(starts, device=device)[:, None] + torch.arange(len(own), device=device)   # n k
@@ -87,8 +87,3 @@ def learn_clip_word(evaluator: Clip, images: Sequence[Image.Image], category: st
 
 def _ids(evaluator: Clip, text: str) -> list[int]:
     return evaluator.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _find(row: list[int], part: list[int], first: int) -> int | None:
-    """The first index from `first` on where `part` begins in `row`, or None."""
-    return next((i for i in range(first, len(row) - len(part) + 1) if row[i:i + len(part)] == part), None)

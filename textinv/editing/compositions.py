@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ldm import LatentDiffusion
+from ldm import InputError, LatentDiffusion
 from textinv.editing.sheets import Row, sheet
 
 Test = Callable[[Sequence[Image.Image]], Tensor]            # n images -> n booleans: does it appear?
@@ -56,6 +56,8 @@ def compose(model: LatentDiffusion, prompt: str, tests: Mapping[str, Test], *, n
             guidance: float = 5.0, seed: int = 0, batch: int = 8) -> Composition:
     """Generate n images of a prompt and run the tests on them. The model must know the words.
     Raises InputError on invalid values."""
+    if n < 1:
+        raise InputError(f"`n` is {n}. Use 1 or more.")
     images = model.generate([prompt] * n, steps=steps, guidance=guidance, seed=seed, batch=batch)
     return Composition(prompt, images, {name: test(images).cpu().bool() for name, test in tests.items()})
 

@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 
 from ldm import InputError, LatentDiffusion
-from ldm.model import to_images
 from ldm.samplers import Denoise, Trajectory, ddim_step, ddim_timesteps
 from textinv.editing.inputs import encode, last_latents, to_x
 
@@ -66,7 +65,7 @@ def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, promp
     Raises InputError if eta is not 0, and on invalid values.
     """
     if eta != 0:
-        raise InputError(f"eta is {eta}, but inversion needs a deterministic sampler. Use eta 0.")
+        raise InputError(f"`eta` is {eta}, but inversion needs a deterministic sampler. Use 0.")
     if wrong := [guidance for guidance in guidances if not -1000 <= guidance <= 1000]:
         raise InputError(f"`guidance` is {wrong[0]}. Use -1000 to 1000.")
     if not 0 <= refine <= 100:
@@ -75,14 +74,12 @@ def edit_inverted(model: LatentDiffusion, image: Image.Image, source: str, promp
     c = model.context([source])
     z_T = invert_latents(model, z0, c, steps=steps, refine=refine)
     back = model.sample(c, steps=steps, guidance=1, z_T=z_T)
-    uncond = model.context([negative]).expand(len(prompts), -1, -1)
-    edits = {guidance: _decode(model, model.sample(
-        model.context(prompts), uncond, steps=steps, guidance=guidance,
-        z_T=z_T.expand(len(prompts), -1, -1, -1))) for guidance in guidances} if prompts else {}
-    return Inverted(_decode(model, z0)[0], _decode(model, back)[0], ((back - z0).norm() / z0.norm()).item(),
-                    edits)
+    uncond = model.context([negative])
 
+    def edited(prompt: str, guidance: float) -> Image.Image:
+        z0 = model.sample(model.context([prompt]), uncond, steps=steps, guidance=guidance, z_T=z_T)
+        return model.decode_images(z0)[0]
 
-@torch.no_grad()
-def _decode(model: LatentDiffusion, z: Tensor) -> list[Image.Image]:
-    return to_images(model.decode(z.to(model.dtype)))
+    edits = {guidance: [edited(prompt, guidance) for prompt in prompts] for guidance in guidances if prompts}
+    return Inverted(model.decode_images(z0)[0], model.decode_images(back)[0],
+                    ((back - z0).norm() / z0.norm()).item(), edits)

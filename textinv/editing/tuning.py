@@ -8,18 +8,20 @@ Ruiz et al. 2022, arXiv 2208.12242, section 3.2).
 """
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ldm import InputError, LatentDiffusion
 from textinv.concept import model_hash
+from textinv.dataset import Dataset
 from textinv.editing.deltas import Delta, matrices
-from textinv.editing.inputs import to_x
+from textinv.inversion import sample_batch
 from textinv.options import MAX_LR, MAX_SEED, check, option
 
 
@@ -34,29 +36,28 @@ class TuningConfig:
     prior: str = option("", "prompt whose images should not change, such as 'a photo of a wolf'")
     prior_weight: float = option(1.0, "weight of the prior images' loss, relative to yours", minimum=0)
     prior_images: int = option(16, "number of prior images", minimum=1)
-    flip: bool = option(True, "also tune on mirrored images; turn it off for text and asymmetric things")
     seed: int = option(0, "random seed for tuning", minimum=0, maximum=MAX_SEED)
 
     def __post_init__(self) -> None:
         check(self)
         if not 0 < self.lr <= MAX_LR:
             raise InputError(f"`lr` is {self.lr}. Use a number above 0 and up to {MAX_LR:g}.")
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        if unused := [name for name in ("prior_weight", "prior_images")
+                      if not self.prior and getattr(self, name) != default[name]]:
+            raise InputError(f"`{unused[0]}` has no effect without `prior`. Add `prior`, or drop it.")
 
 
 class Tuning:
     """The loop and its state: the factors of W + B A for each matrix W of the UNet, and AdamW on these only.
 
-    images: their middle squares are used. prompts: contain the word, which must be patched into the model.
-    The model itself is not modified.
+    dataset: the images and prompts, as for learning the word, which the model must know. The model itself is
+    not modified.
     """
 
-    def __init__(self, model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
-                 config: TuningConfig):
-        self.model, self.config, self.prompts = model, config, tuple(prompts)
+    def __init__(self, model: LatentDiffusion, dataset: Dataset, config: TuningConfig):
+        self.model, self.dataset, self.config = model, dataset, config
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.mean, self.std = self._posteriors(images)
-        with torch.no_grad():
-            self.c = model.context(self.prompts)                                         # p n d
         self.prior = self._prior_latents() if config.prior else None
         self.weights = {name: weight for name, weight in model.unet.named_parameters() if weight.ndim > 1}
         self.down, self.up = {}, {}
@@ -86,41 +87,30 @@ class Tuning:
 
     def loss(self) -> Tensor:
         """Equation 1 with the tuned matrices, on a batch of the images plus one of the prior images."""
-        config, generator = self.config, self.generator
-        rows = torch.randint(len(self.mean), (config.batch,), generator=generator)
-        z0 = self.mean[rows] + self.std[rows] * torch.randn(self.mean[rows].shape, generator=generator
-                                                             ).to(self.mean)
-        c = self.c[torch.randint(len(self.c), (config.batch,), generator=generator)]
-        loss = self._loss(z0, c)
+        config, generator, timesteps = self.config, self.generator, self.model.schedule.timesteps
+        batch = sample_batch(self.dataset, timesteps, config.batch, generator)
+        with torch.no_grad():
+            c = self.model.text_encoder(batch.ids)
+        loss = self._loss(batch.z0, c, batch.eps, batch.t, batch.loss_weights)
         if self.prior is not None:
             z0, c = self.prior
             z0 = z0[torch.randint(len(z0), (config.batch,), generator=generator)]
-            loss = loss + config.prior_weight * self._loss(z0, c.expand(config.batch, -1, -1))
+            eps = torch.randn(z0.shape, generator=generator).to(z0)
+            t = torch.randint(timesteps, (len(z0),), generator=generator).to(z0.device)
+            loss = loss + config.prior_weight * self._loss(z0, c.expand(config.batch, -1, -1), eps, t)
         return loss
 
     def delta(self) -> Delta:
         """What has been tuned so far."""
         return Delta(self.down, self.up, model_hash(self.model),
-                     {"prompts": list(self.prompts), "steps": self.step, "lr": self.config.lr,
-                      "rank": self.config.rank, "prior": self.config.prior})
+                     {"steps": self.step, "lr": self.config.lr, "rank": self.config.rank,
+                      "prior": self.config.prior})
 
-    def _loss(self, z0: Tensor, c: Tensor) -> Tensor:
-        eps = torch.randn(z0.shape, generator=self.generator).to(z0)
-        t = torch.randint(self.model.schedule.timesteps, (len(z0),), generator=self.generator)
+    def _loss(self, *batch: Tensor | None) -> Tensor:
+        """The model's loss on z0, c, eps, t and perhaps weights, with the tuned matrices."""
         tuned = {f"model.unet.{name}": weight + (self.up[name] @ self.down[name]).view_as(weight).to(weight)
                  for name, weight in self.weights.items()}
-        return functional_call(_Loss(self.model), tuned, (z0, c, eps, t.to(z0.device)))
-
-    @torch.no_grad()
-    def _posteriors(self, images: Sequence[Image.Image]) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each view's latents, scaled: (v c h w) each."""
-        model = self.model
-        x = torch.cat([to_x(image, model.image_size) for image in images])
-        x = torch.cat([x, x.flip(-1)]) if self.config.flip else x
-        scale = model.config.diffusion.scale_factor
-        posteriors = [model.autoencoder.encode(view.to(model.device, model.dtype)) for view in x.split(8)]
-        return (scale * torch.cat([one.mean for one in posteriors]).float(),
-                scale * torch.cat([one.std for one in posteriors]).float())
+        return functional_call(_Loss(self.model), tuned, batch)
 
     def _prior_latents(self) -> tuple[Tensor, Tensor]:
         """Latents that the untuned model samples for the prior prompt, and the prompt's context."""
@@ -139,15 +129,14 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *batch: Tensor) -> Tensor:
+    def forward(self, *batch: Any) -> Tensor:
         return self.model.loss(*batch)
 
 
-def tune(model: LatentDiffusion, images: Sequence[Image.Image], prompts: Sequence[str],
-         config: TuningConfig = TuningConfig()) -> Delta:
-    """Tune the UNet to images, with prompts that contain a word the model has learned. The model is left as
-    it is: `deltas.applied` applies the tuned weights temporarily. Raises InputError if the loss diverges."""
-    tuning = Tuning(model, images, prompts, config)
+def tune(model: LatentDiffusion, dataset: Dataset, config: TuningConfig = TuningConfig()) -> Delta:
+    """Tune the UNet to images, with prompts that contain a word the model knows. The model is left as it is:
+    `deltas.applied` applies the tuned weights temporarily. Raises InputError if the loss diverges."""
+    tuning = Tuning(model, dataset, config)
     for _ in tuning:
         pass
     return tuning.delta()

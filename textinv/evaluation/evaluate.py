@@ -26,12 +26,17 @@ from weights.files import atomic_write
 PLAIN = "a photo of {}"
 EDITS = ("a photo of {} on the beach", "a photo of {} on the moon", "a photo of {} on a red background",
          "a watercolor painting of {}", "a black and white sketch of {}", "a photo of {} next to a house")
+# the same for a style
+STYLE_PLAIN = "a painting in the style of {}"
+STYLE_EDITS = ("a painting of a cat in the style of {}", "a painting of a tree in the style of {}",
+               "a painting of a house in the style of {}", "a painting of a car in the style of {}")
 SMALL_CLIP, PUBLIC_CLIP = weights.TINY.parent / "clip", "openai/clip-vit-base-patch32"
 
 
 @dataclass(frozen=True)
 class SampleSpec:
-    """Everything that the images of one prompt depend on, except their individual seeds."""
+    """Everything that the images of one prompt depend on, except their individual seeds and, in the last
+    bits, the batch size and the device."""
     prompt: str
     concept: str | None                 # fingerprint of its vectors
     model: str                          # its `model_id`
@@ -59,8 +64,8 @@ class Sampling:
 
 
 def without_word(template: str) -> str:
-    """A template without its placeholder."""
-    return " ".join(template.replace("{}", "").split())
+    """A template without its placeholder, or without the style that the placeholder names."""
+    return " ".join(template.replace("in the style of {}", "").replace("{}", "").split())
 
 
 def generate(model: LatentDiffusion, spec: SampleSpec, sampling: Sampling, bar: tqdm) -> list[Image.Image]:
@@ -105,22 +110,22 @@ def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
 
 
 def evaluate(model: LatentDiffusion, evaluator: Clip, word: str, *, spec: SampleSpec, sampling: Sampling,
-             training: Sequence[Image.Image], templates: Iterable[str] = EDITS
+             training: Sequence[Image.Image], plain: str = PLAIN, templates: Iterable[str] = EDITS
              ) -> tuple[Scores, dict[str, list[Image.Image]]]:
     """Score a word that the model knows. Also returns the images by prompt, the plain prompt first.
 
     word: what fills the templates; "" for the bare prompts. spec: its prompt is ignored. training: the
-    training images.
+    training images. plain: the template whose images are compared with these.
     """
     templates, generated = list(templates), {}
     with tqdm(total=sampling.n * (1 + len(templates)), unit="image", dynamic_ncols=True) as bar:
-        for template in (PLAIN, *templates):
+        for template in (plain, *templates):
             one = spec.of(template, word)
             bar.set_description(one.prompt)
             generated[template] = generate(model, one, sampling, bar)
     embedded = {template: evaluator.images(images) for template, images in generated.items()}
     texts = evaluator.texts([without_word(template) for template in templates])
-    return (scores(embedded[PLAIN], {template: embedded[template] for template in templates},
+    return (scores(embedded[plain], {template: embedded[template] for template in templates},
                    dict(zip(templates, texts, strict=True)), evaluator.images(training)),
             {template.replace("{}", word): images for template, images in generated.items()})
 

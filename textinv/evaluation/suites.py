@@ -66,10 +66,11 @@ def cells_of(suite: Suite, names: Sequence[str], things: Sequence[Thing], seeds:
 
 def expected_seconds(cells: Sequence[Cell], sizes: Sizes, seconds: Seconds) -> float:
     """How long the cells will take. All things share the images of the bare prompts."""
-    trained = sum(cell.setup.kind == WORD for cell in cells)
+    trained = sum(min(InversionConfig(**cell.setup.options).steps, sizes.train_steps)
+                  for cell in cells if cell.setup.kind == WORD)
     generated = sum(cell.setup.kind not in (IMAGES, PROMPT) for cell in cells)
     generated += len({(cell.name, cell.seed) for cell in cells if cell.setup.kind == PROMPT})
-    return (trained * sizes.train_steps * seconds.train_step
+    return (trained * seconds.train_step
             + generated * PROMPTS * sizes.n * (sizes.steps * seconds.sample_step + seconds.image))
 
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ldm import LatentDiffusion
 from ldm.attention import observe_attention
-from ldm.model import to_images
 from ldm.samplers import predict_z0, randn
 from ldm.unet import TransformerBlock
 
@@ -90,7 +89,7 @@ def attend(model: LatentDiffusion, prompt: str, *, steps: int = 50, guidance: fl
             z0 = z
             maps.append(layer_mean(calls, side, side)[-1].cpu())
             calls.clear()
-    return _maps(model, prompt, to_images(model.decode(z0.to(model.dtype)))[0], maps)
+    return _maps(model, prompt, model.decode_images(z0)[0], maps)
 
 
 @torch.no_grad()
@@ -109,7 +108,7 @@ def attend_to_image(model: LatentDiffusion, x: Tensor, prompt: str, *,
             maps.append(layer_mean(calls, *z0.shape[-2:])[0].cpu())
             calls.clear()
     predicted = predict_z0(model.schedule.alphas_cumprod.tolist(), z_t, eps_hat, t)
-    return _maps(model, prompt, to_images(model.decode(predicted.to(model.dtype)))[0], maps)
+    return _maps(model, prompt, model.decode_images(predicted)[0], maps)
 
 
 def _maps(model: LatentDiffusion, prompt: str, image: Image.Image, maps: list[Tensor]) -> AttentionMaps:

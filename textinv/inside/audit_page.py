@@ -48,7 +48,7 @@ def _images(audit: Audit, model: LatentDiffusion) -> str:
     latents = {"z0, decoded": step.batch.z0[:1], f"z_t at t = {t}, decoded": step.z_t[:1],
                "z0 implied by eps_hat": step.predicted_z0(model)}
     images = {"x": to_images(step.x[None])[0],
-              **{name: to_images(model.decode(z.to(model.device, model.dtype)))[0]
+              **{name: model.decode_images(z.to(model.device))[0]
                  for name, z in latents.items()}}
     figures = "".join(page.figure(image, name, 160) for name, image in images.items())
     return f'<div class="row">{figures}</div>'

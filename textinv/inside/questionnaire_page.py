@@ -33,7 +33,7 @@ const HASH = document.body.dataset.questionnaire, KEY = "participant-" + HASH;
 const sections = [...document.querySelectorAll("section[data-id]")];
 // of a new participant, or of one who has not saved yet
 let participant = [...crypto.getRandomValues(new Uint32Array(4))].map(part => part.toString(16)).join("-");
-let rankings = {};
+let rankings = {}, saved = false;
 try { ({participant, rankings} = JSON.parse(localStorage.getItem(KEY))); } catch (error) { /* none stored */ }
 
 function isDone(section) {
@@ -55,6 +55,7 @@ function show() {
   const done = sections.filter(isDone).length;
   document.getElementById("done").textContent = done + " of " + sections.length + " answered";
   document.getElementById("save").disabled = done === 0;
+  if (saved) return;            // what is clicked after saving must not reach the next participant
   try { localStorage.setItem(KEY, JSON.stringify({participant, rankings})); }
   catch (error) { /* kept in this page alone */ }
 }
@@ -72,6 +73,7 @@ document.getElementById("save").addEventListener("click", () => {
   link.href = URL.createObjectURL(new Blob([answersText()], {type: "application/json"}));
   link.download = "answers-" + HASH + ".json";
   link.click();
+  saved = true;
   try { localStorage.removeItem(KEY); } catch (error) { /* nothing was stored */ }
   document.getElementById("done").textContent = "Saved. For another person, reload this page.";
 });

@@ -67,7 +67,9 @@ def compare(evaluation: EvaluationLoss, init: str) -> dict[str, float]:
     inversion = evaluation.inversion
     batch = inversion.prompted(evaluation.batch, inversion.step)
     model, word = inversion.model, inversion.start.placeholder
-    rows, start = inversion.rows(inversion.step), model.words.replaced(inversion.by_word(inversion.v0))
+    now = inversion.by_word(inversion.active(inversion.step))
+    rows = model.words.replaced(now)
+    start = model.words.replaced({**now, word: inversion.by_word(inversion.v0)[word]})
 
     def with_phrase(phrase: str) -> float:
         return evaluation.loss(replace(batch, ids=_with_phrase(model, batch.ids, word, phrase)), rows)

@@ -1,7 +1,7 @@
-"""Compare a learned word with other methods on the same images, scored in one table.
+"""Compare a learned word with other methods on the same images, scored in one table. --steps and --guidance
+apply only to the word, and each batch of the other methods has one seed.
 
-Figure 5 of the paper; textinv/editing/baselines.py, which sets the steps of the other methods: --steps and
---guidance apply only to the word.
+Figure 5 of the paper; textinv/editing/baselines.py.
 """
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tqdm import tqdm
 from ldm import InputError
 from textinv.commands import command
 from textinv.commands.arguments import Parser
-from textinv.commands.edits.shared import add_scored_options, open_scored, training_images, write_images
+from textinv.commands.edits.shared import add_scored_options, open_scored, warn_of_spelled, write_images
+from textinv.commands.words import training_images
 from textinv.editing.baselines import BASELINES, CLOSED, Subject, baseline_images
 from textinv.editing.sheets import Row, sheet
 from textinv.evaluation.evaluate import PLAIN, without_word
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
     p.add_argument("--category", metavar="WORD", help="word for what the images show (default: the init "
                                                       "word)")
-    add_scored_options(p, n=8)
+    add_scored_options(p, n=8, tuned=False)
     return p
 
 
@@ -49,11 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(concepts) != 1:
             raise InputError(f"the table is about one word, not {len(concepts)}. Give one as `concept`.")
         word = concepts[0]
-        category = options.category or word.info.get("init", "")
-        if not options.category and not has_init_words(category):
+        category = word.info.get("init", "") if options.category is None else options.category
+        if options.category is None and not has_init_words(category):
             raise InputError("the category of the word's images is unknown: it started from "
                              f"{category or 'something unrecorded'!r}. Give a `category`.")
-        images = training_images(model, options.images, options.concept)
+        warn_of_spelled(evaluator, [category])
+        images = [image.shown for image in training_images(model.image_size, options.images, options.concept)]
+        if not images:
+            raise InputError("a word's file does not contain its images. Give them as `images`.")
         subject = Subject.learn(model, evaluator, images, category)
 
         def ours(template: str) -> list[Image.Image]:

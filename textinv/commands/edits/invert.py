@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ldm import InputError
 from textinv.commands import command
 from textinv.commands.arguments import Parser
 from textinv.commands.edits.shared import add_word_options, new_folder, open_model, read_image, write_images
@@ -41,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parser().parse_args(argv)
+    if not options.prompts and (options.guidance or options.negative):
+        raise InputError("`guidance` and `negative` have no effect without a PROMPT. Add one, or drop them.")
     folder = new_folder(options.out, "invert")
     image = read_image(options.image)
     prompts = [*options.prompts, options.negative]

@@ -9,7 +9,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -22,12 +21,11 @@ from textinv.commands.arguments import (
     load_clip,
 )
 from textinv.commands.words import add_concept_option, load_with_words, warn_of_prompts
-from textinv.concept import Concept, find_words
+from textinv.concept import Concept
 from textinv.decoding import read_rgb, reason
 from textinv.editing.deltas import Delta, applied
 from textinv.grids import save_png
-from textinv.images import print_warning, read_images
-from textinv.running.folder import read_record
+from textinv.images import print_warning
 from weights import clip
 from weights.files import file_to_write
 
@@ -50,14 +48,14 @@ def open_model(options: argparse.Namespace, *prompts: str, without_word: Sequenc
     warn_of_prompts(model, prompts)
     warn_of_prompts(model, without_word, expects_word=False)
     tuned = getattr(options, "tuned", None)
-    with applied(model, Delta.load(tuned)) if tuned else contextlib.nullcontext():
+    with contextlib.nullcontext() if tuned is None else applied(model, Delta.load(tuned)):
         yield model, concepts, source
 
 
-def add_scored_options(parser: argparse.ArgumentParser, *, n: int) -> None:
+def add_scored_options(parser: argparse.ArgumentParser, *, n: int, tuned: bool = True) -> None:
     """Add the options of `open_scored`, with `n` images per prompt by default."""
     add_sampling_options(parser, n=n, batch=8)
-    add_word_options(parser)
+    add_word_options(parser, tuned=tuned)
     add_clip_option(parser)
 
 
@@ -87,20 +85,10 @@ def read_image(path: str, read: Callable[[Path], Image.Image] = read_rgb) -> Ima
         raise InputError(f"{path}: cannot be read ({reason(error)}). Give PNG or JPEG.") from error
 
 
-def training_images(model: LatentDiffusion, images: str | None, concepts: Sequence[str]) -> list[Image.Image]:
-    """The images of a folder, or else those of the runs that the words come from, as the model sees them.
-    Raises InputError if there are none."""
-    sources = [images] if images else [record["images"] for record in run_records(concepts)]
-    if not sources:
-        raise InputError("a word's file does not contain its images. Give them as `images`.")
-    return [image.shown for source in sources for image in read_images(source, model.image_size)]
-
-
-def run_records(concepts: Sequence[str]) -> list[dict[str, Any]]:
-    """The settings of the runs that the words come from; a word's file has none. Raises InputError if a run's
-    are missing or damaged."""
-    paths = [find_words(text)[0] for text in concepts]
-    return [read_record(path) for path in paths if path.is_dir()]
+def same_model(options: argparse.Namespace) -> list[str]:
+    """The options for another command to load the same model."""
+    given = {"--weights": options.weights, "--vocab": options.vocab}
+    return [part for name, value in given.items() if value is not None for part in (name, value)]
 
 
 def new_folder(out: str | None, name: str) -> Path:

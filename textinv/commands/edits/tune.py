@@ -10,42 +10,42 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 
+import torch
 from tqdm import tqdm
 
 from ldm import InputError
 from textinv.commands import command
 from textinv.commands.arguments import Parser, add_fields
-from textinv.commands.edits.shared import (
-    add_word_options,
-    new_folder,
-    open_model,
-    run_records,
-    training_images,
-)
+from textinv.commands.edits.shared import add_word_options, new_folder, open_model, same_model
+from textinv.commands.words import run_records, training_images
+from textinv.dataset import build_dataset
 from textinv.editing.tuning import Tuning, TuningConfig
-from textinv.prompts import OBJECT, STYLE, read_templates
+from textinv.options import InversionConfig
+from textinv.prompts import OBJECT, STYLE
 
 FILE = "tuned.safetensors"
+READING = ("style", "templates", "crop", "flip", "alpha_mask")      # how images and prompts are read
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("edit tune", __doc__, example="--concept runs/fox --prior 'a photo of a wolf'")
     p.add_argument("--images", metavar="DIR", help="training images (default: those of the run)")
-    p.add_argument("--style", action=argparse.BooleanOptionalAction,
-                   help="the word is a style (default: the templates of the word's run)")
     add_fields(p, "tuning", TuningConfig)
+    add_fields(p, "how images and prompts are read (default: as in the word's run)", InversionConfig, READING)
     add_word_options(p, tuned=False)
     return p
 
 
-def templates_of(options: argparse.Namespace) -> tuple[str, ...]:
-    """The templates to tune with: those that --style asks for, or else those of the word's run. Raises
-    InputError if they cannot be read."""
-    run = {} if options.style is not None else next(iter(run_records(options.concept)), {})
-    if run.get("templates"):
-        return read_templates(run["templates"])
-    return STYLE if options.style or run.get("style") else OBJECT
+def reading(options: argparse.Namespace, placeholder: str) -> InversionConfig:
+    """How to read the images and prompts: as the options say, and else as in the word's run. Raises
+    InputError."""
+    run = next(iter(run_records(options.concept)), {})
+    given, recorded = ({name: source[name] for name in READING if name in source}
+                       for source in (vars(options), run))
+    if given.keys() & {"style", "templates"}:           # both choose the prompts
+        recorded = {**recorded, "style": False, "templates": None}
+    return InversionConfig(placeholder=placeholder, **{**recorded, **given})
 
 
 @command
@@ -55,18 +55,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = TuningConfig(**{field.name: getattr(options, field.name)
                              for field in dataclasses.fields(TuningConfig) if hasattr(options, field.name)})
     folder = new_folder(options.out, "tune")
-    with open_model(options) as (model, concepts, _):
+    with open_model(options, without_word=[config.prior] * bool(config.prior)) as (model, concepts, _):
         if len(concepts) != 1:
             raise InputError(f"the model is tuned around one word, not {len(concepts)}. "
                              "Give one as `concept`.")
-        images = training_images(model, options.images, options.concept)
-        prompts = [template.replace("{}", concepts[0].placeholder) for template in templates_of(options)]
-        tuning = Tuning(model, images, prompts, config)
+        word = concepts[0].placeholder
+        how = reading(options, word)
+        images = training_images(model.image_size, options.images, options.concept, crop=how.crop,
+                                 alpha_mask=how.alpha_mask,
+                                 generator=torch.Generator().manual_seed(config.seed))
+        if not images:
+            raise InputError("a word's file does not contain its images. Give them as `images`.")
+        tuning = Tuning(model, build_dataset(model, images, how), config)
         with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
             for loss in tuning:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         tuning.delta().save(folder / FILE)
     print(folder / FILE)
-    print("use it:", shlex.join(["textinv", "sample", prompts[0], "--concept", options.concept[0], "--tuned",
-                                 str(folder / FILE)]))
+    prompt = (STYLE if how.style else OBJECT)[0].replace("{}", word)
+    print("use it:", shlex.join(["textinv", "sample", prompt, "--concept", options.concept[0], "--tuned",
+                                 str(folder / FILE), *same_model(options)]))
