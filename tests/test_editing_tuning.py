@@ -114,11 +114,11 @@ def test_the_loss_samples_the_expectation_and_weighs_the_prior(model, data, monk
     tuning.dataset = Dataset(9 * weights, torch.full((2, 1, 1, 1), 0.5), weights, [ids, ids])
     monkeypatch.setattr(model.text_encoder, "forward", lambda ids: ids[:, None].float())
     batches, losses = [], [torch.tensor(1.0), torch.tensor(8.0)]
-    monkeypatch.setattr(model, "loss", lambda *batch: batches.append(batch) or losses[len(batches) - 1])
+    monkeypatch.setattr(model, "loss", lambda *batch, weight: batches.append((*batch, weight)) or losses[len(batches) - 1])
     assert tuning.loss().item() == 1 + 0.25 * 8
-    (z0, c, eps, t, weight), (prior_z0, prior_c, prior_eps, prior_t) = batches
+    (z0, c, eps, t, weight), (prior_z0, prior_c, prior_eps, prior_t, none) = batches
     view = z0.sign() * 9
-    assert torch.equal(weight, z0.sign())                                   # each view's own
+    assert torch.equal(weight, z0.sign()) and none is None                  # each view's own
     assert abs(view.mean()) < 0.2 and abs((z0 - view).std() - 0.5) < 0.01
     assert (torch.bincount(c.flatten().long(), minlength=3) / 20_000 - 1 / 3).abs().max() < 0.02
     assert abs(eps.mean()) < 0.02 and abs(eps.std() - 1) < 0.02

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +90,7 @@ class Tuning:
         batch = sample_batch(self.dataset, timesteps, config.batch, generator)
         with torch.no_grad():
             c = self.model.text_encoder(batch.ids)
-        loss = self._loss(batch.z0, c, batch.eps, batch.t, batch.loss_weights)
+        loss = self._loss(batch.z0, c, batch.eps, batch.t, weight=batch.loss_weights)
         if self.prior is not None:
             z0, c = self.prior
             z0 = z0[torch.randint(len(z0), (config.batch,), generator=generator)]
@@ -106,11 +105,11 @@ class Tuning:
                      {"steps": self.step, "lr": self.config.lr, "rank": self.config.rank,
                       "prior": self.config.prior})
 
-    def _loss(self, *batch: Tensor | None) -> Tensor:
-        """The model's loss on z0, c, eps, t and perhaps weights, with the tuned matrices."""
+    def _loss(self, *batch: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The model's loss on z0, c, eps and t, with the tuned matrices."""
         tuned = {f"model.unet.{name}": weight + (self.up[name] @ self.down[name]).view_as(weight).to(weight)
                  for name, weight in self.weights.items()}
-        return functional_call(_Loss(self.model), tuned, batch)
+        return functional_call(_Loss(self.model), tuned, batch, {"weight": weight})
 
     def _prior_latents(self) -> tuple[Tensor, Tensor]:
         """Latents that the untuned model samples for the prior prompt, and the prompt's context."""
@@ -129,8 +128,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, *batch: Any) -> Tensor:
-        return self.model.loss(*batch)
+    def forward(self, *batch: Tensor, weight: Tensor | None) -> Tensor:
+        return self.model.loss(*batch, weight=weight)
 
 
 def tune(model: LatentDiffusion, dataset: Dataset, config: TuningConfig = TuningConfig()) -> Delta:
