@@ -113,8 +113,9 @@ def test_the_loss_samples_the_expectation_and_weighs_the_prior(model, data, monk
     ids, weights = torch.arange(3)[:, None], torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
     tuning.dataset = Dataset(9 * weights, torch.full((2, 1, 1, 1), 0.5), weights, [ids, ids])
     monkeypatch.setattr(model.text_encoder, "forward", lambda ids: ids[:, None].float())
-    batches, losses = [], [torch.tensor(1.0), torch.tensor(8.0)]
-    monkeypatch.setattr(model, "loss", lambda *batch, weight: batches.append((*batch, weight)) or losses[len(batches) - 1])
+    batches, losses = [], iter([torch.tensor(1.0), torch.tensor(8.0)])
+    monkeypatch.setattr(model, "loss",
+                        lambda *batch, weight: batches.append((*batch, weight)) or next(losses))
     assert tuning.loss().item() == 1 + 0.25 * 8
     (z0, c, eps, t, weight), (prior_z0, prior_c, prior_eps, prior_t, none) = batches
     view = z0.sign() * 9
