@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
 
         def measure(name: str) -> float:
             done = subprocess.run([sys.executable, "-m", "bench.load", *sources[name], args.dtype],
-                                  capture_output=True, text=True)
+                                  capture_output=True, text=True, cwd=Path(__file__).parents[1])
             if done.returncode:
                 said = done.stderr.strip().splitlines()
                 raise InputError(f"loading with {name} exited with status {done.returncode}: "

@@ -22,12 +22,13 @@ from textinv.running.folder import RunFolder
 from textinv.running.options import RunOptions
 from textinv.running.run import Run
 
+ROOT = Path(__file__).parents[1]
 SAVE_EVERY = 10         # steps, so that every kill loses some and keeps some
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--images", default="examples/teapot")
+    parser.add_argument("--images", default=str(ROOT / "examples/teapot"))
     parser.add_argument("--init", default="cup")
     parser.add_argument("--kills", type=int, default=50, help="(default: %(default)s)")
     parser.add_argument("--steps", type=int, default=400, help="steps of the run (default: %(default)s)")
@@ -69,9 +70,10 @@ def start(args: argparse.Namespace, out: Path) -> subprocess.Popen:
     """Start train.py in a separate process, resuming the run if it has begun."""
     resume = ["--resume"] if (out / "config.json").exists() else []
     return subprocess.Popen(
-        [sys.executable, "train.py", "--images", args.images, "--init", args.init, "--out", str(out),
-         "--steps", str(args.steps), "--save-every", str(SAVE_EVERY), "--preview-every", "0", "--dtype",
-         "bfloat16", *resume], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        [sys.executable, str(ROOT / "train.py"), "--images", args.images, "--init", args.init,
+         "--out", str(out), "--device", "cpu", "--steps", str(args.steps), "--save-every", str(SAVE_EVERY),
+         "--preview-every", "0", "--dtype", "bfloat16", *resume],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen) -> None:

@@ -95,7 +95,7 @@ def metrics_of(method: str, name: str, seed: int, args: argparse.Namespace) -> M
     # the init word's images depend on neither method nor seed: they are generated with the first word
     first = folder_of(args.methods[0], 0)
     succeed(evaluate.main(["--concept", str(folder), "-n", str(args.n), "--dtype", "auto",
-                           *["--baseline"] * (folder == first)]))
+                           "--device", "cpu", *["--baseline"] * (folder == first)]))
     content = results(folder)
     word, init = content["results"]["*"], results(first)["results"][HELD_OUT[name].init]
     reconstruction, editability = (word[which]["value"] for which in ("reconstruction", "editability"))
@@ -113,7 +113,7 @@ def learn(folder: Path, method: str, name: str, seed: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     start = time.perf_counter()
     succeed(train.main(["--images", f"examples/{name}", "--init", HELD_OUT[name].init, "--seed", str(seed),
-                        "--out", str(folder), "--preview-every", "0", *METHODS[method]]))
+                        "--device", "cpu", "--out", str(folder), "--preview-every", "0", *METHODS[method]]))
     with atomic_write(folder / "seconds.json") as partial:
         partial.write_text(json.dumps(time.perf_counter() - start), encoding="utf-8")
 

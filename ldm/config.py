@@ -124,6 +124,9 @@ class LDMConfig:
             raise InputError(f"unet.in_channels is {self.unet.in_channels}, but autoencoder.embed_dim is "
                              f"{self.autoencoder.embed_dim}. Both are the latent's channels: they must be "
                              "equal.")
+        if self.unet.out_channels != self.unet.in_channels:
+            raise InputError(f"unet.out_channels is {self.unet.out_channels}, but unet.in_channels is "
+                             f"{self.unet.in_channels}. Both are the latent's channels: they must be equal.")
         for name, part in (("autoencoder", self.autoencoder), ("unet", self.unet)):
             uneven = [width for width in part.channels if part.norm_groups < 1 or width % part.norm_groups]
             if uneven:

@@ -1,6 +1,7 @@
 """Learned words: what a model has learned after its training. A single owner of placeholder -> private ids ->
 vectors, held by the model and read by its tokenizer (text to ids) and its text encoder (ids to vectors),
-which therefore cannot disagree. (Gal et al. 2022, section 3; the original overwrites a row of the table.)
+which therefore cannot disagree. (Gal et al. 2022, section 3; the original code reuses the id of a word
+in the table.)
 
 Private ids start at vocab_size and number the vectors of all words in the order they were added. They are
 computed on demand, so they are never stale: removing a word shifts the ids of the words added after it.

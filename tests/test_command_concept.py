@@ -110,6 +110,17 @@ def test_two_words_of_one_name_are_merged_renamed_and_split(tmp_path, capsys):
     assert "Choose one of them with FILE:WORD" in capsys.readouterr().err
 
 
+def test_a_renamed_word_has_not_the_old_names_token(tmp_path):
+    """The official code looks a word up by it: two words would share one id."""
+    for name in ("a", "b"):
+        Concept("*", vectors(1)).save(tmp_path / f"{name}.safetensors")
+        assert run(tmp_path / f"{name}.safetensors", "--export", "official",
+                   "--out", tmp_path / f"{name}.pt") == 0
+    assert run(tmp_path / "a.pt", f"{tmp_path}/b.pt=<b>", "--merge", tmp_path / "m.pt") == 0
+    tokens = torch.load(tmp_path / "m.pt", weights_only=False)["string_to_token"]
+    assert tokens["*"] == 1008 and tokens["<b>"] == -1
+
+
 def test_names_that_no_prompt_can_hold_get_another(tmp_path, capsys):
     Concept("*", vectors(1)).save(tmp_path / "word.safetensors")
     file = tmp_path / "a kohya word.safetensors"

@@ -131,6 +131,15 @@ def test_a_words_own_images_are_those_of_its_run(learned, small_clip, image_dir,
     assert measure(learned, small_clip, "--images", image_dir) == 0
 
 
+def test_masks_play_no_part(learned, small_clip, image_dir):
+    """A mask may be black in the middle, if a run crops at random, or in the whole of other images."""
+    for path in image_dir.glob("*.png"):
+        with Image.open(path) as image:
+            Image.new("L", image.size).save(path.with_name(path.stem + ".mask.png"))
+    for more in ([], ["--images", image_dir]):
+        assert measure(learned, small_clip, *more) == 0
+
+
 @pytest.mark.parametrize("style, prompts, expected", [
     (False, None, (PLAIN, *EDITS)), (True, None, (STYLE_PLAIN, *STYLE_EDITS)),
     (False, "a {} here\n", (PLAIN, "a {} here")), (True, "a {} here\n", (STYLE_PLAIN, "a {} here"))])

@@ -1,5 +1,6 @@
 """Writing files atomically: what a rename would destroy is refused, and files keep their permissions."""
 import errno
+import json
 import os
 import threading
 
@@ -9,7 +10,7 @@ import safetensors
 from helpers.weight_files import CKPT, error_of
 from ldm import InputError
 from weights import pickles
-from weights.files import atomic_write, open_tensors
+from weights.files import atomic_write, is_zip, open_tensors
 
 
 def write(path, content=b"new"):
@@ -72,6 +73,19 @@ def test_a_full_disk_is_named_as_the_reason(tmp_path, monkeypatch):
         with atomic_write(tmp_path / "x") as partial:
             open(partial, "wb").close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [19280, 15392, 15160])
+def test_the_length_of_a_safetensors_header_is_no_format(length, tmp_path):
+    """Its first bytes are the header's length, which may read "PK", as a zip file's, " <" or "8;"."""
+    padding = length - len(json.dumps({"__metadata__": {"x": ""}, "v": {
+        "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, separators=(",", ":")))
+    header = json.dumps({"__metadata__": {"x": "y" * padding}, "v": {
+        "dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, separators=(",", ":")).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    assert len(header) == length and not is_zip(path)
+    assert open_tensors(path).tensors["v"].read().tolist() == [0]
 
 
 def test_what_is_read_must_be_a_file(tmp_path):

@@ -65,6 +65,16 @@ def test_a_run_is_not_written_among_the_images(image_dir, capsys):
     assert sorted(image_dir.iterdir()) == files
 
 
+def test_nor_if_the_default_folder_is_that_of_the_images(image_dir, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    image_dir.rename(tmp_path / "runs/fox")
+    monkeypatch.chdir(tmp_path)
+    files = sorted((tmp_path / "runs/fox").iterdir())
+    assert train_word("--images", "runs/fox", "--init", "cat") == 2
+    assert "--out is runs/fox, where the images are" in capsys.readouterr().err
+    assert sorted((tmp_path / "runs/fox").iterdir()) == files
+
+
 def test_the_first_line_of_help_is_an_example(capsys):
     assert train.main([]) == 2
     assert capsys.readouterr().err == (

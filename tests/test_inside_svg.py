@@ -27,6 +27,17 @@ def test_well_formed_and_within():
     assert [text.text for text in root.iter("text") if text.get("class") == "label"] == ["here <"]
 
 
+def test_rounding_does_not_fill_a_chart():
+    """A norm that is kept fixed, in float32: labels of ticks differ, and the line is flat."""
+    one = Chart("step", "norm")
+    one.line([(0, 0.3849), (1, 0.3849 + 3e-8), (2, 0.3849 - 3e-8)])
+    root = ElementTree.fromstring(one.svg())
+    labels = [text.text for text in root.iter("text") if text.get("text-anchor") == "end"]
+    assert len(labels) > 1 and len(set(labels)) == len(labels)
+    (line,) = root.iter("polyline")
+    assert len({pair.split(",")[1] for pair in line.get("points").split()}) == 1
+
+
 def test_file_of_its_own():
     root = ElementTree.fromstring(standalone(chart()))
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and "prefers-color-scheme" in root[0].text

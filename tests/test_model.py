@@ -463,7 +463,8 @@ def test_meaningless_values_are_refused(model, call, message):
 @pytest.mark.parametrize("part, change, message", [
     ("unet", {"attention": (True,)}, "Give one entry per level"),
     ("unet", {"context_dim": 7}, "must be equal"),
-    ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"norm_groups": 7}, "is not divisible"),
+    ("unet", {"in_channels": 3}, "must be equal"), ("unet", {"out_channels": 8}, "must be equal"),
+    ("unet", {"norm_groups": 7}, "is not divisible"),
     ("unet", {"heads": 5}, "divisible by its 5 heads"), ("unet", {"heads": 0}, "divisible by its 0 heads"),
     ("unet", {"heads": (4, 5, 4)}, "24, which is not divisible by its 5 heads"),
     ("unet", {"heads": (4, 4)}, "unet.heads has 2 entries"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import expect
 
 import textinv
 from helpers import ROOT
@@ -120,9 +121,16 @@ def test_learn_sample_download_and_reload(page, words, image_dir, tmp_path):
     page.get_by_role("button", name="Remove").last.click()
     page.locator("#words").get_by_text("Removed “*”").wait_for()
     generate(page, "a photo of a *")
-    page.locator("#using").get_by_text("has not learned").wait_for()
-    page.locator("input[type=file]").last.set_input_files(tmp_path / "word.safetensors")
+    page.locator("#using").get_by_text("has not learned: learn it first").wait_for()
+    learn(page, image_dir, "*", 20)                     # the same once more
+    expect(page.get_by_label("Word", exact=True)).to_have_value("*", timeout=LONG)
+    page.get_by_role("button", name="Remove").last.click()
+    expect(page.get_by_label("Word", exact=True)).to_have_value("", timeout=LONG)
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    page.locator("input[type=file]").last.set_input_files([tmp_path / "junk.pt",
+                                                           tmp_path / "word.safetensors"])
     page.locator("#words").get_by_text("Added “*”.").wait_for()
+    page.locator("#words").get_by_text("Not added: junk.pt").wait_for()
     assert page.get_by_label("Word", exact=True).input_value() == "*"
     again = textinv.Concept.load(words / "word.safetensors")
     assert torch.equal(again.vectors, saved.vectors) and again.info == saved.info

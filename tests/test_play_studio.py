@@ -11,6 +11,7 @@ import textinv
 from helpers.runs import MODEL
 from ldm import InputError
 from textinv import Concept, InversionConfig
+from textinv.concept import save_all
 from textinv.play.shelf import Shelf
 from textinv.play.studio import Sampling, Studio
 
@@ -223,6 +224,21 @@ def test_a_folder_with_damaged_words_is_read_all_the_same(studio, own_model, tmp
     own_model.words.remove("<a>")
     assert list(Studio(own_model, MODEL, tmp_path / "words").shelf.words) == ["<a>"]
     assert capsys.readouterr().err.count("skipped") == 2
+
+
+def test_the_other_words_of_a_removed_words_file_stay(own_model, tmp_path):
+    width = own_model.words.width
+    words = [Concept(word, torch.full((1, width), value)) for word, value in (("*", 1.0), ("<b>", 2.0))]
+    save_all(tmp_path / "both.safetensors", words, "native")
+    shelf = Shelf(own_model, tmp_path)
+    shelf.forget("*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.safetensors", "both.removed"]
+    own_model.words.remove("<b>")
+    again = Shelf(own_model, tmp_path)
+    assert list(again.words) == ["<b>"] and (again.words["<b>"].vectors == 2).all()
+    (tmp_path / "b.safetensors").unlink()               # by the user
+    again.forget("<b>")
+    assert not again.words and not len(own_model.words)
 
 
 def test_a_word_that_cannot_be_saved_is_known_all_the_same(studio, tmp_path):

@@ -229,7 +229,7 @@ def test_two_processes_are_one_of_twice_the_batch(monkeypatch, model):
         return [(progress, inversion.v.detach().clone()) for progress in inversion]
 
     ranks = in_threads(work)
-    assert ranks[0] == ranks[0] and all(torch.equal(a, b) for (_, a), (_, b) in zip(*ranks, strict=True))
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(*ranks, strict=True))
     assert [progress for progress, _ in ranks[0]] == [progress for progress, _ in ranks[1]]
     monkeypatch.setattr(textinv.inversion, "sample_batch", both)
     alone = loop(model, steps=3, batch=4)

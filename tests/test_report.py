@@ -139,6 +139,14 @@ def test_the_curves_are_those_of_the_metrics(learned):
     assert line(rising) == ys[::-1]
 
 
+def test_thinned_curves_keep_the_mean_over_all_steps():
+    metrics = [{"step": i, "loss": float(i % 7), "v_norm": 1.0, "cosine": 1.0} for i in range(1, 101)]
+    (_, _, dots), (_, _, line) = charts.loss(metrics, every=10).marks
+    assert dots == [(i, i % 7) for i in range(1, 101, 10)]
+    assert line == [(i, pytest.approx(sum(j % 7 for j in range(max(1, i - 24), i + 1)) / min(i, 25)))
+                    for i in range(1, 101, 10)]
+
+
 def test_numbers_that_are_not_finite_do_not_break_it(learned):
     """A run whose steps diverged: its metrics have NaN and infinity, which are left out."""
     lines = read_metrics(learned)
@@ -260,6 +268,7 @@ def test_what_is_gone_is_named(learned):
     tags = parsed(learned)
     assert images_of(tags)[0] == "0.png" and "step 0" not in images_of(tags)
     assert tags.text.count("can no longer be read") == 2
+    assert str(learned.parent / "cat") not in tags.text
     assert "No previews were made" in tags.text
 
 

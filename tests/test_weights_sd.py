@@ -53,7 +53,15 @@ def with_strays(tensors):
                       "scale_factor": torch.tensor(0.18215, dtype=torch.float64),
                       "cond_stage_model.transformer.text_projection.weight": torch.ones(3, 3),
                       "cond_stage_model.text_projection": torch.ones(3, 3), "logvar": torch.zeros(1000),
+                      "embedding_manager.embedder.transformer.text_model.x": torch.ones(2),
                       "model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7).int()}
+
+
+def with_newer_attention(tensors):
+    """The autoencoder's attention under the names of newer diffusers."""
+    new = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    return {re.sub(r"(?<=mid\.attn_1\.)(q|k|v|proj_out)(?=\.)", lambda match: new[match[1]], key): value
+            for key, value in tensors.items()}
 
 
 def with_flat_attention(tensors):
@@ -64,12 +72,12 @@ def with_flat_attention(tensors):
 
 @pytest.mark.parametrize("change", [
     only_weights, without_text_model, with_positions(torch.arange(77)[None]), with_strays,
-    with_flat_attention, with_positions(torch.linspace(0, 75.24, 77).half()[None]),
+    with_flat_attention, with_newer_attention, with_positions(torch.linspace(0, 75.24, 77).half()[None]),
     with_positions(torch.zeros(1, 77)),
     with_positions(torch.zeros(1, 77).int()),
     lambda tensors: with_positions(torch.ones(1, 77).half())(without_text_model(tensors))],
-    ids=["bare", "no text_model", "int64", "strays", "flat attention", "wrong fp16 positions",
-         "fp32 positions", "int32 positions", "no text_model, positions"])
+    ids=["bare", "no text_model", "int64", "strays", "flat attention", "newer attention",
+         "wrong fp16 positions", "fp32 positions", "int32 positions", "no text_model, positions"])
 @pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
 def test_names_as_they_occur(tmp_path, sd1, original, name, change):
     tensors = change(original)
@@ -370,7 +378,7 @@ def test_configs_of_other_models(sd_folder, sub, changes, complaint):
 
 
 def test_latents_of_nine_channels_are_not_an_inpainting_model(sd_folder):
-    edit_json(sd_folder / "unet/config.json", in_channels=9)
+    edit_json(sd_folder / "unet/config.json", in_channels=9, out_channels=9)
     edit_json(sd_folder / "vae/config.json", latent_channels=9)
     assert "has the wrong shape" in error_of(weights.load, sd_folder)       # from the model with four
 
@@ -409,6 +417,12 @@ def test_folders_of_other_models(tmp_path, files, kind):
         (tmp_path / name).write_text(json.dumps(values))
     message = error_of(weights.load, tmp_path)
     assert kind in message and ". Use a complete checkpoint" in message and str(tmp_path) in message
+
+
+def test_a_folder_is_named_whatever_its_name(tmp_path, monkeypatch):
+    (tmp_path / "unet").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert error_of(weights.load, "unet").startswith("unet: has no unet/")
 
 
 def test_weights_in_several_files_are_refused(sd_folder):

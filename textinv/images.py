@@ -66,14 +66,14 @@ def print_warning(line: str) -> None:
 
 
 def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: str = "center",
-                alpha_mask: bool = False, generator: torch.Generator | None = None,
+                masks: bool = True, alpha_mask: bool = False, generator: torch.Generator | None = None,
                 warn: Callable[[str], None] = print_warning) -> list[TrainingImage]:
     """Read a folder (its files sorted by name, no subfolders), a file, or a list of either, in list order.
 
     size: S, the model's image size in pixels.
     crop: "center", the center square; "stretch", the whole image squashed; "random", eight squares at random
     along the longer side, from `generator` (on the CPU; None: torch's own), or one if the image is square.
-    alpha_mask: use the alpha channel as the mask of images that have no mask file.
+    masks: use the mask files. alpha_mask: use the alpha channel as the mask of images that have no mask file.
     warn: called with one line for each file skipped, each caption ignored, and each image that is probably
     not what the user wants.
     Raises InputError if the source has no readable image, or if a mask does not fit or is all black.
@@ -98,7 +98,8 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
             continue
         for oddity in _oddities(image, rgb, size):
             warn(f"{path}: {oddity}")
-        mask, mask_path = _find_mask(path, rgb.size, orientation), _companion(path, ".mask.png")
+        mask_path = _companion(path, ".mask.png")
+        mask = _find_mask(path, rgb.size, orientation) if masks else None
         if mask is None and alpha_mask:
             mask, mask_path = opacity, path
         views = [_view(rgb, mask, box, size) for box in _boxes(rgb.size, crop, generator)]

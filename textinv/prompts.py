@@ -86,9 +86,11 @@ def read_templates(path: str | Path, kind: str = "templates") -> tuple[str, ...]
     return templates
 
 
-def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool = True) -> list[str]:
+def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool = True,
+                    remedy: str = "give its file with `concept`") -> list[str]:
     """What in a prompt the model will not read as its author intended, one clause per problem. The tokenizer
-    must know the learned words; expects_word: whether the prompt should contain one of them."""
+    must know the learned words; expects_word: whether the prompt should contain one of them. remedy: what to
+    do about a word that is not learned."""
     ids, room, unknown = tokenizer.tokenize(prompt), tokenizer.length - 2, tokenizer.unknown_words(prompt)
     learned = [i >= tokenizer.words.vocab_size for i in ids]
     unlearned = [word for part, private in tokenizer.words.split(prompt) if not private
@@ -100,7 +102,7 @@ def prompt_problems(tokenizer: BaseTokenizer, prompt: str, *, expects_word: bool
         problems.append(f"contains no learned word: write {' or '.join(tokenizer.words)} where it goes")
     elif unlearned:
         problems.append(f"contains {', '.join(dict.fromkeys(unlearned))}, which the model has not learned: "
-                        "give its file with `concept`")
+                        + remedy)
     if len(ids) > room:
         problems.append(f"has {len(ids)} tokens, but the model reads {room}: its end"
                         + ", with a learned word," * any(learned[room:]) + " is cut off")

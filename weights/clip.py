@@ -47,12 +47,12 @@ class Clip:
                          tokens["attention_mask"].to(self.model.device))
 
     def spelled(self, texts: Sequence[str]) -> list[str]:
-        """The words of the texts that are read letter by letter, because the vocabulary has no part of them:
-        CLIP does not know what they mean."""
+        """The words of the texts that are read letter by letter, or not at all, because the vocabulary has no
+        part of them: CLIP does not know what they mean."""
         words = dict.fromkeys(word for text in texts for word in re.findall(r"[^\W\d_]{2,}", text.lower()))
         return [word for word in words if (parts := self.tokenizer.tokenize(word))
-                and all(len(part.removeprefix("##").removesuffix("</w>")) == 1
-                       for part in parts)]
+                and all(part == self.tokenizer.unk_token
+                        or len(part.removeprefix("##").removesuffix("</w>")) == 1 for part in parts)]
 
 
 def embed_x(model: Any, x: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> Clip:
     try:
         model, info = library.CLIPModel.from_pretrained(source, output_loading_info=True, **options)
         clip = Clip(model.float().eval().requires_grad_(False).to(device),
-                    library.AutoTokenizer.from_pretrained(source, **options),
+                    library.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options),
                     library.CLIPImageProcessor.from_pretrained(source, **options))
     except Exception as error:          # whatever the libraries raise on a damaged file or a lost connection
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""

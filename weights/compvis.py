@@ -41,7 +41,10 @@ IGNORED = {
         "0 .. 76, whatever dtype and values merging tools have left there",
     r"cond_stage_model\.(transformer\.)?(logit_scale|text_projection(\.weight)?)":
         "CLIP's comparison of texts with images, which encoding does not use",
+    r"embedding_manager\..*": "learned words of a training run, and the text encoder a second time",
 }
+# newer diffusers' names in the autoencoder's attention, which some converters left there -> the usual ones
+_ATTENTION = re.compile(r"(first_stage_model\.(?:en|de)coder\.mid\.attn_1\.)to_(q|k|v|out\.0)\.")
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -59,6 +62,7 @@ def canonical(tensors: Mapping[str, LazyTensor]) -> tuple[dict[str, LazyTensor],
     weights = {}
     for key, tensor in tensors.items():
         if not any(re.fullmatch(pattern, key) for pattern in IGNORED):
+            key = _ATTENTION.sub(lambda match: f"{match[1]}{match[2].replace('out.0', 'proj_out')}.", key)
             rest = key.removeprefix(_TEXT)
             if key.startswith(_TEXT) and re.match(r"(embeddings|encoder|final_layer_norm)\.", rest):
                 key = _TEXT + _CLIP + rest              # files of the NovelAI family omit it

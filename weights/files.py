@@ -32,6 +32,8 @@ def open_tensors(path: Path) -> TensorFile:
     another format.
     """
     head = _read_head(path)
+    if _is_safetensors(path, head):                 # first: the length of its header may look like anything
+        return _open_safetensors(path)
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         raise InputError(f"{path}: an HTML page, not a checkpoint. Download the file itself.")
     if head.startswith(b"version https://git-lfs"):
@@ -39,7 +41,7 @@ def open_tensors(path: Path) -> TensorFile:
                          "or download the file itself.")
     if head.startswith(ZIP):
         return TensorFile(_state_dict(path))
-    if head[8:9] == b"{":
+    if head[8:9] == b"{":                           # cut off in its header
         return _open_safetensors(path)
     if head.startswith(b"\x80"):
         raise InputError(f"{path}: a plain pickle, as torch wrote before 1.6. It is not read, because "
@@ -50,7 +52,13 @@ def open_tensors(path: Path) -> TensorFile:
 
 def is_zip(path: Path) -> bool:
     """True if the file is a zip archive, as torch.save writes. Raises InputError if it cannot be read."""
-    return _read_head(path).startswith(ZIP)
+    head = _read_head(path)
+    return head.startswith(ZIP) and not _is_safetensors(path, head)
+
+
+def _is_safetensors(path: Path, head: bytes) -> bool:
+    """Whether a file begins with the length of a JSON header that fits into it."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") + 8 <= path.stat().st_size
 
 
 @contextlib.contextmanager

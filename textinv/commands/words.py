@@ -60,15 +60,16 @@ def training_images(size: int, images: str | None, concepts: Sequence[str], **re
                     ) -> list[TrainingImage]:
     """The images of a folder, or else those of the runs that the words come from; none if all are files.
 
-    reading: options of `read_images`, by default the crop of each run (one view if it is random).
+    reading: options of `read_images`, by default the crop of each run (one view if it is random), without
+    masks.
     Raises InputError if an image cannot be read, or if a run's images have changed since.
     """
     if images is not None:
-        return read_images(images, size, **reading)
+        return read_images(images, size, **(reading or {"masks": False}))
     found = []
     for record in run_records(concepts):
         crop = "stretch" if record.get("crop") == "stretch" else "center"
-        own = read_images(record["images"], size, **(reading or {"crop": crop}))
+        own = read_images(record["images"], size, **(reading or {"crop": crop, "masks": False}))
         if [image.sha256 for image in own] != list(record["image_hashes"].values()):
             raise InputError(f"{record['images']}: these are no longer the images that the word was learned "
                              "from. Restore them, or give others as `images`.")

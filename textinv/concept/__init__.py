@@ -1,9 +1,9 @@
 """Learned words. A `Concept` is the outcome of Equation 2 (Gal et al. 2022): a placeholder S* and its vectors
 v*, one or more.
 
-`patch` teaches it to a model. The original overwrites a row of the embedding table; here the word gets
-private ids from the vocabulary's size up, which the lookup serves from `model.words`, so no frozen tensor is
-written and any string can be a placeholder.
+`patch` teaches it to a model. The original code reuses the id of a word in the table, and replaces its vector
+in each prompt after the lookup; here the word gets private ids from the vocabulary's size up, which the
+lookup serves from `model.words`, so every other word stays and any string can be a placeholder.
 """
 from __future__ import annotations
 
@@ -105,8 +105,14 @@ def find_words(text: str) -> tuple[Path, list[Concept]]:
     if rest and len(words) > 1:
         raise InputError(f"{path}: contains {len(words)} words ({names}), but one name is given. Choose one "
                          "of them with FILE:WORD=NAME.")
-    return Path(path), _concepts(path, [word._replace(placeholder=rest[1:]) if rest else word
+    return Path(path), _concepts(path, [_renamed(word, rest[1:]) if rest else word
                                         for word in words.values()])
+
+
+def _renamed(word: formats.Word, placeholder: str) -> formats.Word:
+    """The word under another name, without the id that its old name has in other programs."""
+    info = {name: value for name, value in word.info.items() if name != "token"}
+    return word._replace(placeholder=placeholder, info=info)
 
 
 def _read(path: str | Path) -> list[formats.Word]:

@@ -90,7 +90,7 @@ def splice(answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
 
 
 def focus(answer: Callable[[Tensor, Tensor], float]) -> None:
-    """Section 6: answer(attention, mask), both (h w): mean attention inside the mask divided by outside."""
+    """Section 7: answer(attention, mask), both (h w): mean attention inside the mask divided by outside."""
     attention, mask = _noise(8, 8).abs(), (_noise(8, 8, seed=1) > 0.5)
     right = attention[mask].mean() / attention[~mask].mean()
     got = answer(attention, mask.float())
@@ -101,7 +101,7 @@ def focus(answer: Callable[[Tensor, Tensor], float]) -> None:
 
 
 def ball(answer: Variant, radius: float) -> None:
-    """Section 7: a Variant that brings v back into the ball of this radius after each step."""
+    """Section 6: a Variant that brings v back into the ball of this radius after each step."""
     _expect(isinstance(answer, Variant), "Give an instance of a subclass of textinv.inversion.Variant.")
     inside, outside = F.normalize(_noise(1, 16), dim=-1), F.normalize(_noise(1, 16, seed=1), dim=-1)
     v = torch.cat([0.5 * radius * inside, 3 * radius * outside])

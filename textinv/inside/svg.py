@@ -137,9 +137,11 @@ def _finite(points: Points) -> list[tuple[float, float]]:
 
 
 def _widened(values: Sequence[float]) -> tuple[float, float]:
-    """The range of the values with a 5% margin on either side; never empty."""
+    """The range of the values with a 5% margin on either side; never so small that rounding fills it."""
     low, high = min(values), max(values)
-    margin = (high - low) / 20 or max(abs(low) / 20, 1e-3)
+    margin = (high - low) / 20
+    if high - low <= 1e-4 * max(abs(low), abs(high)):
+        margin = max(abs(low) / 20, 1e-3)
     return low - margin, high + margin
 
 

@@ -12,8 +12,8 @@ from ldm import InputError
 
 
 def text(*lines: str) -> str:
-    """Lines as HTML."""
-    return f'<p class="notes">{html.escape(chr(10).join(lines))}</p>'
+    """Lines as HTML. Backticks mark options on the command line."""
+    return f'<p class="notes">{html.escape(chr(10).join(lines).replace("`", ""))}</p>'
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ data is sent to or fetched from anyone else: no analytics, no share link, no run
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def _learning(studio: Studio) -> gr.State:
                 yield (text(f"Step {made} of {part.steps}", *studio.notes),
                        gr.skip() if part.preview is None else part.preview, _curves(part), gr.skip())
             done = f"Learned “{config.placeholder}”: {made} of {config.steps} steps."
-            yield text(done, *studio.notes), gr.skip(), gr.skip(), f"{config.placeholder} {made}"
+            # the time, because gradio ignores a state that is the same as before
+            yield text(done, *studio.notes), gr.skip(), gr.skip(), f"{config.placeholder} {time.time_ns()}"
 
     files.change(look, files, [seen, told], **ONE)
     begun.then(learn, [files, init, word, steps, vectors, style, seed], [told, preview, charts, learned],
@@ -182,7 +184,15 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
     def read(paths: Sequence[str] | None) -> tuple[Any, str]:
         with sentences():
             shelf.notes.clear()
-            added = [word for path in paths or () for word in shelf.read(path)]
+            added, errors = [], []
+            for path in paths or ():
+                try:
+                    added += shelf.read(path)
+                except InputError as error:         # the others are read anyway
+                    errors.append(error)
+            if errors and not added:
+                raise errors[0]
+            shelf.notes += [f"Not added: {error}" for error in errors]
             return listed(added[-1] if added else None), text(*(f"Added “{word}”." for word in added),
                                                               *shelf.notes)
 
@@ -235,6 +245,5 @@ def _owner(request: gr.Request, label: str) -> str:
 
 
 def _curves(part: Learning) -> str:
-    every = max(1, len(part.metrics) // MAX_POINTS)
-    lines = [line for i, line in enumerate(part.metrics) if i % every == 0 or "eval_loss" in line]
-    return curves(lines, {}, part.word) if lines else ""
+    every = -(-len(part.metrics) // MAX_POINTS)
+    return curves(part.metrics, {}, part.word, every=every) if part.metrics else ""

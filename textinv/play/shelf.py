@@ -38,12 +38,9 @@ class Shelf:
         model knows the word anyway, and a note says so."""
         self._teach(concept)
         try:
-            path = _free_path(self.folder, _slug(concept.placeholder), ".safetensors")
-            concept.save(path)
+            self._save(concept)
         except (InputError, OSError) as error:
             self.notes.append(f"The word could not be saved ({error}). Download it.")
-        else:
-            self._files[concept.placeholder] = path
 
     def read(self, path: str | Path) -> list[str]:
         """Add the words of a file in any format that `textinv.formats` knows; returns them."""
@@ -71,11 +68,20 @@ class Shelf:
         return path
 
     def forget(self, word: str) -> None:
-        """Make the model forget a word. Its file is kept under a name that is not read."""
+        """Make the model forget a word. Its file is kept under a name that is not read; other words in that
+        file get files of their own."""
         unpatch(self.model, word)
         del self.words[word]
-        if (path := self._files.pop(word, None)) is not None:
+        path = self._files.pop(word, None)
+        for other in [name for name, file in self._files.items() if file == path]:
+            self._save(self.words[other])
+        if path is not None and path.exists():          # the user may have moved it
             path.rename(_free_path(self.folder, path.stem, ".removed"))
+
+    def _save(self, concept: Concept) -> None:
+        path = _free_path(self.folder, _slug(concept.placeholder), ".safetensors")
+        concept.save(path)
+        self._files[concept.placeholder] = path
 
     def _teach(self, concept: Concept) -> None:
         patch(self.model, concept)

@@ -142,7 +142,8 @@ class Studio:
         """Generate images, one row per line of `prompts`; yields the grid as it grows."""
         texts = _lines(prompts)
         for text in texts:
-            self.notes += [f"“{text}” {problem}." for problem in prompt_problems(self.model.tokenizer, text)]
+            self.notes += [f"“{text}” {problem}." for problem in prompt_problems(
+                self.model.tokenizer, text, remedy="learn it first, or add its file under Your words")]
         rows: dict[str, list[Image.Image]] = {}
         for text in texts:
             for start in range(0, sampling.n, AT_ONCE):

@@ -12,16 +12,17 @@ from textinv.inside.svg import Chart
 WINDOW = 25             # steps in the running mean of the losses
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], losses: Mapping[str, float], word: str) -> str:
+def curves(metrics: Sequence[Mapping[str, Any]], losses: Mapping[str, float], word: str, every: int = 1
+           ) -> str:
     """Four charts of a run's metrics. losses: the evaluation loss with other words in the word's
-    place, by name."""
+    place, by name. every: of what is known for each step, draw one in so many."""
     points = measurements(metrics)
     step, best = min(points, key=lambda point: point[1], default=(0, math.nan))
     charts = {f"Evaluation loss, lower is better; minimum {best:.4f} at step {step}":
               evaluation_loss(points, losses, word),
-              f"Loss of each step, and its mean over {WINDOW} steps": loss(metrics),
-              "Norm of v": curve(metrics, "v_norm", "norm of v"),
-              "Cosine of v to its start": curve(metrics, "cosine", "cosine")}
+              f"Loss of each step, and its mean over {WINDOW} steps": loss(metrics, every),
+              "Norm of v": curve(metrics[::every], "v_norm", "norm of v"),
+              "Cosine of v to its start": curve(metrics[::every], "cosine", "cosine")}
     figures = [f"<figure>{chart.svg()}<figcaption>{caption}</figcaption></figure>"
                for caption, chart in charts.items() if any(points for _, _, points in chart.marks)]
     return f'<div class="charts">{"".join(figures)}</div>'
@@ -45,12 +46,12 @@ def evaluation_loss(points: Sequence[tuple[int, float]], losses: Mapping[str, fl
     return chart
 
 
-def loss(metrics: Sequence[Mapping[str, Any]]) -> Chart:
-    """Every step's loss, and the running mean."""
+def loss(metrics: Sequence[Mapping[str, Any]], every: int = 1) -> Chart:
+    """The steps' losses, and their running mean."""
     chart = Chart("step", "loss")
-    chart.dots([(line["step"], line["loss"]) for line in metrics], "soft")
+    chart.dots([(line["step"], line["loss"]) for line in metrics[::every]], "soft")
     means = running_mean([line["loss"] for line in metrics])
-    chart.line([(line["step"], mean) for line, mean in zip(metrics, means, strict=True)])
+    chart.line([(line["step"], mean) for line, mean in zip(metrics, means, strict=True)][::every])
     return chart
 
 

@@ -44,7 +44,7 @@ def inputs(record: dict[str, Any]) -> str:
             shown.append(image_tag(ImageOps.contain(read_rgb(name), (THUMBNAIL, THUMBNAIL)),
                                    Path(name).name))
         except Exception:           # decoders raise nearly every type of exception on changed files
-            shown.append(f'<p class="soft">{html.escape(name)} can no longer be read</p>')
+            shown.append(f'<p class="soft">{html.escape(Path(name).name)} can no longer be read</p>')
     return images(shown, 2 if len(shown) <= 6 else 3 if len(shown) <= 12 else 5)
 
 

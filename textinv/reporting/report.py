@@ -6,12 +6,12 @@ evaluate` adds its own), so it can be rebuilt at any time.
 from __future__ import annotations
 
 import html
-import platform
 from pathlib import Path
 from typing import Any
 
 from ldm import InputError
 from textinv.concept import Concept, fingerprint
+from textinv.initialization import names_file
 from textinv.inside import page, svg
 from textinv.options import InversionConfig
 from textinv.reporting import charts, images, measured
@@ -76,7 +76,9 @@ def report_page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
-    options["images"] = Path(options["images"]).name        # a report may be sent to someone
+    for name in ("images", "templates", "init"):            # a report may be sent to someone
+        if options.get(name) and (name != "init" or names_file(options[name])):
+            options[name] = Path(options[name]).name
     compared = measured.read_comparison(folder)
     last = metrics[-1]["step"]
     sections = {f"Compared with {start(record)}": images.pair(folder, record, word, last)
@@ -116,7 +118,6 @@ def environment(record: dict[str, Any], concept: Concept) -> dict[str, Any]:
             "model": f"{record.get('weights')}, {record.get('model_hash')}",
             "effective learning rate": record.get("effective_lr"),
             "processes": record.get("processes"), "torch": record.get("torch"),
-            "python": platform.python_version(),
             **{Path(name).name: sha256 for name, sha256 in record["image_hashes"].items()}}
 
 

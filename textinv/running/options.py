@@ -42,9 +42,10 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.out and self.images and os.path.realpath(self.folder) == os.path.realpath(
-                os.path.expanduser(self.images)):
-            raise InputError(f"`out` is {self.out}, where the images are. Choose another folder for the run.")
+        images = os.path.realpath(os.path.expanduser(self.images))
+        if self.images and os.path.realpath(self.folder) == images:
+            raise InputError(f"`out` is {self.folder}, where the images are. Choose another folder for the "
+                             "run.")
 
     @property
     def folder(self) -> Path:
