@@ -61,19 +61,21 @@ class BaseTokenizer(abc.ABC):
         return self._backend
 
     @property
+    def end_id(self) -> int:
+        """The id of the end mark, after the text."""
+        return cast(int, self.backend.token_to_id(self.frame[1]))
+
+    @property
     def padding_id(self) -> int:
         """The id that fills the rest of a row, after the text and the end mark."""
         return cast(int, self.backend.token_to_id(self.frame[2]))
 
     @classmethod
     def check(cls, backend: tokenizers.Tokenizer, name: str) -> tokenizers.Tokenizer:
-        """The same tokenizer, with its own padding and truncation turned off.
-        Raises InputError if it lacks a mark, as a tokenizer of another kind does."""
+        """The same tokenizer. Raises InputError if it lacks a mark, as a tokenizer of another kind does."""
         missing = [token for token in cls.marks if backend.token_to_id(token) is None]
         if missing:
             raise InputError(f"vocabulary {name} lacks {', '.join(missing)}. Give {cls.needs}.")
-        backend.no_padding()
-        backend.no_truncation()
         return backend
 
     @staticmethod

@@ -133,7 +133,9 @@ def test_default_names_are_new_files(learned, tmp_path, monkeypatch):
     (["--prompts", "x.txt", "--from", "x.png"], "or drop --prompts."),
     (["--best", "1", "--seed", "7", "--from", "x.png"], "or drop --seed and --best."),
     (["*", "--images", "x"], "--images has no effect without --best. Add --best, or drop --images."),
-    (["*", "--clip", "x"], "--clip has no effect without --best")])
+    (["*", "--clip", "x"], "--clip has no effect without --best"),
+    (["a cat", "--negative", "dark", "--guidance", "1"], "--negative has no effect at --guidance 1"),
+    (["a cat", "--strength", "0.5"], "--strength has no effect without a learned word")])
 def test_sample_refuses(argv, message, tmp_path, capsys):
     assert sample.main(["--weights", MODEL, "--out", str(tmp_path / "x.png"), *argv]) == 2
     error = capsys.readouterr().err

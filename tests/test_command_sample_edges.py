@@ -248,7 +248,7 @@ def test_a_strangers_image_is_not_unpacked(tmp_path, monkeypatch, capsys):
     save_png(Image.new("RGB", (8, 8)), tmp_path / "x.png", GOOD)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8)
     assert generate("--from", tmp_path / "x.png") == 2
-    assert "contains no recipe" in capsys.readouterr().err
+    assert "has too many pixels to be read" in capsys.readouterr().err
     assert generate("--from", tmp_path / "missing.png") == 2
     assert capsys.readouterr().err == (f"error: {tmp_path}/missing.png: no such file. Give a PNG "
                                        "written by sample.py.\n")

@@ -22,7 +22,7 @@ from textinv.commands.words import teach
 from textinv.dataset import tokenize_prompts
 from textinv.images import TrainingImage, read_images
 from textinv.initialization import initial_vectors
-from textinv.running.comparison import TINY, compare, limits, reconstruction_psnr
+from textinv.running.comparison import TINY, _with_phrase, compare, limits, reconstruction_psnr
 from textinv.running.run import Run
 
 
@@ -204,6 +204,18 @@ def test_a_word_is_compared_with_its_init_word_and_with_no_word(model, image_dir
         ids = torch.tensor([row + [padding] * (batch.ids.shape[1] - len(row)) for row in rest])
         by_hand = run.evaluation.loss(replace(batch, ids=ids), run.inversion.rows(0))
         assert losses["no word"] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_a_full_prompt_keeps_its_end_mark_when_a_phrase_is_longer(model):
+    model.words.add("*", torch.zeros(1, model.words.width))
+    try:
+        room = model.tokenizer.length - 2
+        ids = model.tokenizer(["* " + "dog " * (room - 1), "a * dog"])
+        full, short = _with_phrase(model, ids, "*", "red cat").tolist()
+        expected = model.tokenizer(["red cat " + "dog " * (room - 2), "a red cat dog"]).tolist()
+        assert [full, short] == expected and full[-1] == model.tokenizer.end_id
+    finally:
+        model.words.remove("*")
 
 
 def test_the_words_of_single_images_stay_when_a_word_is_compared_with_its_start(model, image_dir):

@@ -515,7 +515,7 @@ def test_an_alpha_mask_needs_alpha(tmp_path):
     save(tmp_path / "a.png", SQUARE)
     lines = []
     read_images(tmp_path, 6, alpha_mask=True, warn=lines.append)
-    assert lines == [f"{tmp_path}: no image has an alpha channel, so `alpha_mask` changes nothing"]
+    assert lines == [f"{tmp_path}: no image has an alpha channel, so alpha_mask changes nothing"]
     save(tmp_path / "b.png", np.dstack([SQUARE, SQUARE[..., :1]]))
     read_images(tmp_path, 6, alpha_mask=True, warn=lines.append)
     assert len(lines) == 1

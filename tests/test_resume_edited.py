@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import train
-from helpers.runs import assert_same_run, contents, options, train_word
+from helpers.runs import MODEL, assert_same_run, contents, options, train_word
 from helpers.weight_files import edit_json, error_of
 from ldm import InputError
 from textinv import Concept, InversionConfig
@@ -148,7 +148,8 @@ def test_an_edited_option_is_named(whole, name, value, capsys):
 
 def test_every_option_that_steps_depend_on_is_in_the_state(whole):
     """All but these, which may change, are part of a state's identity."""
-    may_change = {"images", "out", "device", "preview_every", "save_every", "tensorboard", "resume", "steps"}
+    may_change = {"images", "weights", "vocab", "templates", "out", "device", "preview_every", "save_every",
+                  "tensorboard", "resume", "steps"}
     every = RunOptions.__dataclass_fields__.keys() | InversionConfig.__dataclass_fields__.keys()
     assert fixed(InversionConfig(), RunOptions()).keys() == every - may_change
     facts = {"effective_lr", "model_hash", "processes", "image_hashes", "init_hash", "prompts_hash",
@@ -156,6 +157,24 @@ def test_every_option_that_steps_depend_on_is_in_the_state(whole):
     identity = read_state(whole / STATE).identity
     assert identity.keys() == every - may_change | facts
     assert identity["lr"] == 0.005 and identity["init"] == "cat" and len(identity["image_hashes"]) == 3
+
+
+def test_files_that_have_moved_are_given_again(image_dir, tmp_path, monkeypatch, capsys):
+    """The word depends on their content."""
+    monkeypatch.chdir(tmp_path)
+    Path("t.txt").write_text("a photo of {}\n")
+    shutil.copytree(MODEL, "model")
+    argv = ["--images", str(image_dir), "--init", "cat", "--steps", "2", "--preview-every", "0"]
+    assert train.main([*argv, "--out", "run", "--templates", "t.txt", "--weights", "model"]) == 0
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    resume = ["--resume", "--out", "../run", "--steps", "4", "--weights", "../model"]
+    assert train.main(resume) == 2
+    assert "templates t.txt: cannot be read" in capsys.readouterr().err
+    Path("t.txt").write_text("a rendering of {}\n")
+    assert train.main(resume) == 2
+    assert "the prompts (captions, templates or vocabulary) changed" in capsys.readouterr().err
+    assert train.main([*resume, "--templates", "../t.txt"]) == 0
 
 
 def test_what_lies_next_to_the_images_is_part_of_the_run(image_dir, tmp_path, capsys):

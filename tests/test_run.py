@@ -12,9 +12,25 @@ import train
 from helpers.runs import MODEL, config, pixels, train_word
 from textinv.concept import model_hash
 from textinv.grids import grid
+from textinv.images import RANDOM_VIEWS, latent_mask, read_images
 from textinv.running import options
 from textinv.running.options import RunOptions
 from textinv.running.run import Run
+
+
+def test_a_run_crops_and_weighs_its_images_as_asked(own_model, tmp_path):
+    """At random with the run's own seed, not with torch's."""
+    for i in range(2):
+        pixels = torch.randint(256, (64, 110, 4), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / f"{i}.png")
+    own = read_images(tmp_path, 64, crop="random", alpha_mask=True, generator=torch.Generator().manual_seed(7))
+    views = [view for image in own for view in image.views]
+    with Run(own_model, tmp_path, config(crop="random", alpha_mask=True, flip=False, seed=7)) as run:
+        got = [view for image in run.images for view in image.views]
+        assert len(got) == len(views) == 2 * RANDOM_VIEWS
+        assert all(torch.equal(one.x, other.x) for one, other in zip(got, views, strict=True))
+        weights = torch.stack([latent_mask(view.mask, 8) for view in views])
+        torch.testing.assert_close(run.inversion.dataset.loss_weights[:, 0], weights)
 
 
 def test_train_writes_the_runs_folder(image_dir, tmp_path, capsys):

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from helpers.loops import loop
+from helpers.loops import dataset, loop
 from textinv.inversion import inversion_loss
 from textinv.running import stopping
 from textinv.running.stopping import EXAMPLES, Dvar, EvaluationLoss, evaluation_batch, select
@@ -101,3 +101,7 @@ def test_examples_can_be_selected(model):
     some = select(batch, [3, 1])
     assert torch.equal(some.t, batch.t[[3, 1]]) and torch.equal(some.z0[0], batch.z0[3])
     assert some.loss_weights is None
+    weights = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    batch = evaluation_batch(loop(model, data=dataset(loss_weights=weights)))
+    assert torch.equal(select(batch, [3, 1]).loss_weights, batch.loss_weights[[3, 1]])
+    assert any(torch.equal(batch.loss_weights[3], one) for one in weights)

@@ -89,7 +89,8 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
             if other is not None and not set(model.words.ids(other)) <= set(row):
                 raise InputError(f"{source} has no room for {other}, the word that `per_image` adds for its "
                                  "image. Shorten it, use fewer `vectors`, or drop `per_image`.")
-            for problem in prompt_problems(model.tokenizer, text) if is_own else ():
+            problems = prompt_problems(model.tokenizer, text, remedy="leave it out") if is_own else ()
+            for problem in problems:
                 print_warning(f"{source} {problem}")
         return ids
 

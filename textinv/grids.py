@@ -93,7 +93,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
             recipe = json.loads(image.info[_KEY])
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Give a PNG written by sample.py.") from error
-    except (OSError, Image.DecompressionBombError, KeyError, ValueError, RecursionError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path}: has too many pixels to be read. Use one of its single images.") from error
+    except (OSError, KeyError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: contains no recipe. Give a PNG written by sample.py.") from error
     if not isinstance(recipe, dict):
         raise InputError(f"{path}: its recipe is damaged. Give a PNG written by sample.py.")

@@ -112,7 +112,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
     for path in _stray(files):
         warn(f"{path}: ignored, since no image has this name")
     if alpha_mask and images and not any(view.mask is not None for image in images for view in image.views):
-        warn(f"{name}: no image has an alpha channel, so `alpha_mask` changes nothing")
+        warn(f"{name}: no image has an alpha channel, so alpha_mask changes nothing")
     if not images:
         found = ", ".join(path.name for path in files[:5]) or "nothing"
         more = f" and {len(files) - 5} more" if len(files) > 5 else ""

@@ -105,7 +105,8 @@ class InversionConfig:
                              "'with *1', to keep details of single images out of the main word")
     style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
     templates: str | None = option(None, "file of your own prompts, one per line, with {} for the word; for "
-                                   "subjects that 'a photo of *' does not fit", metavar="FILE")
+                                   "subjects that 'a photo of *' does not fit", metavar="FILE",
+                                   may_change=True)             # a file may move: its content counts
     crop: str = option("center", "how to make images square; use stretch if their edges matter",
                        choices=CROPS)
     flip: bool = option(True, "also train on mirrored images; turn it off for text and asymmetric things")

@@ -13,6 +13,7 @@ from typing import Any
 from ldm import InputError, LatentDiffusion
 from ldm.samplers import SAMPLERS
 from textinv.commands.arguments import SamplingOptions, model_of, value
+from textinv.commands.words import refuse_twice
 from textinv.concept import Concept, find_words, fingerprint, model_hash
 from textinv.decoding import reason
 from textinv.editing.deltas import Delta
@@ -81,11 +82,11 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     learned = list(words_by_path(options.concept))
     concepts = [{"path": path, "placeholder": word.placeholder, "hash": fingerprint(word)}
                 for path, word in learned]
-    names = [entry["placeholder"].lower() for entry in concepts]
-    if twice := [entry for entry in concepts if names.count(entry["placeholder"].lower()) > 1]:
-        raise InputError(f"two words are named {twice[1]['placeholder']!r}. Rename one: "
-                         f"`concept` {twice[1]['path']}=NAME.")
+    refuse_twice([(entry["path"], entry["placeholder"]) for entry in concepts])
     strength = set_strengths(options.strength, concepts)
+    if options.strength and not concepts:
+        raise InputError("`strength` has no effect without a learned word. Give its file as `concept`, or "
+                         "drop `strength`.")
     values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)
               if hasattr(options, field.name)}
     dtype = resolve_dtype(options.dtype, resolve_device(options.device))

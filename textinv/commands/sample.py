@@ -125,6 +125,8 @@ def refuse_unused(options: argparse.Namespace) -> None:
         if unused:
             raise InputError("`from` reproduces an image with its own options. Drop it, or drop "
                              f"{' and '.join(unused)}.")
+    if options.negative and options.guidance == 1:
+        raise InputError("`negative` has no effect at `guidance` 1. Use more guidance, or drop `negative`.")
     for name in ("images", "clip"):
         if getattr(options, name) is not None and options.best is None:
             raise InputError(f"`{name}` has no effect without `best`. Add `best`, or drop `{name}`.")

@@ -29,11 +29,20 @@ def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[
     """Load the model and teach it the words of --concept. Returns the model, the words, and the source of the
     weights, which the first word gives if the options do not. Raises InputError."""
     found = [(path, word) for path, words in map(find_words, options.concept) for word in words]
+    refuse_twice([(str(path), word.placeholder) for path, word in found])
     source, vocab = model_of(options, (word for _, word in found))
     model = load_model(source, vocab, options.dtype, options.device)
     for path, word in found:
         teach(model, path, word)
     return model, [word for _, word in found], source
+
+
+def refuse_twice(names: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError if two words have the same name. names: (path, name) of each."""
+    lower = [name.lower() for _, name in names]
+    if twice := [(path, name) for path, name in names if lower.count(name.lower()) > 1]:
+        path, name = twice[1]
+        raise InputError(f"two words are named {name!r}. Rename one: `concept` {path}=NAME.")
 
 
 def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:

@@ -81,7 +81,7 @@ def tell_step(run: Run, tell: Teller) -> Step:
 
     prompts = tell("prompt", "a template with the word", f"{TI}, appendix D", tokenize_prompts,
                    lambda: _texts(run, views, choice), note=lambda texts: texts[0])
-    ids = tell("ids", "[CLS] text [SEP] [PAD] ...", f"{TI}, figure 2", model.tokenizer.__call__,
+    ids = tell("ids", "{} text {} {} ...".format(*model.tokenizer.frame), f"{TI}, figure 2", model.tokenizer.__call__,
                lambda: model.tokenizer(prompts), note=lambda ids: _spliced(ids, text.vocab_size))
     rows = tell("v", "the vectors being learned", f"{TI}, equation 2", model.words.replaced,
                 lambda: inversion.rows(1), note=run.init_note)
@@ -94,9 +94,9 @@ def tell_step(run: Run, tell: Teller) -> Step:
                  note=lambda pairs: f"of {len(pairs)} cross-attention layers")
     keys_values = [tensor for pair in pairs for tensor in pair]
     target = model.schedule.target(batch.z0, batch.eps, batch.t)
-    eps_hat = tell("eps_hat", "eps_theta(z_t, t, c)", f"{LDM}, equation 3", unet.denoise,
+    eps_hat = tell("eps_hat", "the UNet's output, eps_theta(z_t, t, c)", f"{LDM}, equation 3", unet.denoise,
                    lambda: unet.denoise(z_t.to(model.dtype), batch.t, pairs))
-    loss = tell("loss", "mean (eps - eps_hat)^2", f"{TI}, equation 2", model.loss,
+    loss = tell("loss", f"mean ({_target(model)} - eps_hat)^2", f"{TI}, equation 2", model.loss,
                 lambda: _loss(target, batch, eps_hat))
 
     grads = _tell_gradients(inversion, tell, loss=loss, eps_hat=eps_hat, keys_values=keys_values, c=c,
@@ -113,12 +113,17 @@ def tell_step(run: Run, tell: Teller) -> Step:
                 v_after=v.detach().clone())
 
 
+def _target(model: LatentDiffusion) -> str:
+    """What the UNet's output is compared with: eps, or for models that predict the velocity, that."""
+    return "eps" if model.schedule.prediction == "eps" else "(sqrt(a_t) eps - sqrt(1 - a_t) z0)"
+
+
 def _tell_gradients(inversion: Inversion, tell: Teller, *, loss: Tensor, eps_hat: Tensor,
                     keys_values: list[Tensor], c: Tensor, embeddings: Tensor) -> dict[str, Tensor]:
     """From the loss back to v, one stage of the graph at a time."""
     model, v, grads = inversion.model, inversion.v, {}
     text, unet = model.text_encoder, model.unet
-    grads["eps_hat"], = tell("dL/d eps_hat", "2 (eps_hat - eps) / n", "chain rule", model.loss,
+    grads["eps_hat"], = tell("dL/d eps_hat", f"2 (eps_hat - {_target(model)}) / n", "chain rule", model.loss,
                              lambda: torch.autograd.grad(loss, eps_hat), show=_only)
     through_unet = tell("dL/dK, dL/dV", "through the UNet", "chain rule", unet.denoise,
                         lambda: torch.autograd.grad(eps_hat, keys_values, grads["eps_hat"]), show=_flat)

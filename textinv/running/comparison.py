@@ -88,9 +88,10 @@ def _with_phrase(model: LatentDiffusion, ids: Tensor, word: str, phrase: str) ->
     """ids (b n) with the word replaced by the phrase, read as plain text even if it contains the word."""
     tokenizer, own = model.tokenizer, model.words.ids(word)
     with model.words.without(word):
-        padding, words = tokenizer.padding_id, tokenizer.tokenize(phrase)
+        end, padding, words = tokenizer.end_id, tokenizer.padding_id, tokenizer.tokenize(phrase)
     rows = []
     for row in ids.tolist():
-        texts = [token for i in row for token in (words if i == own[0] else [] if i in own else [i])]
-        rows.append((texts + [padding] * len(row))[:len(row)])
+        text = row[:row.index(end)]             # with the start mark; the end mark must not be cut off
+        replaced = [token for i in text for token in (words if i == own[0] else [] if i in own else [i])]
+        rows.append((replaced[:len(row) - 1] + [end] + [padding] * len(row))[:len(row)])
     return torch.tensor(rows, device=ids.device)

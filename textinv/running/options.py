@@ -23,9 +23,11 @@ class RunOptions:
     """Options of `textinv train` besides those of `InversionConfig`. Raises InputError on invalid
     values."""
     images: str = option("", "folder of images, or one image", metavar="PATH", may_change=True)
-    weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id")
+    weights: str = option("tiny", "'tiny', a checkpoint, a folder in Hugging Face layout, or a hub id",
+                          may_change=True)              # a file may move: its content counts
     vocab: str | None = option(None, "vocabulary for a checkpoint without one: vocab.txt, or for Stable "
-                               "Diffusion vocab.json with merges.txt next to it", metavar="FILE")
+                               "Diffusion vocab.json with merges.txt next to it", metavar="FILE",
+                               may_change=True)
     out: str | None = option(None, "run folder (default: runs/ plus the name of the images' folder)",
                              metavar="DIR", may_change=True)
     device: str = option("auto", "cpu, cuda, mps, ...; auto picks cuda or mps if available",
