@@ -21,9 +21,11 @@ from textinv.running.run import Run
 def test_a_run_crops_and_weighs_its_images_as_asked(own_model, tmp_path):
     """At random with the run's own seed, not with torch's."""
     for i in range(2):
-        pixels = torch.randint(256, (64, 110, 4), generator=torch.Generator().manual_seed(i), dtype=torch.uint8)
-        Image.fromarray(pixels.numpy()).save(tmp_path / f"{i}.png")
-    own = read_images(tmp_path, 64, crop="random", alpha_mask=True, generator=torch.Generator().manual_seed(7))
+        generator = torch.Generator().manual_seed(i)
+        image = Image.fromarray(torch.randint(256, (64, 110, 4), generator=generator).byte().numpy())
+        image.save(tmp_path / f"{i}.png")
+    own = read_images(tmp_path, 64, crop="random", alpha_mask=True,
+                      generator=torch.Generator().manual_seed(7))
     views = [view for image in own for view in image.views]
     with Run(own_model, tmp_path, config(crop="random", alpha_mask=True, flip=False, seed=7)) as run:
         got = [view for image in run.images for view in image.views]

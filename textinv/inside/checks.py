@@ -74,8 +74,9 @@ def gradient_at_eps_hat(step: Step) -> Check:
     """dL / d eps_hat = 2 w (eps_hat - target) / n, with the mask's weights w; the target is eps, or v."""
     weights = 1.0 if step.batch.loss_weights is None else step.batch.loss_weights
     exact = 2 * weights * (step.eps_hat.double() - step.target.double()) / step.eps_hat.numel()
-    return Check("gradient at eps_hat is 2 w (eps_hat - target) / n", relative(step.gradients["eps_hat"], exact),
-                 rounding(step.eps_hat.dtype), "max difference / max")
+    return Check("gradient at eps_hat is 2 w (eps_hat - target) / n",
+                 relative(step.gradients["eps_hat"], exact), rounding(step.eps_hat.dtype),
+                 "max difference / max")
 
 
 def gradient_at_v(step: Step, own: Sequence[int]) -> Check:
