@@ -82,7 +82,8 @@ def tell_step(run: Run, tell: Teller) -> Step:
     prompts = tell("prompt", "a template with the word", f"{TI}, appendix D", tokenize_prompts,
                    lambda: _texts(run, views, choice), note=lambda texts: texts[0])
     ids = tell("ids", "{} text {} {} ...".format(*model.tokenizer.frame), f"{TI}, figure 2",
-               model.tokenizer.__call__, lambda: model.tokenizer(prompts), note=lambda ids: _spliced(ids, text.vocab_size))
+               model.tokenizer.__call__, lambda: model.tokenizer(prompts),
+               note=lambda ids: _spliced(ids, text.vocab_size))
     rows = tell("v", "the vectors being learned", f"{TI}, equation 2", model.words.replaced,
                 lambda: inversion.rows(1), note=run.init_note)
     embeddings = tell("embeddings", "rows of the table, v for the word", f"{TI}, section 3", text.embed,
