@@ -223,7 +223,7 @@ def test_other_settings_are_named(whole, argv, message, capsys):
     assert train.main(["--resume", "--out", str(whole), *argv]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert message in error and "You may change --images, --out, --device" in error
+    assert message in error and "You may change --images, --weights, --vocab, --out, --device" in error
 
 
 def marked(self, phrase=None):
