@@ -139,6 +139,23 @@ def test_the_curves_are_those_of_the_metrics(learned):
     assert line(rising) == ys[::-1]
 
 
+def test_each_curve_is_of_its_own_numbers():
+    """The norm rises and the cosine falls; the loss's mean is over the last 25 steps."""
+    metrics = [{"step": i, "loss": float(i % 2), "v_norm": i, "cosine": -i} for i in range(1, 61)]
+    page = charts.curves(metrics, {}, "*")
+    _, rising, falling = re.findall(r'<polyline class="[^"]*" points="([^"]*)"', page)
+    ys = [[float(pair.split(",")[1]) for pair in line.split()] for line in (rising, falling)]
+    assert ys[0] == sorted(ys[0], reverse=True) and ys[1] == sorted(ys[1]), "SVG counts downwards"
+    assert charts.running_mean([0.0] * 30 + [1.0] * 30)[29:56:13] == [0.0, 13 / 25, 1.0]
+
+
+def test_the_evaluation_loss_is_shown_with_the_levels_of_the_other_words():
+    chart = charts.evaluation_loss([(10, 3.0), (20, 2.0)], {"*": 1.0, "cat": 4.0, "no word": math.nan}, "*")
+    assert [label[2] for label in chart.labels] == ["cat"]
+    lines = [points for shape, _, points in chart.marks if shape == "line"]
+    assert lines == [[(10, 4.0), (20, 4.0)], [(10, 3.0), (20, 2.0)]]
+
+
 def test_thinned_curves_keep_the_mean_over_all_steps():
     metrics = [{"step": i, "loss": float(i % 7), "v_norm": 1.0, "cosine": 1.0} for i in range(1, 101)]
     (_, _, dots), (_, _, line) = charts.loss(metrics, every=10).marks
