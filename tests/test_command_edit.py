@@ -85,6 +85,13 @@ def test_tune_knows_from_its_run_that_a_word_is_a_style(argv, prompt, learned, t
     assert f"textinv sample '{prompt}' --concept" in capsys.readouterr().out
 
 
+def test_tune_shows_the_runs_own_prompt(learned, tmp_path, capsys):
+    (tmp_path / "own.txt").write_text("a statue of {}\n")
+    edit_json(learned / "config.json", templates=str(tmp_path / "own.txt"))
+    assert run("tune", "--concept", learned, "--steps", 1, "--out", tmp_path / "a") == 0
+    assert "textinv sample 'a statue of *' --concept" in capsys.readouterr().out
+
+
 RECORDED = {"style": False, "templates": "own.txt", "crop": "stretch", "flip": False, "alpha_mask": True}
 
 

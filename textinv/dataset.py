@@ -62,6 +62,13 @@ def _stack_masks(masks: Sequence[Tensor | None], latents: Tensor) -> Tensor | No
     return rearrange(stacked, "n h w -> n 1 h w").to(latents.device)
 
 
+def templates_of(config: InversionConfig) -> tuple[str, ...]:
+    """The templates that the options ask for. Raises InputError if the user's own cannot be read."""
+    if config.templates:
+        return read_templates(config.templates)
+    return STYLE if config.style else OBJECT
+
+
 def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
                      config: InversionConfig) -> list[Tensor]:
     """The token ids (p n) of each image's prompts: its caption, or all templates if it has none. With
@@ -94,7 +101,7 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
                 print_warning(f"{source} {problem}")
         return ids
 
-    templates = read_templates(config.templates) if config.templates else STYLE if config.style else OBJECT
+    templates = templates_of(config)
     said = list(templates) if any(image.caption is None for image in images) else []
     for template in said + [f"{{}} with {image_word('*', 0)}"] * config.per_image:
         if set(own) & set(model.tokenizer.tokenize(template.replace("{}", " "))):

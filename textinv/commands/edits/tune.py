@@ -18,10 +18,9 @@ from textinv.commands import command
 from textinv.commands.arguments import Parser, add_fields
 from textinv.commands.edits.shared import add_word_options, new_folder, open_model, same_model
 from textinv.commands.words import run_records, training_images
-from textinv.dataset import build_dataset
+from textinv.dataset import build_dataset, templates_of
 from textinv.editing.tuning import Tuning, TuningConfig
 from textinv.options import InversionConfig
-from textinv.prompts import OBJECT, STYLE
 
 FILE = "tuned.safetensors"
 READING = ("style", "templates", "crop", "flip", "alpha_mask")      # how images and prompts are read
@@ -73,6 +72,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         tuning.delta().save(folder / FILE)
     print(folder / FILE)
-    prompt = (STYLE if how.style else OBJECT)[0].replace("{}", word)
+    prompt = templates_of(how)[0].replace("{}", word)
     print("use it:", shlex.join(["textinv", "sample", prompt, "--concept", options.concept[0], "--tuned",
                                  str(folder / FILE), *same_model(options)]))
