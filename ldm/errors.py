@@ -11,6 +11,6 @@ class NoVocabulary(InputError):
     """The model has no vocabulary: none was given, and the usual one is unavailable."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message, or the name of its type if the message is empty."""
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -197,6 +197,7 @@ def written(name, text):
     (lambda folder: DATA / "diffusers-tiny/tokenizer/tokenizer.json", "so it is not CLIP's"),
     (lambda folder: folder, "there is no such file"),
     (lambda folder: folder / "nowhere.json", "there is no such file"),
+    (lambda folder: folder / ("x" * 300), "there is no such file"),
     (written("vocab.json", "{"), "cannot be read"), (written("vocab.json", "[]"), "cannot be read"),
     (written("vocab.json", "[" * 100_000), "cannot be read"),
     (written("vocab.json", '{"a": "b"}'), "so it is not CLIP's"),

@@ -237,6 +237,17 @@ def test_vocabulary_given_by_hand(diffusers_tiny):
         assert torch.equal(model.tokenizer(PROMPTS), diffusers_tiny[0].tokenizer(PROMPTS))
 
 
+def test_vocabulary_given_by_hand_replaces_the_models_own(tmp_path, folder, diffusers_tiny):
+    weights.save(diffusers_tiny[0], tmp_path / "model.safetensors")
+    tokens = (FOLDER / "tokenizer/vocab.txt").read_text().split()
+    tokens[-1], tokens[-2] = tokens[-2:]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    ids = weights.load(folder).tokenizer(tokens[-2:])[:, 1]
+    for source in (folder, tmp_path / "model.safetensors"):
+        assert torch.equal(weights.load(source, vocab=tmp_path / "vocab.txt").tokenizer(tokens[-2:])[:, 1],
+                           ids.flip(0)), source
+
+
 def test_vocabulary_lines_end_at_newlines_only(tmp_path):
     """Some real vocabularies hold U+2028 and its like as tokens; the ids after them must not shift."""
     tokens = (FOLDER / "tokenizer/vocab.txt").read_text().split()

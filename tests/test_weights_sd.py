@@ -486,7 +486,7 @@ def test_what_is_fetched_of_a_repository(monkeypatch, sd_folder):
     """Not the safety checker, not a second format, no variant when there is the plain file."""
     fetched = []
 
-    def fetch(repo, names):
+    def fetch(repo, names, commit=None):
         name = next((name for name in names if (sd_folder / name).is_file()), None)
         if name is None:
             raise weights.hub.Absent("none")

@@ -114,7 +114,7 @@ def _new_file_mode(partial: Path) -> int:
 
 
 def _read_head(path: Path) -> bytes:
-    if not path.is_file():
+    if not os.path.isfile(path):        # unlike Path.is_file, False for names that no file can have
         why = "is not a regular file" if os.path.exists(path) else "there is no such file"
         raise InputError(f"{path}: {why}. Check the path.")
     try:

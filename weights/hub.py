@@ -34,9 +34,11 @@ class Absent(InputError):
     """The repository has no such file."""
 
 
-def download_file(repo: str, names: Sequence[str]) -> Path:
+def download_file(repo: str, names: Sequence[str], commit: str | None = None) -> Path:
     """The local path of the first of `names` that is cached, or else the first in the repository, downloaded.
     The cache comes first: a file downloaded before loads immediately, with or without a network.
+
+    commit: hash of the repository's commit; by default the last one downloaded from, else the latest.
 
     Raises Absent if none of them exists, and InputError if there is neither a network nor a cached copy.
     """
@@ -49,14 +51,17 @@ def download_file(repo: str, names: Sequence[str]) -> Path:
         if not only_cached:
             _announce(repo)
         try:
-            return Path(hf_hub_download(repo, name, local_files_only=only_cached))
+            return Path(hf_hub_download(repo, name, revision=commit, local_files_only=only_cached))
         except errors.LocalEntryNotFoundError as error:
             if not only_cached:
                 raise InputError(f"{repo}: {name} is not in the local cache, and the hub cannot be reached "
-                                 "(offline?). Connect and try again, or give the path of a checkpoint."
-                                 ) from error
+                                 f"(offline? {first_line(error.__cause__ or error)}). Connect and try "
+                                 "again, or give the path of a checkpoint.") from error
         except errors.EntryNotFoundError:
             pass                                        # another name may exist
+        except errors.RevisionNotFoundError as error:
+            raise InputError(f"{repo}: the hub no longer has the commit that is partly in the local cache. "
+                             f"Clear it with 'hf cache rm model/{repo}' and try again.") from error
         except errors.GatedRepoError as error:
             raise InputError(f"{repo}: access is restricted. Accept its terms on the hub and log in "
                              "with 'hf auth login'.") from error
@@ -78,37 +83,40 @@ def _announce(repo: str) -> None:
 
 def download_folder(repo: str) -> Path:
     """The local folder of a repository, in Hugging Face layout: configs, weights and vocabulary, nothing
-    else. Raises InputError, before the weights are downloaded, if the configs describe another model."""
+    else, all of one commit. Raises InputError, before the weights are downloaded, if the configs describe
+    another model."""
     index = download_file(repo, ["model_index.json", "unet/config.json"])
+    folder = index.parent if index.name == "model_index.json" else index.parents[1]
     with naming(Path(repo)):
-        check_kind(index.parent if index.name == "model_index.json" else index.parents[1])
-    folder = download_file(repo, ["unet/config.json"]).parents[1]
-    text = download_file(repo, ["text_encoder/config.json", "bert/config.json"]).parent.name
+        check_kind(folder)
+    download = partial(download_file, repo, commit=folder.name)
+    download(["unet/config.json"])
+    text = download(["text_encoder/config.json", "bert/config.json"]).parent.name
     folders = STABLE_DIFFUSION if text == "text_encoder" else LATENT_DIFFUSION
     for sub in folders.values():
-        download_file(repo, [f"{sub}/config.json"])
+        download([f"{sub}/config.json"])
     if folders is STABLE_DIFFUSION:
-        download_file(repo, ["scheduler/scheduler_config.json"])
-        _download_padding(repo)
+        download(["scheduler/scheduler_config.json"])
+        _download_padding(repo, folder.name)
     read_config(folder)
     for part, sub in folders.items():
-        download_file(repo, [f"{sub}/{name}" for name in weight_files(part)])
+        download([f"{sub}/{name}" for name in weight_files(part)])
     if folders is LATENT_DIFFUSION:
-        download_file(repo, ["tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
-    elif download_file(repo, ["tokenizer/vocab.json", "tokenizer/tokenizer.json"]).name == "vocab.json":
-        download_file(repo, ["tokenizer/merges.txt"])
+        download(["tokenizer/vocab.txt", "tokenizer/tokenizer.json"])
+    elif download(["tokenizer/vocab.json", "tokenizer/tokenizer.json"]).name == "vocab.json":
+        download(["tokenizer/merges.txt"])
     return folder
 
 
-def _download_padding(repo: str) -> None:
+def _download_padding(repo: str, commit: str) -> None:
     """Download the files that may name the padding token, until one does: a repository may lack either. A
     file known to be absent is not requested again."""
     from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
 
     for name in (f"tokenizer/{name}" for name in PADDING_FILES):
-        if try_to_load_from_cache(repo, name) is not _CACHED_NO_EXIST:
+        if try_to_load_from_cache(repo, name, revision=commit) is not _CACHED_NO_EXIST:
             with contextlib.suppress(Absent):
-                if pad_token(download_file(repo, [name])) is not None:
+                if pad_token(download_file(repo, [name], commit)) is not None:
                     return
 
 
@@ -127,7 +135,9 @@ def _download_vocabulary(vocab_size: int, kind: type[BaseTokenizer]) -> tokenize
         raise NoVocabulary(f"this checkpoint has no vocabulary, and its {vocab_size:,} tokens are not "
                            f"those of {repo}. Give the path of its {files[0]} as `vocab`.")
     try:
-        path, *_ = [download_file(repo, [name]) for name in files]
+        path = download_file(repo, files[:1])
+        for name in files[1:]:
+            download_file(repo, [name], path.parent.name)
     except InputError as error:
         raise NoVocabulary(f"this checkpoint has no vocabulary, and that of {repo} is not cached and "
                            "cannot be downloaded (offline?). Give the path of its "

@@ -5,6 +5,7 @@ read: it may ask for any part of the library, and some of these crash the proces
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import tokenizers
@@ -22,10 +23,10 @@ def read_vocabulary(path: str | Path, kind: type[BaseTokenizer] = Tokenizer) -> 
     """The library's tokenizer for a vocabulary file, or for the folder that holds it under its usual name.
     Raises InputError if it is missing, unreadable or of another kind."""
     path = Path(path)
-    if path.is_dir():       # this kind's file, or else the other kind's, to refuse it by name
+    if os.path.isdir(path):     # this kind's file, or else the other kind's, to refuse it by name
         names = [*FILES[kind], *(name for files in FILES.values() for name in files)]
         path = next((path / name for name in names if (path / name).is_file()), path / names[0])
-    if not path.is_file():
+    if not os.path.isfile(path):        # unlike Path.is_file, False for names that no file can have
         raise InputError(f"vocabulary {path}: there is no such file. Give {kind.needs}.")
     try:
         backend = _read_clip(path) if kind is CLIPTokenizer else _read_bert(path)
