@@ -56,7 +56,7 @@ def test_a_commit_that_is_gone(hub):
 
 @pytest.mark.parametrize("status, code, part", [
     (404, "RepoNotFound", "no such repository"), (401, "RepoNotFound", "no such repository"),
-    (403, "GatedRepo", "'hf auth login'"), (403, None, "403 Forbidden"), (429, None, "Too Many")])
+    (403, "GatedRepo", "'hf auth login'"), (403, None, "403 Forbidden")])
 def test_refusals(hub, status, code, part):
     hub.refusal = (status, code)
     assert part in error_of(weights.load, "org/name")

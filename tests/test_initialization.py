@@ -153,8 +153,12 @@ def test_cross_initialization_starts_from_the_encoders_output(model):
     v, note = start(model, "cat dog", 2, cross_init=True)
     assert torch.equal(v, model.context(["cat dog"])[0, 1:3]) and "cat" in note
     assert not torch.allclose(v, start(model, "cat dog", 2)[0])
-    random = [start(model, "random", 1, cross_init=cross_init)[0] for cross_init in (True, False)]
-    assert torch.equal(*random), "what is no word does not go through the encoder"
+
+
+@pytest.mark.parametrize("init", ["random", "auto", "runs/fox/fox.safetensors"])
+def test_cross_initialization_needs_a_word(model, init):
+    with pytest.raises(InputError, match=f"`init` is '{init}'. Give a word"):
+        start(model, init, 1, cross_init=True)
 
 
 def test_the_vocabularys_norm(model):

@@ -36,10 +36,13 @@ def initial_vectors(model: LatentDiffusion, init: str, k: int, *, generator: tor
         Initialization, arXiv 2312.15905; a context is as wide as an embedding).
 
     Raises InputError if init is empty, is not a word, is auto for a model without an encoder, contains a word
-    that is not in the vocabulary, or is a file that does not fit.
+    that is not in the vocabulary, or is a file that does not fit; and with cross_init, unless it is a word.
     """
     if k < 1:
         raise InputError(f"`vectors` is {k}. Use 1 or more.")
+    if cross_init and init and not has_init_words(init):
+        raise InputError(f"`cross_init` starts from the text encoder's output for a word, but `init` is "
+                         f"{init!r}. Give a word for what the images show, or drop `cross_init`.")
     if init == "random":
         norm = vocabulary_norm(model)
         v = F.normalize(torch.randn(k, model.text_encoder.config.width, generator=generator), dim=1) * norm
