@@ -9,8 +9,15 @@ from PIL import Image
 import textinv
 import weights
 from ldm.attention import attention, observe_attention
-from textinv.inside.attention import attend, attend_to_image, collect_cross_attention, cross_attentions
-from textinv.inside.overlays import overlay, sheet
+from textinv.inside.attention import (
+    AttentionMaps,
+    attend,
+    attend_to_image,
+    collect_cross_attention,
+    cross_attentions,
+    layer_mean,
+)
+from textinv.inside.overlays import DARK, GAP, SIDE, overlay, sheet
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +94,40 @@ def test_overlay_is_bright_where_the_token_looks():
     light[:2] = 1
     lit = np.asarray(overlay(Image.new("RGB", (64, 64), "white"), light, side=64), dtype=float)
     assert lit[:20].mean() > 240 and lit[-20:].mean() < 60
+
+
+def test_overlay_keeps_the_colors_and_the_shape():
+    """Full light leaves the pixels as they are; none dims every channel alike, to an eighth."""
+    image = Image.new("RGB", (80, 40), (200, 100, 50))
+    lit, dark = (np.asarray(overlay(image, torch.full((4, 8), light), side=40)) for light in (1.0, 0.0))
+    assert lit.shape == (40, 80, 3) and (lit == (200, 100, 50)).all() and (dark == (24, 12, 6)).all()
+    over = np.asarray(overlay(image, torch.full((4, 8), 1.5), side=40))
+    assert (over == lit).all(), "what interpolation overshoots is cut off"
+
+
+def test_a_sheet_shows_the_share_on_one_scale():
+    """Two tokens, one with twice the other's attention: it is fully bright, the other half as bright."""
+    maps = torch.zeros(3, 4, 4, 4)                                           # steps, of which all are alike
+    maps[:, 1], maps[:, 2] = 0.4, 0.2
+    drawn = np.asarray(sheet(AttentionMaps(Image.new("RGB", (32, 32), (250, 100, 0)),
+                                           ["", "much", "less", ""], slice(1, 3), maps)), dtype=int)
+    cells = [drawn[60, GAP + i * (SIDE + GAP) + SIDE // 2] for i in range(3)]
+    half = DARK + (1 - DARK) / 2
+    assert (cells[0] == (250, 100, 0)).all() and (cells[1] == (250, 100, 0)).all()
+    assert np.abs(cells[2] - half * np.array((250, 100, 0))).max() <= 1
+
+
+def test_maps_of_latents_that_are_not_square():
+    """Layers of half and a quarter of the resolution, 2 : 1: a token seen only in the left half stays there."""
+    calls = []
+    for h, w in ((4, 8), (2, 4)):
+        weights_ = torch.zeros(1, h, w, 2)
+        weights_[:, :, :w // 2, 0], weights_[:, :, w // 2:, 1] = 1, 1
+        calls.append(weights_.reshape(1, h * w, 2))
+    mean = layer_mean(calls, 8, 16)
+    assert mean.shape == (1, 2, 8, 16)
+    torch.testing.assert_close(mean.sum(dim=1), torch.ones(1, 8, 16))
+    assert mean[0, 0, :, :6].min() == 1 and mean[0, 0, :, 10:].max() == 0
 
 
 def test_the_word_looks_at_its_object(tiny):

@@ -3,13 +3,16 @@ fails when its claim is made false."""
 import dataclasses
 import html
 import math
+import shutil
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 import weights
+from helpers.weight_files import edit_json
 from ldm import InputError, samplers
 from ldm.text_encoder import TextEncoder
 from textinv.inside import checks
@@ -250,6 +253,44 @@ def test_bfloat16():
     model = weights.load("tiny", dtype=torch.bfloat16)
     found = audit(model, "examples/fox", init="wolf", batch=1)
     assert found.passed, [check for check in found.checks if not check.passed]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_clip_and_both_predictions(sd_folder, prediction):
+    edit_json(sd_folder / "scheduler/scheduler_config.json", prediction_type=prediction)
+    model = weights.load(sd_folder)
+    found = audit(model, "examples/fox", init="cat", batch=2, source=sd_folder)
+    assert found.passed, [check for check in found.checks if not check.passed]
+    step, a = found.step, model.schedule.alphas_cumprod[found.step.batch.t[0]].item()
+    z_t, out = step.z_t[:1], step.eps_hat[:1]
+    z0 = (a ** 0.5 * z_t - (1 - a) ** 0.5 * out if prediction == "v_prediction" else
+          (z_t - (1 - a) ** 0.5 * out) / a ** 0.5)
+    torch.testing.assert_close(step.predicted_z0(model), z0, rtol=1e-4, atol=1e-4)
+
+
+def test_masks_and_captions(tiny, tmp_path):
+    """A mask weights the loss, in the account as in the loop; a caption replaces the templates."""
+    shutil.copy("examples/fox/snow.png", tmp_path)
+    (tmp_path / "snow.txt").write_text("a painting of a *")
+    with Image.open(tmp_path / "snow.png") as image:
+        width, height = image.size
+    mask = Image.new("L", (width, height), 255)
+    mask.paste(0, (0, 0, width // 2, height))
+    mask.save(tmp_path / "snow.mask.png")
+    found = audit(tiny, tmp_path, init="wolf")
+    assert found.passed, [check for check in found.checks if not check.passed]
+    assert found.step.prompts == ["a painting of a *"] * 4
+    gradient = found.step.gradients["eps_hat"]
+    assert gradient[..., :7].abs().max() == 0 < gradient[..., 9:].abs().min()
+
+
+def test_weight_decay(tiny):
+    config = InversionConfig(init="wolf", batch=2, steps=1, flip=False, eval_every=0, decay=0.5)
+    with Run(tiny, "examples/fox", config) as run:
+        step = tell_step(run, Teller(tiny.device))
+        assert not failed(checks.adamw(run.inversion, step))
+        run.inversion.optimizer.param_groups[0]["weight_decay"] = 0.4
+        assert failed(checks.adamw(run.inversion, step))
 
 
 def test_bad_input_leaves_the_model(tiny, tmp_path):
