@@ -90,6 +90,9 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
     assert losses.keys() == {"*", "cat", "no word"}
     for line in (*(f"{loss:.4f}" for loss in losses.values()), "fits the images", "PSNR"):
         assert line in tags.text, "what a user's images are to this model"
+    (_, own), *others = [(tag, attributes) for tag, attributes in tags.seen
+                         if attributes.get("class", "").split()[:1] == ["bar"]]
+    assert own["class"] == "bar own" and [bar["class"] for _, bar in others] == ["bar", "bar"]
     assert sum(tag == "svg" for tag, _ in tags.seen) == 1 + 4 + 2, "the word, the curves, the map"
     assert "learned from 3 images in 3 steps, starting from “cat”" in tags.text
     best = textinv.Concept.load(learned / "best.safetensors")
