@@ -2,6 +2,7 @@
 
 import importlib
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -214,6 +215,15 @@ def test_images_are_counted_only_if_they_may_show_several_things(argv, texts, le
     assert run(*argv, "--concept", learned, "--clip", small_clip, "--out", tmp_path / "a") == 2
     error = capsys.readouterr().err
     assert f"error: CLIP chooses between texts, but was given {texts}. Give" in error
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["tune", "baselines"])
+def test_a_file_without_its_images(name, learned, small_clip, tmp_path, capsys):
+    shutil.copy(learned / "concept.safetensors", tmp_path / "word.safetensors")
+    argv = [name, "--concept", tmp_path / "word.safetensors", "--out", tmp_path / "a"]
+    assert run(*argv, *["--clip", small_clip, "--category", "dog"] * (name == "baselines")) == 2
+    assert "a word's file does not contain its images. Give them as --images" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

@@ -84,6 +84,8 @@ def test_the_best_by_other_images_and_a_single_one(learned, image_dir, small_cli
     assert generate("*", "--concept", word, "-n", 3, "--best", 1, "--clip", small_clip,
                     "--images", image_dir, "--out", tmp_path / "one.png") == 0
     assert pixels(tmp_path / "one.png").shape == (64, 64, 3) and not list(tmp_path.glob("one-*.png"))
+    assert generate("*", "--concept", word, "-n", 3, "--best", 1, "--clip", small_clip,
+                    "--out", tmp_path / "by-prompt.png") == 0, "the prompt alone decides"
 
 
 @pytest.mark.parametrize("argv, message", [

@@ -118,7 +118,7 @@ def test_a_sheet_shows_the_share_on_one_scale():
 
 
 def test_maps_of_latents_that_are_not_square():
-    """Layers of half and a quarter of the resolution, 2 : 1: a token seen only in the left half stays there."""
+    """Layers of half and a quarter of the resolution, 2 : 1: one token has the left half, one the right."""
     calls = []
     for h, w in ((4, 8), (2, 4)):
         weights_ = torch.zeros(1, h, w, 2)

@@ -113,8 +113,6 @@ def measure_word(options: argparse.Namespace) -> None:
     if options.prompts is not None:
         templates = read_templates(options.prompts, "prompts")
     source, vocab = model_of(options, words)
-    if options.images is None and not path.is_dir():
-        raise InputError(f"{path}: a word's file does not contain its images. Give them as `images`.")
     model = load_model(source, vocab, options.dtype, options.device)
     evaluator = load_clip(options.clip, source, model.device)
     if learned_elsewhere(concept, model):

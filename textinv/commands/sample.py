@@ -34,7 +34,7 @@ from textinv.commands.recipe import (
     recipe_from_png,
     with_model,
 )
-from textinv.commands.words import add_concept_option, teach, training_images, warn_of_prompts
+from textinv.commands.words import add_concept_option, run_records, teach, training_images, warn_of_prompts
 from textinv.concept import Concept, at_strength, find_words, fingerprint
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
@@ -181,7 +181,9 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
     """Return a function from all images, keyed by index, to the indices of the best of each prompt, best
     first. Raises InputError if the CLIP or the training images cannot be read."""
     evaluator = load_clip(options.clip, recipe.weights, model.device)
-    references = [image.shown for image in training_images(model.image_size, options.images, options.concept)]
+    images = (training_images(model.image_size, options.images, options.concept)
+              if options.images is not None or run_records(options.concept) else [])
+    references = [image.shown for image in images]
 
     def choose(images: dict[int, Image.Image]) -> list[int]:
         kept = []

@@ -67,16 +67,20 @@ def run_records(concepts: Sequence[str]) -> list[dict[str, Any]]:
 
 def training_images(size: int, images: str | None, concepts: Sequence[str], **reading: Any
                     ) -> list[TrainingImage]:
-    """The images of a folder, or else those of the runs that the words come from; none if all are files.
+    """The images of a folder, or else those of the runs that the words come from.
 
     reading: options of `read_images`, by default the crop of each run (one view if it is random), without
     masks.
-    Raises InputError if an image cannot be read, or if a run's images have changed since.
+    Raises InputError if an image cannot be read, if a run's images have changed since, or if there is no
+    run, since a word's file does not contain its images.
     """
     if images is not None:
         return read_images(images, size, **(reading or {"masks": False}))
-    found = []
-    for record in run_records(concepts):
+    records, found = run_records(concepts), []
+    if not records:
+        raise InputError(f"{' '.join(concepts)}: a word's file does not contain its images. Give them as "
+                         "`images`.")
+    for record in records:
         crop = "stretch" if record.get("crop") == "stretch" else "center"
         own = read_images(record["images"], size, **(reading or {"crop": crop, "masks": False}))
         if [image.sha256 for image in own] != list(record["image_hashes"].values()):

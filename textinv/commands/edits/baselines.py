@@ -56,8 +56,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                              f"{category or 'something unrecorded'!r}. Give a `category`.")
         warn_of_spelled(evaluator, [category])
         images = [image.shown for image in training_images(model.image_size, options.images, options.concept)]
-        if not images:
-            raise InputError("a word's file does not contain its images. Give them as `images`.")
         subject = Subject.learn(model, evaluator, images, category)
 
         def ours(template: str) -> list[Image.Image]:

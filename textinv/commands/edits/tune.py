@@ -63,8 +63,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = training_images(model.image_size, options.images, options.concept, crop=how.crop,
                                  alpha_mask=how.alpha_mask,
                                  generator=torch.Generator().manual_seed(config.seed))
-        if not images:
-            raise InputError("a word's file does not contain its images. Give them as `images`.")
         tuning = Tuning(model, build_dataset(model, images, how), config)
         with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
             for loss in tuning:
