@@ -86,6 +86,8 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
     assert images_of(tags) == ["0.png", "1.png", "2.png", *draws, *draws, *init, "step 0", "step 2",
                                "step 3", "where the tokens attend"]
     assert "after step" not in tags.text, "the last preview is of the word as it is"
+    page = (learned / "report.html").read_text()
+    assert "<title>* – run</title>" in page and '<span class="soft">run</span></h1>' in page
     losses = json.loads((learned / "comparison.json").read_text())["losses"]
     assert losses.keys() == {"*", "cat", "no word"}
     for line in (*(f"{loss:.4f}" for loss in losses.values()), "fits the images", "PSNR"):

@@ -76,9 +76,9 @@ def report_page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
-    for name in ("images", "templates", "init"):            # a report may be sent to someone
-        if options.get(name) and (name != "init" or names_file(options[name])):
-            options[name] = Path(options[name]).name
+    for path in ("images", "templates", "init"):            # a report may be sent to someone
+        if options.get(path) and (path != "init" or names_file(options[path])):
+            options[path] = Path(options[path]).name
     compared = measured.read_comparison(folder)
     last = metrics[-1]["step"]
     sections = {f"Compared with {start(record)}": images.pair(folder, record, word, last)
