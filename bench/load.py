@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """The command."""
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        sources = _write(Path(folder), args)
+        sources = _write(Path(folder).resolve(), args)
         print(machine("cpu"))
         print(f"{args.size}, {args.file_dtype} file into {args.dtype}; "
               "seconds, with the file in the system's cache")

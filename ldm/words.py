@@ -134,9 +134,7 @@ class LearnedWords:
         text = readable(text)
         if not self._vectors:
             return [(text, [])]
-        patterns = [(r"\b" if re.match(r"\w", word) else "") + re.escape(word)
-                    + (r"\b" if re.search(r"\w$", word) else "")
-                    for word in sorted(self._vectors, key=len, reverse=True)]
+        patterns = [pattern(word) for word in sorted(self._vectors, key=len, reverse=True)]
         parts = re.split(f"({'|'.join(patterns)})", text, flags=re.IGNORECASE)           # text word text ...
         return [(part, self.ids(part) if i % 2 else []) for i, part in enumerate(parts)]
 
@@ -156,6 +154,13 @@ class LearnedWords:
         if vectors.shape != (own := self._vectors[word].shape):
             raise InputError(f"the vectors of {word!r} have shape {list(vectors.shape)}. "
                              f"It was learned with {list(own)}.")
+
+
+def pattern(word: str) -> str:
+    """A regular expression that finds a word in a prompt, only where it is not part of a longer word. For use
+    with re.IGNORECASE."""
+    return ((r"\b" if re.match(r"\w", word) else "") + re.escape(word)
+            + (r"\b" if re.search(r"\w$", word) else ""))
 
 
 def _own(vectors: Tensor) -> Tensor:

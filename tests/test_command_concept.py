@@ -119,6 +119,8 @@ def test_a_renamed_word_has_not_the_old_names_token(tmp_path):
     assert run(tmp_path / "a.pt", f"{tmp_path}/b.pt=<b>", "--merge", tmp_path / "m.pt") == 0
     tokens = torch.load(tmp_path / "m.pt", weights_only=False)["string_to_token"]
     assert tokens["*"] == 1008 and tokens["<b>"] == -1
+    same, other = (find_words(f"{tmp_path}/a.pt={name}")[1][0].info for name in ("*", "<b>"))
+    assert "token" in same and "token" not in other
 
 
 def test_names_that_no_prompt_can_hold_get_another(tmp_path, capsys):

@@ -16,6 +16,7 @@ from textinv import Concept, InversionConfig
 from textinv.commands import edit, sample
 from textinv.commands.edits import invert, tune
 from textinv.commands.edits.shared import new_folder
+from textinv.concept import find_words, save_all
 from textinv.dataset import encode
 from textinv.editing.ddim_inversion import Inverted
 from textinv.editing.deltas import Delta
@@ -123,6 +124,44 @@ def test_tune_learns_from_the_runs_own_dataset(learned, image_dir, tmp_path, mon
     torch.testing.assert_close(dataset.mean, z0, rtol=1e-3, atol=1e-4)
     assert dataset.loss_weights[0].unique().tolist() == [0, 2] and (dataset.loss_weights[1:] == 1).all()
     assert len(dataset.prompts[0]) == 1 and len(dataset.prompts[1]) == 27
+
+
+def test_a_renamed_word_is_found_in_its_captions(learned, image_dir, tmp_path, monkeypatch):
+    """But not in longer words, nor is a caption changed that has the new name already."""
+    for name, caption in (("0", "a *, all *"), ("1", "a <new> dog")):
+        (image_dir / f"{name}.txt").write_text(caption)
+    seen = []
+
+    def check(model, dataset, config):
+        captions = {tuple(ids[0].tolist()) for ids in dataset.prompts if len(ids) == 1}
+        expected = model.tokenizer(["a <new>, all <new>", "a <new> dog"]).tolist()
+        seen.append(captions == {*map(tuple, expected)})
+        return Stub()
+
+    monkeypatch.setattr(tune, "Tuning", check)
+    assert run("tune", "--concept", f"{learned}=<new>", "--steps", 1, "--out", tmp_path / "a") == 0
+    assert seen == [True]
+
+
+def test_a_folder_with_only_the_word_is_like_its_file(learned, image_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tune, "Tuning", lambda model, data, config: Stub())
+    (tmp_path / "word").mkdir()
+    shutil.copy(learned / "concept.safetensors", tmp_path / "word")
+    assert run("tune", "--concept", tmp_path / "word", "--images", image_dir, "--steps", 1,
+               "--out", tmp_path / "a") == 0
+
+
+def test_two_words_of_one_name(learned, tmp_path, capsys):
+    """What the message says to write is understood, for a file of several words and one renamed before."""
+    word = Concept.load(learned)
+    save_all(tmp_path / "two.safetensors", [Concept(name, word.vectors) for name in ("<a>", "<b>")],
+             "native")
+    argv = ["compose", "a <a>", "--find", "cat", "--among", "dog", "--out", tmp_path / "out"]
+    for given, advised in ((tmp_path / "two.safetensors", f"{tmp_path}/two.safetensors:<a>"),
+                           (f"{learned}=<a>", str(learned))):
+        assert run(*argv, "--concept", f"{learned}=<a>", "--concept", given) == 2
+        assert f"two words are named '<a>'. Rename one: --concept {advised}=NAME." in capsys.readouterr().err
+        find_words(f"{advised}=NAME")
 
 
 class Stub(list):

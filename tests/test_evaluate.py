@@ -1,5 +1,6 @@
 """Measuring a word: the cache of generated images, and the command."""
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -153,6 +154,23 @@ def test_a_style_has_prompts_of_its_own(style, prompts, expected, learned, small
     content = json.loads((learned / "evaluation/evaluation.json").read_text())
     assert content["sheet"][1:] == [template.replace("{}", "*") for template in expected]
     assert list(content["results"]["*"]["prompts"]) == list(expected[1:])
+
+
+def test_a_styles_file_says_that_it_is_one(learned, small_clip, image_dir, tmp_path):
+    word = textinv.Concept.load(learned)
+    assert word.info["style"] is False
+    textinv.Concept("*", word.vectors, {**word.info, "style": True}).save(tmp_path / "word.safetensors")
+    assert measure(tmp_path / "word.safetensors", small_clip, "--images", image_dir) == 0
+    content = json.loads((tmp_path / "word/evaluation/evaluation.json").read_text())
+    assert list(content["results"]["*"]["prompts"]) == list(STYLE_EDITS)
+
+
+def test_a_folder_with_only_the_word_is_like_its_file(learned, small_clip, image_dir, tmp_path, capsys):
+    (tmp_path / "word").mkdir()
+    shutil.copy(learned / "concept.safetensors", tmp_path / "word")
+    assert measure(tmp_path / "word", small_clip, "--images", image_dir) == 0
+    assert measure(tmp_path / "word", tmp_path / "no-clip") == 2
+    assert "Give them as --images" in capsys.readouterr().err, "said before anything is loaded"
 
 
 def test_what_a_style_is_compared_with_does_not_name_it():

@@ -46,12 +46,17 @@ def test_an_interrupted_download_goes_on_with_the_same_commit(hub, diffusers_tin
     assert {commit for commit, _ in hub.served} == {OLD}
 
 
-def test_a_commit_that_is_gone(hub):
+def test_a_commit_that_is_gone(hub, cache):
     hub.broken = ("unet/diffusion_pytorch_model.safetensors",)
     error_of(weights.load, "org/name")
     hub.commits[NEW] = hub.commits.pop(OLD)
     hub.main = NEW
-    assert "'hf cache rm model/org/name'" in error_of(weights.load, "org/name")
+    assert f"Delete {cache}/models--org--name and try again" in error_of(weights.load, "org/name")
+
+
+def test_a_repository_without_its_main_branch(hub):
+    hub.main = NEW
+    assert "no branch 'main'" in error_of(weights.load, "org/name")
 
 
 @pytest.mark.parametrize("status, code, part", [

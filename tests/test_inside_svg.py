@@ -38,6 +38,15 @@ def test_rounding_does_not_fill_a_chart():
     assert len({pair.split(",")[1] for pair in line.get("points").split()}) == 1
 
 
+def test_small_changes_are_seen():
+    """A cosine after a few small steps."""
+    one = Chart("step", "cosine")
+    one.line([(0, 1.0), (1, 0.99995), (2, 0.9999)])
+    (line,) = ElementTree.fromstring(one.svg()).iter("polyline")
+    heights = [float(pair.split(",")[1]) for pair in line.get("points").split()]
+    assert max(heights) - min(heights) > 200
+
+
 def test_file_of_its_own():
     root = ElementTree.fromstring(standalone(chart()))
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and "prefers-color-scheme" in root[0].text

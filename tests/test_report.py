@@ -87,6 +87,8 @@ def test_the_run_ends_with_a_report_that_says_it_all(learned):
                                "step 3", "where the tokens attend"]
     assert "after step" not in tags.text, "the last preview is of the word as it is"
     page = (learned / "report.html").read_text()
+    without_commands = page.replace(str(learned), "")
+    assert str(learned.parent) not in without_commands and MODEL not in without_commands, "shows no paths"
     assert "<title>* – run</title>" in page and '<span class="soft">run</span></h1>' in page
     losses = json.loads((learned / "comparison.json").read_text())["losses"]
     assert losses.keys() == {"*", "cat", "no word"}
@@ -349,7 +351,9 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
 
 
 @pytest.mark.parametrize("init, words", [("auto", "from an encoder's prediction."),
-                                         ("random", "from random numbers."), ("cup", "from “cup”.")])
+                                         ("random", "from random numbers."), ("cup", "from “cup”."),
+                                         ("/home/me/words/fox.safetensors", "from “fox.safetensors”."),
+                                         (5, "from “5”.")])
 def test_it_says_what_the_word_started_from(init, words):
     assert report.lead({"image_hashes": {}, "steps": 3, "init": init}, [{"step": 3}]).endswith(words)
 

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import train
+import weights
 from helpers.runs import MODEL, assert_same_run, contents, options, train_word
 from helpers.weight_files import edit_json, error_of
 from ldm import InputError
@@ -152,8 +153,8 @@ def test_every_option_that_steps_depend_on_is_in_the_state(whole):
                   "tensorboard", "resume", "steps"}
     every = RunOptions.__dataclass_fields__.keys() | InversionConfig.__dataclass_fields__.keys()
     assert fixed(InversionConfig(), RunOptions()).keys() == every - may_change
-    facts = {"effective_lr", "model_hash", "processes", "image_hashes", "init_hash", "prompts_hash",
-             "masks_hash"}
+    facts = {"effective_lr", "model_hash", "config_hash", "processes", "image_hashes", "init_hash",
+             "prompts_hash", "masks_hash"}
     identity = read_state(whole / STATE).identity
     assert identity.keys() == every - may_change | facts
     assert identity["lr"] == 0.005 and identity["init"] == "cat" and len(identity["image_hashes"]) == 3
@@ -177,6 +178,31 @@ def test_files_that_have_moved_are_given_again(image_dir, tmp_path, monkeypatch,
     assert train.main([*resume, "--templates", "../t.txt"]) == 0
 
 
+def test_another_vocabulary_is_refused_where_only_the_init_word_shows_it(image_dir, tmp_path, capsys):
+    """Two words that no prompt contains have exchanged their ids."""
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    assert train_word(*options(image_dir, tmp_path / "run", steps=2, weights=model)) == 0
+    tokens = (model / "tokenizer/vocab.txt").read_text().split("\n")
+    a, b = tokens.index("cat"), tokens.index("dog")
+    tokens[a], tokens[b] = tokens[b], tokens[a]
+    (model / "tokenizer/vocab.txt").write_text("\n".join(tokens))
+    assert ("v's starting point (the init word's file or tokens, or the encoder) changed"
+            in refused(tmp_path / "run", capsys))
+
+
+def test_the_same_weights_with_another_config_are_another_model(image_dir, tmp_path, capsys):
+    file = tmp_path / "model.safetensors"
+    weights.save(weights.load(MODEL), file)
+    assert train_word(*options(image_dir, tmp_path / "run", steps=2, weights=file)) == 0
+    with safetensors.safe_open(file, "pt") as opened:
+        about = opened.metadata()
+    config = json.loads(about["ldm.config"])
+    config["diffusion"]["prediction"] = "v"
+    save_file(load_file(file), file, {**about, "ldm.config": json.dumps(config)})
+    assert ("the model's config (such as its prediction or noise schedule) changed"
+            in refused(tmp_path / "run", capsys))
+
+
 def test_what_lies_next_to_the_images_is_part_of_the_run(image_dir, tmp_path, capsys):
     """A caption, a mask, the user's own templates and the init word's file, edited one after another."""
     own, start, out = tmp_path / "templates.txt", tmp_path / "start.safetensors", tmp_path / "run"
@@ -192,7 +218,7 @@ def test_what_lies_next_to_the_images_is_part_of_the_run(image_dir, tmp_path, ca
             (caption, lambda: caption.write_text("* at night"), prompts),
             (own, lambda: own.write_text("a statue of {}\n"), prompts),
             (start, lambda: Concept("x", torch.full((1, 64), 2.0)).save(start),
-             "v's starting point (the init word's file, or the encoder) changed"),
+             "v's starting point (the init word's file or tokens, or the encoder) changed"),
             (mask, lambda: mask_of(32).save(mask), "the masks changed"),
             (mask, mask.unlink, "the masks changed")):
         before = path.read_bytes()

@@ -43,7 +43,8 @@ def option(default: Any, help: str, *, minimum: float | None = None, maximum: fl
     """A dataclass field with what the command line and `check` need to know about it.
 
     minimum, maximum: the smallest and largest allowed value. choices: the only allowed values.
-    may_change: whether a run may be resumed with another value, since no completed step depends on it.
+    may_change: whether a run may be resumed with another value, since completed steps do not depend on it, or
+        only on content that the run's state identifies (textinv/running/identity.py).
     """
     return dataclasses.field(default=default, metadata={
         "help": help, "minimum": minimum, "maximum": maximum, "choices": choices, "metavar": metavar,

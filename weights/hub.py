@@ -60,8 +60,10 @@ def download_file(repo: str, names: Sequence[str], commit: str | None = None) ->
         except errors.EntryNotFoundError:
             pass                                        # another name may exist
         except errors.RevisionNotFoundError as error:
+            if commit is None:
+                raise InputError(f"{repo}: has no branch 'main'. Give another repository.") from error
             raise InputError(f"{repo}: the hub no longer has the commit that is partly in the local cache. "
-                             f"Clear it with 'hf cache rm model/{repo}' and try again.") from error
+                             f"Delete {_cached(repo)} and try again.") from error
         except errors.GatedRepoError as error:
             raise InputError(f"{repo}: access is restricted. Accept its terms on the hub and log in "
                              "with 'hf auth login'.") from error
@@ -73,6 +75,14 @@ def download_file(repo: str, names: Sequence[str], commit: str | None = None) ->
                              "Try again.") from error
     raise Absent(f"{repo}: contains none of {', '.join(names)}. "
                  "Give a repository of a text-to-image latent diffusion model.")
+
+
+def _cached(repo: str) -> Path:
+    """Where the hub's library keeps a repository's files."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
 @cache

@@ -29,7 +29,7 @@ from textinv.commands.arguments import (
 )
 from textinv.commands.study import add_study_options, count_answers, write_questionnaire
 from textinv.commands.suites import IMAGES_PER_PROMPT, add_suite_options, run_suite
-from textinv.commands.words import run_records, teach, training_images
+from textinv.commands.words import refuse_without_images, run_records, teach, training_images
 from textinv.concept import Concept, find_words, fingerprint, learned_elsewhere, unpatch
 from textinv.evaluation.evaluate import (
     EDITS,
@@ -108,7 +108,9 @@ def measure_word(options: argparse.Namespace) -> None:
                          f"({', '.join(one.placeholder for one in words)}). Choose one "
                          "of them with FILE:WORD.")
     concept = words[0]
-    is_style = any(record.get("style") for record in run_records([options.concept]))
+    refuse_without_images(options.images, [options.concept])
+    is_style = concept.info.get("style") or any(record.get("style")
+                                                for record in run_records([options.concept]))
     plain, templates = (STYLE_PLAIN, STYLE_EDITS) if is_style else (PLAIN, EDITS)
     if options.prompts is not None:
         templates = read_templates(options.prompts, "prompts")

@@ -6,15 +6,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ldm import InputError, LatentDiffusion
 from ldm.samplers import SAMPLERS
 from textinv.commands.arguments import SamplingOptions, model_of, value
-from textinv.commands.words import refuse_twice
-from textinv.concept import Concept, find_words, fingerprint, model_hash
+from textinv.commands.words import refuse_twice, words_by_path
+from textinv.concept import fingerprint, model_hash
 from textinv.decoding import reason
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
@@ -82,7 +82,7 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     learned = list(words_by_path(options.concept))
     concepts = [{"path": path, "placeholder": word.placeholder, "hash": fingerprint(word)}
                 for path, word in learned]
-    refuse_twice([(entry["path"], entry["placeholder"]) for entry in concepts])
+    refuse_twice(learned)
     strength = set_strengths(options.strength, concepts)
     if options.strength and not concepts:
         raise InputError("`strength` has no effect without a learned word. Give its file as `concept`, or "
@@ -94,14 +94,6 @@ def recipe_from_options(options: argparse.Namespace) -> Recipe:
     source, vocab = model_of(options, (word for _, word in learned))
     return Recipe(**{**values, "prompts": prompts, "concepts": concepts, "weights": source, "vocab": vocab,
                      "strength": strength, "dtype": dtype, "tuned": tuned})
-
-
-def words_by_path(texts: Sequence[str]) -> Iterator[tuple[str, Concept]]:
-    """Yield each word that `find_words` finds, preceded by a text that names only it. Raises InputError."""
-    for text in texts:
-        path, words = find_words(text)
-        for word in words:
-            yield text if len(words) == 1 else f"{path}:{word.placeholder}", word
 
 
 def set_strengths(texts: Sequence[str], concepts: list[dict[str, Any]]) -> float:

@@ -4,7 +4,7 @@ about prompts that the model will not read as intended.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ def add_concept_option(parser: argparse.ArgumentParser) -> None:
 def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[Concept], str]:
     """Load the model and teach it the words of --concept. Returns the model, the words, and the source of the
     weights, which the first word gives if the options do not. Raises InputError."""
-    found = [(path, word) for path, words in map(find_words, options.concept) for word in words]
-    refuse_twice([(str(path), word.placeholder) for path, word in found])
+    found = list(words_by_path(options.concept))
+    refuse_twice(found)
     source, vocab = model_of(options, (word for _, word in found))
     model = load_model(source, vocab, options.dtype, options.device)
     for path, word in found:
@@ -37,15 +37,25 @@ def load_with_words(options: argparse.Namespace) -> tuple[LatentDiffusion, list[
     return model, [word for _, word in found], source
 
 
-def refuse_twice(names: Sequence[tuple[str, str]]) -> None:
-    """Raise InputError if two words have the same name. names: (path, name) of each."""
+def words_by_path(texts: Sequence[str]) -> Iterator[tuple[str, Concept]]:
+    """Yield each word that `find_words` finds, preceded by a text that names only it. Raises InputError."""
+    for text in texts:
+        path, words = find_words(text)
+        for word in words:
+            yield text if len(words) == 1 else f"{path}:{word.placeholder}", word
+
+
+def refuse_twice(found: Sequence[tuple[str, Concept]]) -> None:
+    """Raise InputError if two of the words that `words_by_path` yields have the same name."""
+    names = [(text, word.placeholder) for text, word in found]
     lower = [name.lower() for _, name in names]
-    if twice := [(path, name) for path, name in names if lower.count(name.lower()) > 1]:
-        path, name = twice[1]
-        raise InputError(f"two words are named {name!r}. Rename one: `concept` {path}=NAME.")
+    if twice := [(text, name) for text, name in names if lower.count(name.lower()) > 1]:
+        text, name = twice[1]
+        raise InputError(f"two words are named {name!r}. Rename one: `concept` "
+                         f"{text.removesuffix(f'={name}')}=NAME.")
 
 
-def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:
+def teach(model: LatentDiffusion, path: str | Path, word: Concept) -> None:
     """Teach the model a word from a file. Warns if the word will be of little use. Raises InputError, naming
     the file, if the word does not fit the model."""
     if learned_elsewhere(word, model):
@@ -59,10 +69,10 @@ def teach(model: LatentDiffusion, path: Path, word: Concept) -> None:
 
 
 def run_records(concepts: Sequence[str]) -> list[dict[str, Any]]:
-    """The settings of the runs that the words come from; a word's file has none. Raises InputError if a run's
-    are missing or damaged."""
+    """The settings of the runs that the words come from; a word's file has none, nor does a folder
+    with only the word. Raises InputError if a run's are damaged."""
     paths = [find_words(text)[0] for text in concepts]
-    return [read_record(path) for path in paths if path.is_dir()]
+    return [read_record(path) for path in paths if (path / "config.json").exists()]
 
 
 def training_images(size: int, images: str | None, concepts: Sequence[str], **reading: Any
@@ -76,11 +86,9 @@ def training_images(size: int, images: str | None, concepts: Sequence[str], **re
     """
     if images is not None:
         return read_images(images, size, **(reading or {"masks": False}))
-    records, found = run_records(concepts), []
-    if not records:
-        raise InputError(f"{' '.join(concepts)}: a word's file does not contain its images. Give them as "
-                         "`images`.")
-    for record in records:
+    refuse_without_images(images, concepts)
+    found = []
+    for record in run_records(concepts):
         crop = "stretch" if record.get("crop") == "stretch" else "center"
         own = read_images(record["images"], size, **(reading or {"crop": crop, "masks": False}))
         if [image.sha256 for image in own] != list(record["image_hashes"].values()):
@@ -88,6 +96,13 @@ def training_images(size: int, images: str | None, concepts: Sequence[str], **re
                              "from. Restore them, or give others as `images`.")
         found += own
     return found
+
+
+def refuse_without_images(images: str | None, concepts: Sequence[str]) -> None:
+    """Raise InputError if `training_images` would find none. This takes no model."""
+    if images is None and not run_records(concepts):
+        raise InputError(f"{' '.join(concepts)}: a word's file does not contain its images. Give them as "
+                         "`images`.")
 
 
 def warn_of_prompts(model: LatentDiffusion, prompts: Sequence[str], *, expects_word: bool = True) -> None:

@@ -22,7 +22,8 @@ from ldm import CLIPTokenizer, InputError, LatentDiffusion, Tokenizer
 from textinv import formats
 
 RUN_FILE = "concept.safetensors"                # where a run's folder keeps its word
-_INFO = {"model": str, "model_hash": str, "init": str, "step": int}     # types required in a file's info
+# types required in a file's info
+_INFO = {"model": str, "model_hash": str, "init": str, "style": bool, "step": int}
 
 
 @dataclass(frozen=True, eq=False)               # == on tensors has no single truth value
@@ -111,6 +112,8 @@ def find_words(text: str) -> tuple[Path, list[Concept]]:
 
 def _renamed(word: formats.Word, placeholder: str) -> formats.Word:
     """The word under another name, without the id that its old name has in other programs."""
+    if placeholder == word.placeholder:
+        return word
     info = {name: value for name, value in word.info.items() if name != "token"}
     return word._replace(placeholder=placeholder, info=info)
 

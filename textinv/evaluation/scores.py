@@ -5,6 +5,8 @@ every image and text is a unit vector:
     editability     cosine of the mean embedding of a prompt's images to the embedding of the prompt without
                     its placeholder, averaged over several prompts
 
+A style is measured on "a painting in the style of *", and its prompts lose "in the style of *".
+
 Intervals are 95% bootstrap intervals over the images.
 """
 from __future__ import annotations

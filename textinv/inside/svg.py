@@ -140,7 +140,7 @@ def _widened(values: Sequence[float]) -> tuple[float, float]:
     """The range of the values with a 5% margin on either side; never so small that rounding fills it."""
     low, high = min(values), max(values)
     margin = (high - low) / 20
-    if high - low <= 1e-4 * max(abs(low), abs(high)):
+    if high - low <= 1e-5 * max(abs(low), abs(high)):
         margin = max(abs(low) / 20, 1e-3)
     return low - margin, high + margin
 

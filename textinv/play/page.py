@@ -85,7 +85,7 @@ def _learning(studio: Studio) -> gr.State:
     told = gr.HTML(elem_id="learning")
     preview = gr.Image(**_SHOWN)
     charts = gr.HTML()
-    learned = gr.State("")          # the last word and its steps
+    learned = gr.State("")          # the last word and when it was learned
 
     def look(paths: Sequence[str] | None) -> tuple[Any, str]:
         with sentences():
@@ -191,7 +191,7 @@ def _shelf(studio: Studio, exports: Path, learned: gr.State, blocks: gr.Blocks) 
                 except InputError as error:         # the others are read anyway
                     errors.append(error)
             if errors and not added:
-                raise errors[0]
+                raise InputError(" ".join(map(str, errors)))
             shelf.notes += [f"Not added: {error}" for error in errors]
             return listed(added[-1] if added else None), text(*(f"Added “{word}”." for word in added),
                                                               *shelf.notes)

@@ -11,7 +11,6 @@ from typing import Any
 
 from ldm import InputError
 from textinv.concept import Concept, fingerprint
-from textinv.initialization import names_file
 from textinv.inside import page, svg
 from textinv.options import InversionConfig
 from textinv.reporting import charts, images, measured
@@ -20,6 +19,7 @@ from textinv.running.options import RunOptions
 from textinv.running.usage import sample_commands
 from weights.files import atomic_write
 
+PATHS = ("images", "templates", "init", "weights", "vocab", "out")        # options that may be paths
 CSS = """
 .lead { font-size: 1.1rem; } h1 .word { color: var(--accent); }
 .story { display: grid; grid-template-columns: minmax(0, 4fr) auto minmax(7.5rem, 2fr) auto minmax(0, 10fr);
@@ -76,9 +76,7 @@ def report_page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
-    for path in ("images", "templates", "init"):            # a report may be sent to someone
-        if options.get(path) and (path != "init" or names_file(options[path])):
-            options[path] = Path(options[path]).name
+    options |= {name: without_folders(options[name]) for name in PATHS if options.get(name)}
     compared = measured.read_comparison(folder)
     last = metrics[-1]["step"]
     sections = {f"Compared with {start(record)}": images.pair(folder, record, word, last)
@@ -108,14 +106,20 @@ def lead(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
 
 def start(record: dict[str, Any]) -> str:
     """Describe what the word started from."""
-    init = str(record.get("init", "?"))
+    init = without_folders(record.get("init", "?"))
     return {"auto": "an encoder's prediction", "random": "random numbers"}.get(init, f"“{init}”")
+
+
+def without_folders(path: Any) -> str:
+    """A path's last part, since a report may be sent to someone. Words and hub ids stay whole."""
+    text = str(path)
+    return Path(text).name if Path(text).is_absolute() or text.startswith(("~", ".")) else text
 
 
 def environment(record: dict[str, Any], concept: Concept) -> dict[str, Any]:
     """What the word depends on besides the options, by name."""
     return {"word": f"{fingerprint(concept)}, vectors: {len(concept.vectors)}",
-            "model": f"{record.get('weights')}, {record.get('model_hash')}",
+            "model": f"{without_folders(record.get('weights'))}, {record.get('model_hash')}",
             "effective learning rate": record.get("effective_lr"),
             "processes": record.get("processes"), "torch": record.get("torch"),
             **{Path(name).name: sha256 for name, sha256 in record["image_hashes"].items()}}

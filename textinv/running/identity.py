@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ldm import LatentDiffusion
 from textinv.concept import Concept, fingerprint
 from textinv.encoder import encoder_file
 from textinv.images import TrainingImage
@@ -22,21 +23,32 @@ from textinv.options import InversionConfig
 from textinv.running.options import RunOptions, fixed
 
 FACTS = {"effective_lr": "the effective learning rate", "model_hash": "the model's weights",
+         "config_hash": "the model's config (such as its prediction or noise schedule)",
          "processes": "the number of processes", "image_hashes": "the images",
-         "init_hash": "v's starting point (the init word's file, or the encoder)", "masks_hash": "the masks",
-         "prompts_hash": "the prompts (captions, templates or vocabulary)"}
+         "init_hash": "v's starting point (the init word's file or tokens, or the encoder)",
+         "masks_hash": "the masks", "prompts_hash": "the prompts (captions, templates or vocabulary)"}
 
 
 def collect_facts(inversion: Inversion, images: Sequence[TrainingImage]) -> dict[str, Any]:
     """What the word depends on besides the options, under the names in FACTS."""
-    init, dataset = inversion.config.init, inversion.dataset
-    masks = dataset.loss_weights
+    dataset, model = inversion.dataset, inversion.model
+    masks, config = dataset.loss_weights, json.dumps(model.config.to_dict(), sort_keys=True)
     return {"effective_lr": inversion.lr, "model_hash": inversion.start.info["model_hash"],
-            "processes": inversion.processes.world_size,
+            "config_hash": _digest([config.encode()]), "processes": inversion.processes.world_size,
             "image_hashes": {absolute(image.path): image.sha256 for image in images},
-            "init_hash": (fingerprint(Concept.load(init)) if names_file(init) else
-                          _digest([encoder_file(inversion.model).read_bytes()]) if init == "auto" else None),
+            "init_hash": _init_hash(model, inversion.config.init),
             "prompts_hash": _hash(dataset.prompts), "masks_hash": None if masks is None else _hash([masks])}
+
+
+def _init_hash(model: LatentDiffusion, init: str) -> str | None:
+    """A hash of what v0 is made from, besides the model; None for random numbers. With the encoder or
+    `cross_init`, v0 itself would depend on the device."""
+    if init == "random":
+        return None
+    if init == "auto":
+        return _digest([encoder_file(model).read_bytes()])
+    return fingerprint(Concept.load(init)) if names_file(init) else _digest(
+        [str(model.tokenizer.tokenize(init)).encode()])
 
 
 def absolute(path: str | Path) -> str:

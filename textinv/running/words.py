@@ -35,7 +35,7 @@ def first_words(model: LatentDiffusion, images: Sequence[TrainingImage], config:
     v0 = constrained_start(model, v0, config)
     info = {**source, "model_hash": model_hash(model),
             "dtype": str(model.dtype).removeprefix("torch."), "width": v0.shape[-1],
-            "init": config.init, "seed": config.seed,
+            "init": config.init, "style": config.style, "seed": config.seed,
             "effective_lr": config.effective_lr(world_size),
             "batch": config.batch * config.accumulate * world_size,
             "images": [image.sha256 for image in images]}

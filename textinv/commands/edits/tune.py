@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shlex
 from collections.abc import Sequence
 
@@ -14,12 +15,14 @@ import torch
 from tqdm import tqdm
 
 from ldm import InputError
+from ldm.words import pattern
 from textinv.commands import command
 from textinv.commands.arguments import Parser, add_fields
 from textinv.commands.edits.shared import add_word_options, new_folder, open_model, same_model
 from textinv.commands.words import run_records, training_images
 from textinv.dataset import build_dataset, templates_of
 from textinv.editing.tuning import Tuning, TuningConfig
+from textinv.images import TrainingImage
 from textinv.options import InversionConfig
 
 FILE = "tuned.safetensors"
@@ -47,6 +50,15 @@ def reading(options: argparse.Namespace, placeholder: str) -> InversionConfig:
     return InversionConfig(placeholder=placeholder, **{**recorded, **given})
 
 
+def with_word(image: TrainingImage, word: str, concepts: Sequence[str]) -> TrainingImage:
+    """The image, its caption with the word's present name in place of the one it was learned under."""
+    learned = next((str(record.get("placeholder", word)) for record in run_records(concepts)), word)
+    if image.caption is None or learned.lower() == word.lower():
+        return image
+    caption = re.sub(pattern(learned), lambda _: word, image.caption, flags=re.IGNORECASE)
+    return dataclasses.replace(image, caption=caption)
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
@@ -63,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = training_images(model.image_size, options.images, options.concept, crop=how.crop,
                                  alpha_mask=how.alpha_mask,
                                  generator=torch.Generator().manual_seed(config.seed))
+        images = [with_word(image, word, options.concept) for image in images]
         tuning = Tuning(model, build_dataset(model, images, how), config)
         with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
             for loss in tuning:
