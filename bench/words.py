@@ -17,13 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import train
 from bench.timing import machine
 from ldm import InputError
 from recipe.objects import HELD_OUT
-from recipe.recognize import bootstrap
 from recipe.shots import THINGS
 from textinv.commands import evaluate
+from textinv.evaluation.points import interval as mean_interval
 from textinv.running.folder import read_metrics
 from weights.files import atomic_write
 
@@ -42,7 +44,6 @@ METHODS = {
     "auto-20": ["--steps", "20", "--init", "auto"],
 }
 OBJECTS = ["teapot", "fox", "mushroom", "pineapple", "panda", "cactus"]
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,13 @@ def succeed(status: int) -> None:
 
 
 def interval(words: Sequence[Metrics], values: Sequence[float]) -> str:
-    """Mean of the words' values, and its 95% bootstrap interval over the objects, since words of one object
-    resemble each other. Every object has the same number of words."""
+    """Mean of the words' values, and its 95% t interval over the objects, since words of one object resemble
+    each other. Every object has the same number of words."""
     of_objects: dict[str, list[float]] = {}
     for word, value in zip(words, values, strict=True):
         of_objects.setdefault(word.name, []).append(value)
     objects = [statistics.mean(some) for some in of_objects.values()]
-    low, high = bootstrap(objects, RESAMPLES)
-    return f"{statistics.mean(values):.3f} ({low:.3f} to {high:.3f})"
+    return str(mean_interval(torch.tensor(objects)))
 
 
 def table(metrics: dict[str, list[Metrics]]) -> str:

@@ -155,13 +155,12 @@ def make_sampler(name: str, eta: float = 0.0) -> Callable[..., Trajectory]:
     Raises InputError on any other name, or an invalid eta."""
     if not 0 <= eta <= 1:
         raise InputError(f"`eta` is {eta}. Use 0 (deterministic) to 1 (as random as DDPM).")
-    if name == "ddim":
-        return partial(ddim, eta=eta)
-    if name not in SAMPLERS:
+    samplers = dict(zip(SAMPLERS, (partial(ddim, eta=eta), ddpm, dpm_solver), strict=True))
+    if name not in samplers:
         raise InputError(f"`sampler` is {name!r}. Use ddim, ddpm or dpm++.")
-    if eta > 0:
+    if eta > 0 and name != "ddim":
         raise InputError(f"`eta` is {eta}, but only the ddim sampler has an eta. Use 0 with {name}.")
-    return ddpm if name == "ddpm" else dpm_solver
+    return samplers[name]
 
 
 def _at(alphas_cumprod: Sequence[float], t: int) -> float:

@@ -4,7 +4,9 @@ as a notebook.
 """
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jupytext
@@ -40,8 +42,9 @@ def notebook(text: str) -> str:
     return jupytext.writes(book, fmt="ipynb") + "\n"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Make the images and the notebook."""
+    argparse.ArgumentParser(prog="python -m recipe.walkthrough", description=__doc__).parse_args(argv)
     text = TEXT.read_text(encoding="utf-8")
     run(snippets(text))
     NOTEBOOK.write_text(notebook(text), encoding="utf-8")

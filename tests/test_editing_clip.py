@@ -264,9 +264,19 @@ def test_batches_of_a_baseline_have_seeds_of_their_own(model, evaluator, monkeyp
     seen = []
     monkeypatch.setitem(BASELINES, "noise", lambda subject, template, n, seed: seen.append((n, seed))
                         or noise(seed, n, 4, 32, 32))
-    subject = Subject(model, evaluator, [], "cat", ClipWord("cat", torch.zeros(1, 4)))
+    subject = Subject(model, evaluator, some_images(), "cat", ClipWord("cat", torch.zeros(1, 4)))
     assert len(baseline_images(subject, "noise", "a {}", n=5, seed=3, batch=2)) == 5
     assert seen == [(2, 3), (2, 5), (1, 7)]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_every_image_has_its_turn_whatever_the_batch(batch, model, evaluator, monkeypatch):
+    images, seen = some_images(), []
+    monkeypatch.setitem(BASELINES, "noise", lambda subject, template, n, seed: seen.extend(
+        subject.images[i % len(images)] for i in range(n)) or noise(seed, n, 4, 32, 32))
+    subject = Subject(model, evaluator, images, "cat", ClipWord("cat", torch.zeros(1, 4)))
+    baseline_images(subject, "noise", "a {}", n=5, batch=batch)
+    assert len(images) == 3 and seen == [*images, *images[:2]]
 
 
 def test_braces_and_the_category_itself_may_stand_in_a_prompt(evaluator):

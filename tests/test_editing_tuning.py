@@ -85,6 +85,14 @@ def test_the_same_seed_gives_the_same_delta(model, data):
     assert any(not torch.equal(first.up[name], other.up[name]) for name in first.up)
 
 
+def test_the_prior_is_not_what_sampling_gives(model, data):
+    """With the same seed, one would judge the tuned model by the images it was tuned on."""
+    tuning = Tuning(model, data, TuningConfig(steps=1, prior="a cat", prior_images=1))
+    z0, c = tuning.prior
+    sampled = model.sample(c, model.context([""]), generator=torch.Generator().manual_seed(0))
+    assert (sampled - z0).abs().mean() > 0.1
+
+
 def test_a_preserved_prompt_changes_less(model, data):
     c = model.context(["a cat"])
     z0 = model.sample(c.expand(4, -1, -1), model.context([""]), steps=10,

@@ -54,6 +54,11 @@ def test_a_commit_that_is_gone(hub, cache):
     assert f"Delete {cache}/models--org--name and try again" in error_of(weights.load, "org/name")
 
 
+def test_a_controlnet_is_refused_by_name(hub):
+    hub.commits[OLD] = {"config.json": b'{"_class_name": "ControlNetModel"}'}
+    assert "ControlNet" in error_of(weights.load, "org/name")
+
+
 def test_a_repository_without_its_main_branch(hub):
     hub.main = NEW
     assert "no branch 'main'" in error_of(weights.load, "org/name")

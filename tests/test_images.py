@@ -15,7 +15,7 @@ from PIL import Image
 from ldm import InputError
 from textinv import decoding
 from textinv.decoding import decode, read_rgb, to_rgb
-from textinv.images import latent_mask, read_images
+from textinv.images import RANDOM_VIEWS, latent_mask, read_images
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 RNG = np.random.default_rng(0)
@@ -297,8 +297,10 @@ def test_random_crops_reach_both_ends(tmp_path):
     assert {tuple(pixels_of(view)[0, 0]) for view in views} == {RED, GREEN}
 
 
-def test_random_crop_of_a_square_is_one_view(tmp_path):
-    assert (pixels_at(save(tmp_path / "a.png", SQUARE), 6, crop="random") == SQUARE).all()
+def test_a_square_has_as_many_random_crops(tmp_path):
+    """Which all are itself: views are sampled uniformly, and so are images."""
+    views = read_one(save(tmp_path / "a.png", SQUARE), 6, crop="random").views
+    assert len(views) == RANDOM_VIEWS and all((pixels_of(view) == SQUARE).all() for view in views)
 
 
 # Masks

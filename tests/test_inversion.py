@@ -9,6 +9,7 @@ import weights
 from helpers import DATA, assert_close, private_ids
 from helpers.loops import dataset, loop, start, teach
 from ldm import InputError
+from textinv import InversionConfig, invert
 from textinv.dataset import Dataset
 from textinv.inversion import Batch, Variant, inversion_loss, sample_batch, step_generator
 
@@ -16,6 +17,14 @@ from textinv.inversion import Batch, Variant, inversion_loss, sample_batch, step
 @pytest.fixture
 def model(model_with_a_word):
     return model_with_a_word
+
+
+def test_a_model_that_is_not_frozen_gathers_no_gradients(own_model, image_dir):
+    frozen = invert(own_model, image_dir, InversionConfig(init="cat", steps=2, eval_every=0))
+    own_model.requires_grad_()
+    learned = invert(own_model, image_dir, InversionConfig(init="cat", steps=2, eval_every=0))
+    assert torch.equal(learned.vectors, frozen.vectors)
+    assert all(parameter.grad is None for parameter in own_model.parameters())
 
 
 @pytest.mark.parametrize("reference", ["compvis-tiny", "compvis-tiny-3vec"])

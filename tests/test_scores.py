@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from textinv.evaluation.scores import (
+    RESAMPLES,
     editability,
     markdown,
     mean_pairwise_similarity,
     reconstruction,
-    resampled,
+    resampled_means,
     score,
     scores,
     table_rows,
@@ -38,8 +39,8 @@ def test_training_similarity_leave_out_each_with_itself():
 
 def test_editability_is_of_the_mean_embedding():
     """Not the mean of the cosines: two images 30 degrees to either side agree with the text perfectly."""
-    assert editability(unit(-30, 30), unit(0)[0]).item() == pytest.approx(1)
-    assert editability(unit(0, 90), unit(0)[0]).item() == pytest.approx(cos(45))
+    assert editability(unit(-30, 30).mean(dim=0), unit(0)[0]).item() == pytest.approx(1)
+    assert editability(unit(0, 90).mean(dim=0), unit(0)[0]).item() == pytest.approx(cos(45))
 
 
 def test_scores_put_each_with_its_own():
@@ -57,7 +58,7 @@ def test_scores_put_each_with_its_own():
 def test_intervals_are_those_of_the_mean():
     """Of n numbers with deviation s the mean's interval is 1.96 s / sqrt(n) to either side."""
     drawn = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
-    one = score(drawn.mean().item(), resampled(drawn, 1).mean(dim=(1, 2)))
+    one = score(drawn.mean().item(), resampled_means(drawn, 1)[:, 0])
     half = 1.96 * drawn.std().item() / 20
     assert one.high - one.value == pytest.approx(half, rel=0.15)
     assert one.value - one.low == pytest.approx(half, rel=0.15)
@@ -70,9 +71,14 @@ def test_intervals_are_percentiles_over_the_resampled_images():
     edits = {"beach": unit(10, 70, 160), "moon": unit(0, 90, 100, 120, 200)}
     texts = {"beach": unit(60)[0], "moon": unit(150)[0]}
     result = scores(plain, edits, texts, training)
-    means = [reconstruction(sample, training) for sample in resampled(plain, 0)]
-    agreements = {prompt: [editability(sample, texts[prompt]).item() for sample in resampled(images, 1)]
-                  for prompt, images in edits.items()}
+
+    def samples_of(images, seed):
+        generator = torch.Generator().manual_seed(seed)
+        return images[torch.randint(len(images), (RESAMPLES, len(images)), generator=generator)]
+
+    means = [reconstruction(sample, training) for sample in samples_of(plain, 0)]
+    agreements = {prompt: [editability(sample.mean(dim=0), texts[prompt]).item()
+                           for sample in samples_of(images, 1)] for prompt, images in edits.items()}
     averages = [sum(pair) / 2 for pair in zip(*agreements.values(), strict=True)]
     for one, samples in ((result.reconstruction, means), (result.editability, averages),
                          *((result.prompts[prompt], agreements[prompt]) for prompt in edits)):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -117,22 +118,33 @@ RESULTS = [result("a", "x", 0, 0.2, 0.5), result("a", "x", 1, 0.4, 0.5), result(
 
 
 def test_points_are_means_over_things():
-    """Of a: x is 0.3 and y 0.8; of b: 0.5 and 1.0. Resampling two things gives both, or either twice."""
+    """Of a: x is 0.3 and y 0.8; of b: 0.5 and 1.0. With a third thing, z, there is an interval."""
     a, b = points.points(RESULTS)
     assert (a.setup, a.count, b.count) == ("a", 2, 2)
     assert a.reconstruction.value == pytest.approx(0.55) and a.editability.value == pytest.approx(0.65)
-    assert (a.reconstruction.low, a.reconstruction.high) == pytest.approx((0.3, 0.8))
+    assert a.reconstruction.low == a.reconstruction.high, "two things are too few"
+    third = points.points([*RESULTS, result("a", "z", 0, 0.4, 0.5)])[0].reconstruction
+    margin = 4.303 * statistics.stdev([0.3, 0.8, 0.4]) / 3 ** 0.5
+    assert (third.low, third.high) == pytest.approx((0.5 - margin, 0.5 + margin), abs=1e-6)
     found = points.differences(RESULTS)["b"]
     assert found["reconstruction"].value == pytest.approx(0.2)
     assert (found["reconstruction"].low, found["reconstruction"].high) == pytest.approx((0.2, 0.2))
     assert found["editability"].value == pytest.approx((-0.1 - 0.1) / 2)
     table = points.table(RESULTS)
-    assert "| a | 0.550 (0.300 to 0.800) |" in table and "| b | 0.200 |" in table
+    assert "| a | 0.550 |" in table and "| b | 0.200 |" in table
 
 
-def test_of_one_thing_the_seeds_are_resampled():
-    a = points.points(RESULTS[:2])[0]
-    assert a.count == 2 and (a.reconstruction.low, a.reconstruction.high) == pytest.approx((0.2, 0.4))
+def test_of_one_thing_intervals_are_over_seeds():
+    a = points.points([*RESULTS[:2], result("a", "x", 2, 0.6)])[0]
+    assert a.count == 3 and a.reconstruction.high - 0.4 == pytest.approx(4.303 * 0.2 / 3 ** 0.5, abs=1e-3)
+
+
+def test_intervals_contain_the_mean_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    for n in (3, 5, 8, 40):
+        found = [points.interval(torch.randn(n, generator=generator)) for _ in range(2000)]
+        inside = sum(one.low < 0 < one.high for one in found) / len(found)
+        assert inside == pytest.approx(0.95, abs=0.015), n
 
 
 def test_images_of_one_thing_count_for_each_seed():
@@ -165,9 +177,9 @@ def test_bare_prompts_vary_by_seed_alone():
 
 
 def test_no_interval_where_there_is_none_to_tell():
-    for values in ([0.5], [0.5] * 9):
+    for values in ([0.5], [0.5] * 9, [0.4, 0.6]):
         assert str(points.interval(torch.tensor(values))) == "0.500"
-    assert str(points.interval(torch.tensor([0.4, 0.6]))) == "0.500 (0.400 to 0.600)"
+    assert str(points.interval(torch.tensor([0.4, 0.5, 0.6]))) == "0.500 (0.252 to 0.748)"
 
 
 THINGS = [Thing(name, None, "cat", {}) for name in "xyzuv"]

@@ -79,6 +79,6 @@ def test_regenerating_writes_both(tmp_path, monkeypatch):
     monkeypatch.setattr(walkthrough, "TEXT", tmp_path / "T.md")
     monkeypatch.setattr(walkthrough, "NOTEBOOK", tmp_path / "T.ipynb")
     (tmp_path / "T.md").write_text(text)
-    walkthrough.main()
+    walkthrough.main([])
     assert Path("walkthrough.txt").read_text() == "ran"
     assert nbformat.read(tmp_path / "T.ipynb", as_version=4).cells[1].cell_type == "code"

@@ -73,7 +73,8 @@ def tokenize_prompts(model: LatentDiffusion, images: Sequence[TrainingImage],
                      config: InversionConfig) -> list[Tensor]:
     """The token ids (p n) of each image's prompts: its caption, or all templates if it has none. With
     `config.per_image` each prompt ends in "with *i", where *i is the word of image i, which the model must
-    know too. Prints a warning if the model will not read a user's own prompt as intended.
+    know too (section 5.2 of the paper; the official code adds it to a quarter of the prompts). Prints a
+    warning if the model will not read a user's own prompt as intended.
 
     Raises InputError if a prompt lacks a word or is so long that part of the word is cut off, or if the
     placeholder is punctuation or a word that the prompts themselves use.

@@ -89,7 +89,7 @@ def save_png(image: Image.Image, path: Path, recipe: dict[str, Any] | None = Non
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read the recipe of a PNG that `save_png` wrote. Raises InputError if the file has none."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             recipe = json.loads(image.info[_KEY])
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file. Give a PNG written by sample.py.") from error

@@ -72,7 +72,7 @@ def read_images(source: str | Path | Sequence[str | Path], size: int, *, crop: s
 
     size: S, the model's image size in pixels.
     crop: "center", the center square; "stretch", the whole image squashed; "random", eight squares at random
-    along the longer side, from `generator` (on the CPU; None: torch's own), or one if the image is square.
+    along the longer side, from `generator` (on the CPU; None: torch's own).
     masks: use the mask files. alpha_mask: use the alpha channel as the mask of images that have no mask file.
     warn: called with one line for each file skipped, each caption ignored, and each image that is probably
     not what the user wants.
@@ -208,9 +208,9 @@ def _boxes(size: tuple[int, int], crop: str, generator: torch.Generator | None
     if crop == "stretch":
         return [(0, 0, width, height)]
     side, spare = min(width, height), abs(width - height)
-    if crop == "center" or spare == 0:
+    if crop == "center":
         starts = [spare // 2]
-    else:
+    else:                               # as many of a square image, all the same: views are sampled uniformly
         starts = torch.randint(0, spare + 1, (RANDOM_VIEWS,), generator=generator).tolist()
     return [(s, 0, s + side, side) if width > height else (0, s, side, s + side) for s in starts]
 

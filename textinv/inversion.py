@@ -154,7 +154,7 @@ class Inversion:
                 active = self.active(step)
                 mse = inversion_loss(self.model, self.model.words.replaced(self.by_word(active)), batch)
                 penalty = sum(variant.penalty(active, step) for variant in self.variants)
-                ((mse + penalty) / config.accumulate).backward()
+                ((mse + penalty) / config.accumulate).backward(inputs=[v])      # and no frozen tensor
                 loss = loss + mse.detach() / config.accumulate
             assert v.grad is not None
             stops = torch.full_like(loss, self.stop_requested)

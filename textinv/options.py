@@ -103,7 +103,8 @@ class InversionConfig:
     progressive: bool = option(False, "start with one vector, add a second after 2/5 of the steps and a "
                                "third after 4/5, so that the first captures what matters most")
     per_image: bool = option(False, "also learn a word for each image, *1, *2, ..., with prompts that end in "
-                             "'with *1', to keep details of single images out of the main word")
+                             "'with *1', to keep details of single images out of the main word; in the "
+                             "official code only a quarter of the prompts do")
     style: bool = option(False, "learn a style: prompts say 'a painting in the style of *'")
     templates: str | None = option(None, "file of your own prompts, one per line, with {} for the word; for "
                                    "subjects that 'a photo of *' does not fit", metavar="FILE",
@@ -112,8 +113,9 @@ class InversionConfig:
                        choices=CROPS)
     flip: bool = option(True, "also train on mirrored images; turn it off for text and asymmetric things")
     alpha_mask: bool = option(False, "weight the loss by the images' alpha channel; for cut-out images")
-    preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps; sd: those of diffusers' "
-                         "example for Stable Diffusion, 3,000 steps",
+    preset: str = option("default", "paper: the settings of Gal et al., 5,000 steps (with their two "
+                         "processes, twice as many images per step and twice the effective learning rate); "
+                         "sd: those of diffusers' example for Stable Diffusion, 3,000 steps",
                          choices=tuple(PRESETS))
     steps: int = option(200, "optimizer steps; use more if the word is not yet recognizable", minimum=1,
                         may_change=True)

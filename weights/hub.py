@@ -95,8 +95,9 @@ def download_folder(repo: str) -> Path:
     """The local folder of a repository, in Hugging Face layout: configs, weights and vocabulary, nothing
     else, all of one commit. Raises InputError, before the weights are downloaded, if the configs describe
     another model."""
-    index = download_file(repo, ["model_index.json", "unet/config.json"])
-    folder = index.parent if index.name == "model_index.json" else index.parents[1]
+    # config.json is that of a single part, such as a ControlNet, which is refused by name
+    index = download_file(repo, ["model_index.json", "unet/config.json", "config.json"])
+    folder = index.parents[1] if index.parent.name == "unet" else index.parent
     with naming(Path(repo)):
         check_kind(folder)
     download = partial(download_file, repo, commit=folder.name)

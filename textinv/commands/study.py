@@ -67,7 +67,7 @@ def write_questionnaire(options: argparse.Namespace) -> None:
 def read_candidate(path: Path) -> Image.Image:
     """A generated image. Raises InputError if it is damaged."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=["PNG"]) as file:
             return file.convert("RGB")
     except (OSError, SyntaxError) as error:         # Pillow's for a broken chunk
         raise InputError(f"{path}: cannot be read as an image. Delete that setup's cells, and run the suite "

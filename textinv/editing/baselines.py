@@ -5,7 +5,7 @@ CLIP rates them higher than they deserve. Compare them with another model, or by
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +81,9 @@ def baseline_images(subject: Subject, name: str, template: str, *, n: int = 8, s
     generated at once, from the seed of its first image."""
     images = []
     for start in range(0, n, batch):
-        z = BASELINES[name](subject, template, min(batch, n - start), seed + start)
+        turn = start % len(subject.images)              # where the batch before has ended
+        own = replace(subject, images=[*subject.images[turn:], *subject.images[:turn]])
+        z = BASELINES[name](own, template, min(batch, n - start), seed + start)
         images += subject.model.decode_images(z)
     return images
 

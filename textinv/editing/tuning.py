@@ -20,7 +20,7 @@ from ldm import InputError, LatentDiffusion
 from textinv.concept import model_hash
 from textinv.dataset import Dataset
 from textinv.editing.deltas import Delta, matrices
-from textinv.inversion import sample_batch
+from textinv.inversion import sample_batch, step_generator
 from textinv.options import MAX_LR, MAX_SEED, check, option
 
 
@@ -114,10 +114,12 @@ class Tuning:
     def _prior_latents(self) -> tuple[Tensor, Tensor]:
         """Latents that the untuned model samples for the prior prompt, and the prompt's context."""
         config = self.config
+        # not the seed itself, from which `generate` makes an image that one may compare before and after
+        generator = step_generator(config.seed, 0, 0)
         with torch.no_grad():
             c, uncond = self.model.context([config.prior]), self.model.context([""])
         batches = c.expand(config.prior_images, -1, -1).split(config.batch)
-        z0 = torch.cat([self.model.sample(batch, uncond, generator=self.generator) for batch in batches])
+        z0 = torch.cat([self.model.sample(batch, uncond, generator=generator) for batch in batches])
         return z0, c
 
 

@@ -158,7 +158,7 @@ class Bench:
         texts = self.evaluator.texts([without_word(template) for template in EDITS])
         similarity = mean_pairwise_similarity(embedded)
         return (1.0 if similarity is None else similarity,
-                editability(embedded.expand(len(texts), -1, -1), texts).mean().item())
+                editability(embedded.mean(dim=0), texts).mean().item())
 
     def _generated(self, cell: Cell, key: str, shown: list[Image.Image], on_step: Callable[[Progress], object]
                    ) -> tuple[float, float, dict[str, str]]:

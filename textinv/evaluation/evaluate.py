@@ -97,7 +97,7 @@ def _cached(path: Path, spec: SampleSpec) -> Image.Image | None:
     """A saved image, or None if it is missing or damaged. Pillow reads some damaged files without an error,
     but with other pixels."""
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=["PNG"]) as file:
             image = file.convert("RGB")
     except (OSError, SyntaxError):      # Pillow's for a broken chunk
         return None

@@ -159,7 +159,7 @@ class Preference:
 
 def preferences(questionnaire: Questionnaire, answers: Sequence[Answers]) -> list[Preference]:
     """Score each setup by its mean normalized rank (K - rank) / (K - 1) among K candidates. Intervals are 95%
-    bootstrap intervals over people, since one person's rankings are alike. Raises InputError if a kind has no
+    t intervals over people, since one person's rankings are alike. Raises InputError if a kind has no
     answers at all."""
     by_id = {question.id: question for question in questionnaire.questions}
     names = sorted({name for question in questionnaire.questions for name in question.setups})

@@ -23,7 +23,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """A cosine with its 95% bootstrap interval. If there is only one value, or all values are the same, the
+    """A metric with its 95% interval. If there are too few values, or all are the same, the
     interval is empty: low and high are equal."""
     value: float
     low: float
@@ -56,15 +56,18 @@ def mean_pairwise_similarity(training: Tensor) -> float | None:
     return ((training @ training.T).sum() - training.square().sum()).item() / (m * (m - 1))
 
 
-def editability(generated: Tensor, text: Tensor) -> Tensor:
-    """Cosine between the mean of n images (... n d) and a text (d): (...)."""
-    return F.cosine_similarity(generated.mean(dim=-2), text, dim=-1)
+def editability(mean: Tensor, text: Tensor) -> Tensor:
+    """Cosine between the mean of some images (... d) and a text (d): (...)."""
+    return F.cosine_similarity(mean, text, dim=-1)
 
 
-def resampled(generated: Tensor, seed: int) -> Tensor:
-    """Bootstrap samples of n embeddings (n d): (RESAMPLES n d)."""
+def resampled_means(generated: Tensor, seed: int) -> Tensor:
+    """The means of bootstrap samples of n embeddings (n d): (RESAMPLES d). Each embedding is weighted by how
+    often it is drawn: the samples themselves would take gigabytes for a thousand images."""
     generator, n = torch.Generator().manual_seed(seed), len(generated)
-    return generated[torch.randint(n, (RESAMPLES, n), generator=generator)]
+    drawn = torch.randint(n, (RESAMPLES, n), generator=generator)
+    counts = torch.zeros(RESAMPLES, n).scatter_add_(1, drawn, torch.ones(RESAMPLES, n))
+    return counts.to(generated) @ generated / n
 
 
 def score(value: float, samples: Tensor) -> Score:
@@ -84,12 +87,12 @@ def scores(plain: Tensor, edits: dict[str, Tensor], texts: dict[str, Tensor], tr
     """Score embeddings. plain: images of "a photo of *" (n d). edits and texts: for each prompt, its images
     (n d) and its text without the placeholder (d). training: the training images (m d)."""
     # one seed for all prompts, since image i of each prompt was generated from the same noise
-    samples = {prompt: editability(resampled(generated, 1), texts[prompt])
+    samples = {prompt: editability(resampled_means(generated, 1), texts[prompt])
                for prompt, generated in edits.items()}
-    prompts = {prompt: centered(editability(generated, texts[prompt]).item(), samples[prompt])
+    prompts = {prompt: centered(editability(generated.mean(dim=0), texts[prompt]).item(), samples[prompt])
                for prompt, generated in edits.items()}
     mean = sum(one.value for one in prompts.values()) / len(prompts)
-    return Scores(score(reconstruction(plain, training), (resampled(plain, 0) @ training.T).mean(dim=(1, 2))),
+    return Scores(score(reconstruction(plain, training), resampled_means(plain, 0) @ training.mean(dim=0)),
                   centered(mean, torch.stack(list(samples.values())).mean(dim=0)), prompts)
 
 

@@ -130,7 +130,7 @@ def previews(folder: Path) -> dict[int, Path]:
 def read(path: Path) -> Image.Image:
     """Read an image that the run wrote. Raises InputError if it is damaged."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             return image.convert("RGB")
     except Exception as error:          # decoders raise nearly every type of exception on broken files
         raise InputError(f"{path}: damaged ({reason(error)}). Remove it.") from error

@@ -81,7 +81,7 @@ def evaluation(folder: Path, concept: str) -> str:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.get("concept", concept) != concept:
             return f'<p class="soft">Not measured since the run continued: {command}</p>'
-        with Image.open(path.with_suffix(".png")) as image:
+        with Image.open(path.with_suffix(".png"), formats=["PNG"]) as image:
             titles = content.get("sheet")               # missing in files from earlier versions
             rows = bands(image, len(titles), titles=True) if titles else [image.copy()]
         titles = titles or ["training images; then images of each prompt"]

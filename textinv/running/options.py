@@ -16,6 +16,7 @@ from ldm import InputError
 from ldm.errors import first_line
 from textinv.options import InversionConfig, check, option
 from textinv.running.folder import read_record
+from textinv.running.processes import local_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def resolve_device(device: str) -> str:
         return ("cuda" if torch.cuda.is_available() else
                 "mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        torch.zeros(1, device=device).item()
+        torch.zeros(1, device=local_device(device)).item()
     except Exception as error:          # torch raises a different type for almost every missing device
         why = first_line(error).split(". ")[0]
         raise InputError(f"`device` {device} is not available here ({why}). "

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's argument parser."""
     p = Parser("edit compose", __doc__,
                example='"a <fox> next to a <panda>" --concept "runs/fox=<fox>" --concept '
-                       '"runs/panda=<panda>" --find fox --find panda --among cat dog wolf bear')
+                       '"runs/panda=<panda>" --find wolf --find bear --among cat dog rabbit mouse')
     p.add_argument("prompt", metavar="PROMPT", help="prompt with the words")
     p.add_argument("--find", action="append", required=True, metavar="TEXT",
                    help="what to look for, in words that CLIP knows. Repeatable")
