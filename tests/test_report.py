@@ -366,7 +366,7 @@ def test_a_preview_of_another_size_is_shown_as_it_is(learned):
 def test_a_preview_that_is_a_program_is_not_run(learned, capsys):
     (learned / "previews/step-000003.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     assert main([str(learned)]) == 2
-    assert "step-000003.png: damaged (cannot identify image file" in capsys.readouterr().err
+    assert "step-000003.png: damaged (not in a known image format" in capsys.readouterr().err
 
 
 def test_no_run_no_report(tmp_path, learned, capsys):

@@ -39,9 +39,8 @@ PREVIEW_COLUMNS = 4
 def invert(model: LatentDiffusion, images: str | Path | Sequence[str | Path], config: InversionConfig, *,
            progress: Callable[[Progress], object] | None = None) -> Concept:
     """Learn a word from images: a folder, or a list of paths. The model is left as it was; teach it the word
-    with `patch`. progress: called after each step with its outcome; it must not use the model, which does not
-    know the current v. By default a progress bar is shown if stderr is a terminal. Raises InputError if the
-    images, the prompts or the init word are unusable."""
+    with `patch`. progress: called after each step with its outcome, and may not use the model; by default a
+    progress bar, if stderr is a terminal. Raises InputError if images, prompts or init are unusable."""
     with Run(model, images, config) as run, tqdm(total=config.steps, unit="step", dynamic_ncols=True,
                                                  disable=True if progress else None) as bar:
         for step in run.learn():
