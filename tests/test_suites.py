@@ -291,7 +291,7 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, examples, ca
     text = (out / "results.md").read_text()
     assert "| setup | reconstruction | editability | things |" in text
     assert "| minus ours, thing by thing |" in text
-    assert re.search(r"\n\| prompt only \| -?0\.\d+ \| -?0\.\d+ \| 2 \|\n", text), "two are too few for intervals"
+    assert re.search(r"\n\| prompt only \| -?0\.\d+ \| -?0\.\d+ \| 2 \|\n", text), "no interval of two"
     assert "prompt only: no interval of editability, since its images are the same for all things" in text
     figure = (out / "figure.svg").read_text()
     assert figure.startswith("<svg xmlns=") and figure.count("<circle") == 6 and ">per-image</text>" in figure
