@@ -3,6 +3,7 @@
 import importlib
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from textinv.dataset import encode
 from textinv.editing.ddim_inversion import Inverted
 from textinv.editing.deltas import Delta
 from textinv.grids import read_recipe
-from textinv.images import read_images
+from textinv.images import TrainingImage, read_images
 
 
 def run(*argv):
@@ -103,7 +104,8 @@ RECORDED = {"style": False, "templates": "own.txt", "crop": "stretch", "flip": F
     (["--crop", "random", "--no-alpha-mask"], {"crop": "random", "alpha_mask": False})])
 def test_tune_reads_images_and_prompts_as_the_words_run_did(argv, changed, learned):
     edit_json(learned / "config.json", **RECORDED)
-    how = tune.reading(tune.parser().parse_args(["--concept", str(learned), *argv]), "<x>")
+    how = tune.reading(tune.parser().parse_args(["--concept", str(learned), *argv]),
+                       Concept("<x>", torch.ones(1, 64), {"style": True}))
     assert how == InversionConfig(placeholder="<x>", **{**RECORDED, **changed})
 
 
@@ -127,7 +129,6 @@ def test_tune_learns_from_the_runs_own_dataset(learned, image_dir, tmp_path, mon
 
 
 def test_a_renamed_word_is_found_in_its_captions(learned, image_dir, tmp_path, monkeypatch):
-    """But not in longer words, nor is a caption changed that has the new name already."""
     for name, caption in (("0", "a *, all *"), ("1", "a <new> dog")):
         (image_dir / f"{name}.txt").write_text(caption)
     seen = []
@@ -141,6 +142,23 @@ def test_a_renamed_word_is_found_in_its_captions(learned, image_dir, tmp_path, m
     monkeypatch.setattr(tune, "Tuning", check)
     assert run("tune", "--concept", f"{learned}=<new>", "--steps", 1, "--out", tmp_path / "a") == 0
     assert seen == [True]
+
+
+@pytest.mark.parametrize("learned_as, name, caption, expected", [
+    ("cat", "<x>", "a CAT among cats", "a <x> among cats"), ("*", "*2", "a *2 by a *", "a *2 by a *2"),
+    ("cat", "cat-toy", "a cat-toy, no cat", "a cat-toy, no cat-toy"),
+    ("*2", "*", "a *2 by a *", "a * by a *"),
+    ("<a.b>", r"\1", "a <a.b>, no <axb>", r"a \1, no <axb>")])
+def test_names_in_captions_are_whole(learned_as, name, caption, expected, learned):
+    edit_json(learned / "config.json", placeholder=learned_as)
+    image = TrainingImage(Path("a.png"), (), caption, "")
+    assert tune.with_word(image, name, [str(learned)]).caption == expected
+
+
+def test_a_styles_file_is_tuned_as_one(learned):
+    (learned / "config.json").unlink()
+    options = tune.parser().parse_args(["--concept", str(learned)])
+    assert tune.reading(options, Concept("<x>", torch.ones(1, 64), {"style": True})).style
 
 
 def test_a_folder_with_only_the_word_is_like_its_file(learned, image_dir, tmp_path, monkeypatch):

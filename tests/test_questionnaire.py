@@ -12,6 +12,7 @@ from unittest.mock import ANY
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from helpers.charts import read_chart
@@ -243,6 +244,11 @@ def test_preferences_are_normalized_ranks():
     assert [one.firsts[LIKENESS] for one in (a, b, c)] == [0.5, 0.0, 0.5]
     assert (a.scores[LIKENESS].low, a.scores[LIKENESS].high) == (0.5, 0.5), "two people are too few"
     assert (b.scores[LIKENESS].low, b.scores[LIKENESS].high) == (0.5, 0.5)
+
+
+def test_an_interval_of_scores_stays_in_their_range():
+    one = study._by_person(torch.tensor([[0, 1, 1], [1, 1, 1], [2, 0.5, 0]], dtype=torch.float64))
+    assert one.low < one.value < one.high == 1
 
 
 def test_people_are_resampled_not_their_answers():

@@ -353,9 +353,17 @@ def test_an_evaluation_is_part_of_it(learned, small_clip, capsys):
 @pytest.mark.parametrize("init, words", [("auto", "from an encoder's prediction."),
                                          ("random", "from random numbers."), ("cup", "from “cup”."),
                                          ("/home/me/words/fox.safetensors", "from “fox.safetensors”."),
+                                         ("my/fox.safetensors", "from “fox.safetensors”."),
                                          (5, "from “5”.")])
 def test_it_says_what_the_word_started_from(init, words):
     assert report.lead({"image_hashes": {}, "steps": 3, "init": init}, [{"step": 3}]).endswith(words)
+
+
+@pytest.mark.parametrize("name, value, shown", [
+    ("templates", "private/t.txt", "t.txt"), ("out", "runs/fox", "fox"), ("weights", "org/name", "org/name"),
+    ("weights", "/models/sd.ckpt", "sd.ckpt"), ("weights", "../sd.ckpt", "sd.ckpt"), ("init", "cat", "cat")])
+def test_paths_are_shown_without_their_folders(name, value, shown):
+    assert report.without_folders(name, value) == shown
 
 
 def test_a_preview_of_another_size_is_shown_as_it_is(learned):

@@ -254,6 +254,11 @@ def test_other_images_are_refused_and_moved_ones_are_not(whole, image_dir, tmp_p
     assert f"{moved}/4.png is new, ...)" in error and "5.png" not in error
 
 
+def test_a_run_of_an_older_version_is_named_so():
+    older = {"model_hash": "a"}
+    assert "begun with an older version" in differences({**older, "config_hash": "b"}, older, {}, {})
+
+
 def test_images_in_another_order_are_refused():
     saved = {"image_hashes": ["1", "2"]}
     assert differences({"image_hashes": ["2", "1"]}, saved, {"b": "2", "a": "1"}, {"a": "1", "b": "2"}

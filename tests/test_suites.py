@@ -170,10 +170,12 @@ def test_the_figure_is_reconstruction_over_editability():
 def test_bare_prompts_vary_by_seed_alone():
     """So of one thing, whose seeds are resampled, they have an interval."""
     plan = Plan("", "", "", "", 1, 1, 1, 1, guidance=1.0)
-    for things in (1, 2):
-        cells = cells_of(FIGURE_10, ["ours", "prompt only"], THINGS[:things], range(2))
-        notes = described(FIGURE_10, cells, QUICK[0], plan)
-        assert any(note.startswith("prompt only: no interval") for note in notes) == (things == 2)
+    for things, seeds in ((1, 2), (1, 3), (2, 3), (3, 1)):
+        cells = cells_of(FIGURE_10, ["ours", "prompt only"], THINGS[:things], range(seeds))
+        notes = described(FIGURE_10, cells, replace(QUICK[0], seeds=seeds), plan)
+        assert any(note.startswith("prompt only: no interval") for note in notes) == (things == 3)
+        few = any(note.startswith("no intervals: of fewer") for note in notes)
+        assert few == ((things, seeds) in ((1, 2), (2, 3)))
 
 
 def test_no_interval_where_there_is_none_to_tell():
@@ -292,7 +294,7 @@ def test_a_suite_writes_results_table_and_figure(command, tmp_path, examples, ca
     assert "| setup | reconstruction | editability | things |" in text
     assert "| minus ours, thing by thing |" in text
     assert re.search(r"\n\| prompt only \| -?0\.\d+ \| -?0\.\d+ \| 2 \|\n", text), "no interval of two"
-    assert "prompt only: no interval of editability, since its images are the same for all things" in text
+    assert "no intervals: of fewer than 3 things, or seeds of one thing" in text
     figure = (out / "figure.svg").read_text()
     assert figure.startswith("<svg xmlns=") and figure.count("<circle") == 6 and ">per-image</text>" in figure
     assert "2 steps per word" in figure and "reconstruction (CLIP)" in figure

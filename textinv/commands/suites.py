@@ -110,12 +110,15 @@ def check_seed(seed: int, n: int, seeds: int) -> None:
 def described(suite: Suite, cells: Sequence[Cell], sizes: suites.Sizes, plan: Plan) -> list[str]:
     """Describe how a suite is measured, in lines of text."""
     things = list(dict.fromkeys(cell.thing.name for cell in cells))
-    alike = dict.fromkeys(cell.name for cell in cells if cell.setup.kind == PROMPT and len(things) > 1)
+    few = (len(things) if len(things) > 1 else sizes.seeds) < points.ENOUGH
+    alike = {} if few or len(things) == 1 else dict.fromkeys(
+        cell.name for cell in cells if cell.setup.kind == PROMPT)
     return [f"{suite.title}: {len({cell.name for cell in cells})} setups, {len(things)} things "
             f"({', '.join(things)}), seeds: {sizes.seeds}",
             f"at most {plan.train_steps:,} steps per word (the paper: 5,000), {plan.n} images (64) for "
             f"each of {suites.PROMPTS} prompts, {plan.steps} ddim steps at guidance {plan.guidance:g}, "
             f"model {plan.model}, clip {plan.clip}",
+            *[f"no intervals: of fewer than {points.ENOUGH} things, or seeds of one thing"] * few,
             *(f"{name}: no interval of editability, since its images are the same for all things"
               for name in alike)]
 

@@ -18,7 +18,7 @@ from textinv.evaluation.scores import Score, markdown
 from weights.files import atomic_write
 
 NUMBERS = ("reconstruction", "editability")
-ENOUGH = 3          # with fewer values, an interval would be wider than the metrics' range
+ENOUGH = 3          # fewer values say too little about their deviation for an interval
 # 0.975 quantiles of Student's t with 1, 2, ... 30 degrees of freedom
 T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
      2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)

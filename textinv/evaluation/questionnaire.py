@@ -179,7 +179,8 @@ def preferences(questionnaire: Questionnaire, answers: Sequence[Answers]) -> lis
 
 def _by_person(rows: Tensor) -> Score:
     """The mean over people of each person's mean score; rows: person, score, first (n 3)."""
-    return interval(torch.stack([rows[rows[:, 0] == person, 1].mean() for person in rows[:, 0].unique()]))
+    one = interval(torch.stack([rows[rows[:, 0] == person, 1].mean() for person in rows[:, 0].unique()]))
+    return Score(one.value, max(one.low, 0.0), min(one.high, 1.0))
 
 
 def table(found: Sequence[Preference]) -> str:

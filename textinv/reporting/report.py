@@ -11,6 +11,7 @@ from typing import Any
 
 from ldm import InputError
 from textinv.concept import Concept, fingerprint
+from textinv.initialization import names_file
 from textinv.inside import page, svg
 from textinv.options import InversionConfig
 from textinv.reporting import charts, images, measured
@@ -76,7 +77,7 @@ def report_page(folder: Path) -> str:
     commands = "\n".join(sample_commands(folder, word, record.get("style", False)))
     names = (*RunOptions.__dataclass_fields__, *InversionConfig.__dataclass_fields__)
     options = {name: record[name] for name in names if name in record}
-    options |= {name: without_folders(options[name]) for name in PATHS if options.get(name)}
+    options |= {name: without_folders(name, options[name]) for name in PATHS if options.get(name)}
     compared = measured.read_comparison(folder)
     last = metrics[-1]["step"]
     sections = {f"Compared with {start(record)}": images.pair(folder, record, word, last)
@@ -106,20 +107,22 @@ def lead(record: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
 
 def start(record: dict[str, Any]) -> str:
     """Describe what the word started from."""
-    init = without_folders(record.get("init", "?"))
+    init = without_folders("init", record.get("init", "?"))
     return {"auto": "an encoder's prediction", "random": "random numbers"}.get(init, f"“{init}”")
 
 
-def without_folders(path: Any) -> str:
-    """A path's last part, since a report may be sent to someone. Words and hub ids stay whole."""
-    text = str(path)
-    return Path(text).name if Path(text).is_absolute() or text.startswith(("~", ".")) else text
+def without_folders(name: str, value: Any) -> str:
+    """An option's value; of a path the last part, since a report may be sent to someone. Init words, and hub
+    ids as weights, stay whole."""
+    text = str(value)
+    is_path = {"init": names_file(text), "weights": Path(text).is_absolute() or text.startswith(("~", "."))}
+    return Path(text).name if is_path.get(name, True) else text
 
 
 def environment(record: dict[str, Any], concept: Concept) -> dict[str, Any]:
     """What the word depends on besides the options, by name."""
     return {"word": f"{fingerprint(concept)}, vectors: {len(concept.vectors)}",
-            "model": f"{without_folders(record.get('weights'))}, {record.get('model_hash')}",
+            "model": f"{without_folders('weights', record.get('weights'))}, {record.get('model_hash')}",
             "effective learning rate": record.get("effective_lr"),
             "processes": record.get("processes"), "torch": record.get("torch"),
             **{Path(name).name: sha256 for name, sha256 in record["image_hashes"].items()}}

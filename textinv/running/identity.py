@@ -67,6 +67,8 @@ def differences(now: Mapping[str, Any], saved: Mapping[str, Any], images: Mappin
     """Describe the options in which an identity differs from a saved one, or if none do, the facts (some
     follow from options); None if nothing differs. images, images_then: the hashes of the images by path, now
     and when the run was last started, to name those that differ."""
+    if any(name not in saved for name in now.keys() & FACTS.keys()):
+        return "the run was begun with an older version, which recorded less of what its word depends on"
     differ = [name for name, value in now.items() if value != saved.get(name)]
     options = [f"`{name}` is {now[name]!r} but was {saved.get(name)!r}"
                for name in differ if name not in FACTS]

@@ -112,6 +112,8 @@ def resolve_device(device: str) -> str:
                 "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         torch.zeros(1, device=local_device(device)).item()
+    except InputError:
+        raise
     except Exception as error:          # torch raises a different type for almost every missing device
         why = first_line(error).split(". ")[0]
         raise InputError(f"`device` {device} is not available here ({why}). "

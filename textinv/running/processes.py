@@ -56,7 +56,7 @@ def local_device(device: str) -> str:
     processes than GPUs."""
     if torch.device(device).type != "cuda" or _world_size() == 1:
         return device
-    rank, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if rank >= count:
         raise InputError(f"torchrun started more processes than this machine has GPUs ({count}). Start at "
                          "most that many, or use `device` cpu.")

@@ -10,6 +10,7 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from textinv.commands import command
 from textinv.commands.arguments import Parser, add_fields
 from textinv.commands.edits.shared import add_word_options, new_folder, open_model, same_model
 from textinv.commands.words import run_records, training_images
+from textinv.concept import Concept
 from textinv.dataset import build_dataset, templates_of
 from textinv.editing.tuning import Tuning, TuningConfig
 from textinv.images import TrainingImage
@@ -39,15 +41,16 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def reading(options: argparse.Namespace, placeholder: str) -> InversionConfig:
-    """How to read the images and prompts: as the options say, and else as in the word's run. Raises
-    InputError."""
-    run = next(iter(run_records(options.concept)), {})
+def reading(options: argparse.Namespace, word: Concept) -> InversionConfig:
+    """How to read the images and prompts: as the options say, and else as in the word's run, or as far as its
+    file says. Raises InputError."""
+    own: dict[str, Any] = {"style": bool(word.info.get("style"))}
+    run = next(iter(run_records(options.concept)), own)
     given, recorded = ({name: source[name] for name in READING if name in source}
                        for source in (vars(options), run))
     if given.keys() & {"style", "templates"}:           # both choose the prompts
         recorded = {**recorded, "style": False, "templates": None}
-    return InversionConfig(placeholder=placeholder, **{**recorded, **given})
+    return InversionConfig(placeholder=word.placeholder, **{**recorded, **given})
 
 
 def with_word(image: TrainingImage, word: str, concepts: Sequence[str]) -> TrainingImage:
@@ -55,8 +58,9 @@ def with_word(image: TrainingImage, word: str, concepts: Sequence[str]) -> Train
     learned = next((str(record.get("placeholder", word)) for record in run_records(concepts)), word)
     if image.caption is None or learned.lower() == word.lower():
         return image
-    caption = re.sub(pattern(learned), lambda _: word, image.caption, flags=re.IGNORECASE)
-    return dataclasses.replace(image, caption=caption)
+    # also the present name, the longer one first: one may be a part of the other
+    either = "|".join(map(pattern, sorted((learned, word), key=len, reverse=True)))
+    return dataclasses.replace(image, caption=re.sub(either, lambda _: word, image.caption, flags=re.IGNORECASE))
 
 
 @command
@@ -71,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"the model is tuned around one word, not {len(concepts)}. "
                              "Give one as `concept`.")
         word = concepts[0].placeholder
-        how = reading(options, word)
+        how = reading(options, concepts[0])
         images = training_images(model.image_size, options.images, options.concept, crop=how.crop,
                                  alpha_mask=how.alpha_mask,
                                  generator=torch.Generator().manual_seed(config.seed))
