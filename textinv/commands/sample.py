@@ -34,7 +34,7 @@ from textinv.commands.recipe import (
     recipe_from_png,
     with_model,
 )
-from textinv.commands.words import add_concept_option, run_records, teach, training_images, warn_of_prompts
+from textinv.commands.words import add_concept_option, has_images, teach, training_images, warn_of_prompts
 from textinv.concept import Concept, at_strength, find_words, fingerprint
 from textinv.decoding import is_flat
 from textinv.editing.curation import best, without_words
@@ -182,7 +182,7 @@ def chooser(model: LatentDiffusion, recipe: Recipe,
     first. Raises InputError if the CLIP or the training images cannot be read."""
     evaluator = load_clip(options.clip, recipe.weights, model.device)
     images = (training_images(model.image_size, options.images, options.concept)
-              if options.images is not None or run_records(options.concept) else [])
+              if has_images(options.images, options.concept) else [])
     references = [image.shown for image in images]
 
     def choose(images: dict[int, Image.Image]) -> list[int]:

@@ -98,9 +98,14 @@ def training_images(size: int, images: str | None, concepts: Sequence[str], **re
     return found
 
 
+def has_images(images: str | None, concepts: Sequence[str]) -> bool:
+    """Whether a folder is given, or one of the words comes from a run."""
+    return images is not None or bool(run_records(concepts))
+
+
 def refuse_without_images(images: str | None, concepts: Sequence[str]) -> None:
     """Raise InputError if `training_images` would find none. This takes no model."""
-    if images is None and not run_records(concepts):
+    if not has_images(images, concepts):
         raise InputError(f"{' '.join(concepts)}: a word's file does not contain its images. Give them as "
                          "`images`.")
 

@@ -23,8 +23,8 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Score:
-    """A metric with its 95% interval. If there are too few values, or all are the same, the
-    interval is empty: low and high are equal."""
+    """A metric with its 95% interval. If there are too few values, or all are the same, the interval is
+    empty: low and high are equal."""
     value: float
     low: float
     high: float

@@ -53,9 +53,8 @@ def reading(options: argparse.Namespace, word: Concept) -> InversionConfig:
     return InversionConfig(placeholder=word.placeholder, **{**recorded, **given})
 
 
-def with_word(image: TrainingImage, word: str, concepts: Sequence[str]) -> TrainingImage:
+def with_word(image: TrainingImage, learned: str, word: str) -> TrainingImage:
     """The image, its caption with the word's present name in place of the one it was learned under."""
-    learned = next((str(record.get("placeholder", word)) for record in run_records(concepts)), word)
     if image.caption is None or learned.lower() == word.lower():
         return image
     # also the present name, the longer one first: one may be a part of the other
@@ -79,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         images = training_images(model.image_size, options.images, options.concept, crop=how.crop,
                                  alpha_mask=how.alpha_mask,
                                  generator=torch.Generator().manual_seed(config.seed))
-        images = [with_word(image, word, options.concept) for image in images]
+        learned = next((str(run.get("placeholder", word)) for run in run_records(options.concept)), word)
+        images = [with_word(image, learned, word) for image in images]
         tuning = Tuning(model, build_dataset(model, images, how), config)
         with tqdm(total=config.steps, unit="step", dynamic_ncols=True) as bar:
             for loss in tuning:
